@@ -1,0 +1,16 @@
+"""SASE: speech enhancement with self-adaptive attention, trained centrally or federated.
+
+``from sase import Enhancer`` gives the public face; everything else is imported from its own module.
+"""
+
+__version__ = "0.1.0"
+__all__ = ["Enhancer", "__version__"]
+
+
+def __getattr__(name):
+    # Imported on first use: data preparation and scoring must not wait seconds for torch.
+    if name == "Enhancer":
+        from sase.enhancer import Enhancer
+
+        return Enhancer
+    raise AttributeError(f"module 'sase' has no attribute {name!r}")

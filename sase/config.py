@@ -1,0 +1,116 @@
+"""YAML files to frozen dataclasses and back; an unknown key is an error, ``a.b=c`` overrides."""
+
+import dataclasses
+import types
+import typing
+from pathlib import Path
+
+import yaml
+
+from sase.errors import InputError
+
+
+def read_yaml(path):
+    """Return the mapping in a YAML file; raise InputError, with the file's name, when there is none."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        mapping = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if mapping is None:
+        return {}
+    if not isinstance(mapping, dict):
+        raise InputError(f"{path}: must hold 'key: value' lines, holds a {type(mapping).__name__}")
+    return mapping
+
+
+def apply_overrides(mapping, overrides):
+    """Return a copy of a nested mapping with ``["train.lr=1e-4", ...]`` set in it.
+
+    Values are read as YAML, so ``true``, ``3``, ``1e-4``, ``[1, 2]`` and ``null`` mean what they mean in the file.
+    """
+    result = {key: dict(value) if isinstance(value, dict) else value for key, value in mapping.items()}
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals or not name:
+            raise InputError(f"--set {override}: must be name=value, as in train.lr=1e-4")
+        *parents, leaf = name.split(".")
+        node = result
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise InputError(f"--set {override}: {parent} is a value, not a section")
+        node[leaf] = yaml.safe_load(text)
+    return result
+
+
+def from_mapping(cls, mapping, where=""):
+    """Build a (nested) frozen dataclass from a mapping.
+
+    Args:
+        cls: a dataclass whose fields are plain types, dataclasses, tuples or ``dict[str, float]``.
+        mapping: what YAML gave.
+        where: the name of the section, for messages.
+
+    Raises:
+        InputError: for an unknown key or a value of another type than the field's.
+    """
+    if not isinstance(mapping, dict):
+        raise InputError(f"config: {where or 'the file'} must be a section of 'key: value' lines, not {mapping!r}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(mapping) - set(fields))
+    if unknown:
+        known = ", ".join(sorted(fields))
+        raise InputError(f"config: unknown key {_join(where, unknown[0])}; known here: {known}")
+    return cls(**{key: _convert(hints[key], value, _join(where, key)) for key, value in mapping.items()})
+
+
+def to_mapping(config):
+    """Return a dataclass as plain dicts, lists and scalars: what YAML and a checkpoint can hold."""
+    if dataclasses.is_dataclass(config):
+        return {field.name: to_mapping(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    if isinstance(config, dict):
+        return {key: to_mapping(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [to_mapping(value) for value in config]
+    return config
+
+
+def to_yaml(config):
+    """Return a dataclass as YAML text that :func:`from_mapping` reads back to an equal one."""
+    return yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
+
+
+def _join(where, key):
+    return f"{where}.{key}" if where else str(key)
+
+
+def _convert(hint, value, where):
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(next(a for a in arguments if a is not type(None)), value, where)
+    if dataclasses.is_dataclass(hint):
+        return from_mapping(hint, value, where)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        if arguments[-1] is not Ellipsis and len(arguments) != len(value):
+            raise InputError(f"config: {where} needs {len(arguments)} values, got {value!r}")
+        inner = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+        return tuple(_convert(h, v, where) for h, v in zip(inner, value))
+    if origin is dict and isinstance(value, dict):
+        return {str(key): _convert(arguments[1], v, _join(where, key)) for key, v in value.items()}
+    if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 1e-4 as text
+        except ValueError:
+            pass
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if hint in (int, str, bool) and type(value) is hint:
+        return value
+    raise InputError(f"config: {where} must be {getattr(hint, '__name__', hint)}, got {value!r}")
