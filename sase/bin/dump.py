@@ -1,0 +1,29 @@
+"""write a data directory's sound as 16 kHz arks (stage 2)"""
+
+
+def main():
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="sase dump", description=__doc__)
+    parser.add_argument("--data", required=True, help="data directory with wav.scp (noisy) and spk1.scp (clean)")
+    parser.add_argument("--out", required=True, help="folder for the arks and their tables")
+    parser.add_argument("--sample-rate", type=int, default=16000, help="of the arks, in Hz (%(default)s)")
+    parser.add_argument("--nj", type=int, default=1, help="number of shards (%(default)s)")
+    parser.add_argument("--job", type=int, help="make this shard only, from 1; --finish joins them")
+    parser.add_argument("--finish", action="store_true", help="join the shards that the jobs made")
+    parser.add_argument("--keep-all", action="store_true", help="for test sets: a bad utterance is an error")
+    args = parser.parse_args()
+
+    from sase import dump
+
+    settings = dict(sample_rate=args.sample_rate, nj=args.nj, keep_all=args.keep_all)
+    for job in () if args.finish else [args.job] if args.job is not None else range(1, args.nj + 1):
+        dump.dump_set(args.data, args.out, job=job, **settings)
+    if args.job is None:
+        dump.finish(args.data, args.out, **settings)
+
+
+if __name__ == "__main__":
+    from sase.bin.main import run
+
+    run(main, "dump")
