@@ -115,8 +115,8 @@ def dump_set(data_dir, dump_dir, sample_rate=16000, nj=1, job=1, keep_all=False,
     if bad and keep_all:
         raise InputError(f"{data_dir}: no utterance may be left out here, and {len(bad)} are bad: {_tell(bad)}")
     write_text(_record(dump_dir, job), json.dumps({"input": key, "bad": bad, "entries": entries}, indent=0))
-    report = f"{len(entries)} utterances, {len(bad)} left out, {seconds:.0f} s of sound in {time.monotonic() - began:.1f} s"
-    log(f"shard {job} of {nj}: {report}")
+    wall = time.monotonic() - began
+    log(f"shard {job} of {nj}: {len(entries)} utterances ({seconds:.0f} s of sound), {len(bad)} left out, {wall:.1f} s")
 
 
 def finish(data_dir, dump_dir, sample_rate=16000, nj=1, keep_all=False, log=print):
@@ -131,7 +131,7 @@ def finish(data_dir, dump_dir, sample_rate=16000, nj=1, keep_all=False, log=prin
     plans = {job: _plan(data, dump_dir, sample_rate, nj, job, keep_all)[1] for job in range(1, nj + 1)}
     records = {job: _read_record(dump_dir, job, key) for job, key in plans.items()}
     if missing := [str(job) for job, record in records.items() if record is None]:
-        raise InputError(f"{dump_dir}: shards {' '.join(missing)} of {nj} are missing or of other input; dump them first")
+        raise InputError(f"{dump_dir}: shards {' '.join(missing)} of {nj} are missing or of other input; dump them")
     entries = {utt: entry for record in records.values() for utt, entry in record["entries"].items()}
     bad = {utt: reason for record in records.values() for utt, reason in record["bad"].items()}
     if not entries:
