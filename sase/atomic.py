@@ -1,6 +1,7 @@
-"""Files that are whole or not there: written beside their place, flushed to the disk, then renamed."""
+"""Files and folders that are whole or not there: written beside their place, then renamed."""
 
 import os
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,3 +32,30 @@ def write_text(path, text):
     """Write ``text`` (UTF-8) to ``path``, whole or not at all."""
     with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def atomic_folder(path):
+    """Yield an empty folder beside ``path``; it takes the place of ``path`` when the block ends without an error.
+
+    A killed or failing writer leaves the old folder (or none), never half a folder; the next one clears up behind it.
+
+    Args:
+        path: where the folder is to stand; what stands there until then is deleted at the end.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial, old = (path.with_name(f".{path.name}.{word}") for word in ("partial", "old"))
+    for leftover in (partial, old):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    partial.mkdir()
+    try:
+        yield partial
+        if path.exists():
+            os.rename(path, old)
+        os.rename(partial, path)
+    finally:
+        for leftover in (partial, old):
+            if leftover.exists():
+                shutil.rmtree(leftover)

@@ -54,8 +54,8 @@ def read_table(path):
     """Return a two-column table as dict; the first space of a line separates key and value.
 
     Raises:
-        InputError: with the file and the first bad line, for a line without a value, a key that is there twice or out of
-            order, Windows line ends, a missing newline at the end.
+        InputError: with the file and the first bad line, for a line without a value, a key that is there twice or out
+            of order, Windows line ends, a missing newline at the end.
     """
     text = _read_text(path)
     if "\r" in text:
@@ -152,7 +152,8 @@ def validate_data_dir(path, audio=False):
     spk2utt = {speaker: text.split(" ") for speaker, text in read_table(data.path / "spk2utt").items()}
     for speaker in sorted(spk2utt.keys() | data.spk2utt.keys()):
         if spk2utt.get(speaker) != data.spk2utt.get(speaker):
-            raise InputError(f"{data.path}/spk2utt: {speaker} does not agree with utt2spk; {_fix_hint(data.path / 'spk2utt')}")
+            hint = _fix_hint(data.path / "spk2utt")
+            raise InputError(f"{data.path}/spk2utt: {speaker} does not agree with utt2spk; {hint}")
     for name in _table_names(data.path):
         if name not in REQUIRED + PARTIAL:
             _require_same_keys(data.path / "wav.scp", data.noisy, data.path / name, read_table(data.path / name))
@@ -268,7 +269,7 @@ def _read_text(path):
 
 
 def _read_loosely(path):
-    """Return a table whatever the order of its lines; the first of equal keys wins, lines without a value are dropped."""
+    """Return a table whatever the order of its lines; the first of equal keys wins, a line without a value goes."""
     table = {}
     for line in _read_text(path).replace("\r", "\n").split("\n"):
         key, *value = line.split(maxsplit=1)[:2] or [""]

@@ -39,7 +39,8 @@ def test_optional_tables_go_when_they_are_no_longer_given(tmp_path):
 def test_keys_are_sorted_by_bytes_and_values_may_hold_spaces(tmp_path):
     table = {"b": "1", "B": "two words", "a-1": "3", "a": "4", "ä": "5", "a_1": "6"}
     datadir.write_table(tmp_path / "t", table)
-    assert [line.split()[0] for line in (tmp_path / "t").read_text().splitlines()] == ["B", "a", "a-1", "a_1", "b", "ä"]
+    keys = [line.split()[0] for line in (tmp_path / "t").read_text().splitlines()]
+    assert keys == ["B", "a", "a-1", "a_1", "b", "ä"]
     assert datadir.read_table(tmp_path / "t") == table
 
 

@@ -1,0 +1,28 @@
+"""Check data directories, and mend what can be mended."""
+
+import argparse
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("dirs", nargs="+", metavar="DIR", help="a folder with wav.scp, spk1.scp, utt2spk and spk2utt")
+    parser.add_argument("--audio", action="store_true", help="open the sound files too: do rates and lengths agree?")
+    parser.add_argument(
+        "--fix", action="store_true", help="sort, keep what all tables have; old files are kept in DIR/.backup"
+    )
+    args = parser.parse_args()
+
+    from sase import datadir
+
+    for path in args.dirs:
+        if args.fix:
+            kept, total = datadir.fix_data_dir(path)
+            print(f"{path}: kept {kept} utterances out of {total}")
+        data = datadir.validate_data_dir(path, audio=args.audio)
+        print(f"{path}: {len(data)} utterances of {len(data.spk2utt)} speakers, valid")
+
+
+if __name__ == "__main__":
+    from sase.bin.main import run
+
+    run(main, "validate")

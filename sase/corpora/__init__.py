@@ -1,0 +1,1 @@
+"""Corpora, a module each: ``download`` fetches or generates one, ``prepare`` writes its data directories."""
