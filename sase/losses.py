@@ -3,14 +3,21 @@
 import math
 from functools import cached_property, lru_cache
 
+import numpy as np
 import torch
 
 from sase.errors import InputError
+from sase.pmsqe import pmsqe
+from sase.stoi import stoi
 
 MAX_RATIO_DB = 30.0  # a ratio above this is good enough: its gradient goes to the other utterances
 SILENCE_RMS = 1e-5  # -100 dB re full scale, below what 16 bits can hold
-WINDOW, HOP = 512, 256  # 32 ms and 16 ms at 16 kHz: the spectrum that the spectral objectives share
+SAMPLE_RATE = 16000
+WINDOW, HOP = 512, 256  # 32 ms and 16 ms: the spectrum that the spectral objectives share
 _POWER_FLOOR = 1e-8  # below the noise of 16-bit samples in one bin; bounds the gradient of a compressed silent bin
+_MEL_FLOOR = 1e-6  # some 60 dB below a band of speech at an ordinary level: quieter differences do not count
+_MEL_BANDS = (16, 32, 64)
+_TEMPERATURE = 0.2
 
 
 class Pair:
@@ -57,16 +64,24 @@ class Pair:
         return spectrum(self.enhanced), spectrum(self.clean)
 
     @cached_property
+    def powers(self):
+        """Enhanced and clean power spectra, each (batch, freq, frames)."""
+        return tuple(spec.real.square() + spec.imag.square() for spec in self.spectra)
+
+    @cached_property
     def num_frames(self):
         """(batch,) valid frames of :attr:`spectra`: as many as the utterance alone would have."""
         return self.lengths // HOP + 1
 
+    @cached_property
+    def valid_frames(self):
+        """(batch, frames) true in the valid frames of :attr:`spectra`."""
+        frames = torch.arange(self.spectra[0].shape[-1], device=self.lengths.device)
+        return frames < self.num_frames[:, None]
+
     def mean_over_frames(self, values):
-        """Return the mean over frequency and valid frames of (batch, freq, frames): (batch,)."""
-        if self.padding is None:
-            return values.mean((1, 2))
-        invalid = torch.arange(values.shape[-1], device=values.device) >= self.num_frames[:, None]
-        return values.mean(1).masked_fill(invalid, 0.0).sum(-1) / self.num_frames
+        """Return the mean over the valid frames of (batch, frames): (batch,)."""
+        return values.masked_fill(~self.valid_frames, 0.0).sum(-1) / self.num_frames
 
     def _centre(self, wav):
         centred = wav - wav.sum(-1, keepdim=True) / self.lengths[:, None].clamp(min=1)
@@ -124,21 +139,95 @@ def _negative_capped(ratio_db):
     return lambda pair: -ratio_db(pair).clamp(max=MAX_RATIO_DB)
 
 
+def _mse(pair):
+    """Mean squared difference of the samples."""
+    return (pair.enhanced - pair.clean).square().sum(-1) / pair.lengths.clamp(min=1)
+
+
 def _compressed_spectral(pair, exponent=0.3, magnitude_weight=0.7):
     """Mean squared difference of |X|^0.3 (weight 0.7) and of |X|^0.3 with the phase of X (weight 0.3)."""
-    enhanced, enhanced_gain = _compress(pair.spectra[0], exponent)
-    clean, clean_gain = _compress(pair.spectra[1], exponent)
-    real = pair.spectra[0].real * enhanced_gain - pair.spectra[1].real * clean_gain
-    imag = pair.spectra[0].imag * enhanced_gain - pair.spectra[1].imag * clean_gain
-    difference = magnitude_weight * (enhanced - clean).square()
-    return pair.mean_over_frames(difference + (1.0 - magnitude_weight) * (real.square() + imag.square()))
+    (enhanced, clean), (enhanced_power, clean_power) = pair.spectra, pair.powers
+    enhanced_gain, enhanced_magnitude = _compress(enhanced_power, exponent)
+    clean_gain, clean_magnitude = _compress(clean_power, exponent)
+    real = enhanced.real * enhanced_gain - clean.real * clean_gain
+    imag = enhanced.imag * enhanced_gain - clean.imag * clean_gain
+    distance = magnitude_weight * (enhanced_magnitude - clean_magnitude).square()
+    distance = distance + (1.0 - magnitude_weight) * (real.square() + imag.square())
+    return pair.mean_over_frames(distance.mean(1))
 
 
-def _compress(spec, exponent):
-    """Return |spec|^exponent and the gain that makes spec have this magnitude."""
-    power = spec.real.square() + spec.imag.square() + _POWER_FLOOR
+def _compress(power, exponent):
+    """Return the gain that compresses a bin of this power, and the compressed magnitude."""
+    power = power + _POWER_FLOOR
     gain = power.pow(0.5 * exponent - 0.5)
-    return gain * power.sqrt(), gain
+    return gain, gain * power.sqrt()
+
+
+def _log_mel(pair):
+    """Mean absolute difference of log power (natural) in 16, 32 and 64 mel bands."""
+    distance = 0.0
+    for num_bands in _MEL_BANDS:
+        bands = _mel_bands(num_bands, pair.clean.dtype, pair.clean.device)
+        enhanced, clean = (torch.log(power.transpose(1, 2) @ bands + _MEL_FLOOR) for power in pair.powers)
+        distance = distance + (enhanced - clean).abs().mean(-1)  # (batch, frames)
+    return pair.mean_over_frames(distance / len(_MEL_BANDS))
+
+
+def mel_bands(num_bands, num_freqs=WINDOW // 2 + 1, sample_rate=SAMPLE_RATE):
+    """Return triangular bands, equally spaced on Slaney's mel scale, each with sum 1: float64 (freq, bands)."""
+    # linear up to 1 kHz (15 mel), logarithmic above: 27 mel to a factor of 6.4
+    log_step = np.log(6.4) / 27.0
+    top_hz = 0.5 * sample_rate
+    top = 15.0 + np.log(top_hz / 1000.0) / log_step if top_hz > 1000.0 else top_hz * 15.0 / 1000.0
+    mels = np.linspace(0.0, top, num_bands + 2)
+    edges = np.where(mels < 15.0, mels * 1000.0 / 15.0, 1000.0 * np.exp(log_step * (mels - 15.0)))
+    freqs = np.linspace(0.0, top_hz, num_freqs)[:, None]
+    rising = (freqs - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - freqs) / (edges[2:] - edges[1:-1])
+    bands = np.minimum(rising, falling).clip(0.0)
+    if not bands.any(0).all():
+        raise ValueError(f"{num_bands} mel bands are too many for {num_freqs} frequencies: some would be empty")
+    return bands / bands.sum(0)
+
+
+def _stoi(pair):
+    return -stoi(pair.enhanced, pair.clean, pair.lengths)
+
+
+def _pmsqe(pair):
+    return pmsqe(*pair.powers, pair.num_frames, SAMPLE_RATE)
+
+
+def _contrastive(pair):
+    """Half the negative SI-SDR, half the contrast of phases between the utterances of the batch."""
+    return 0.5 * _negative_capped(_si_sdr_db)(pair) + 0.5 * _phase_contrast(pair)
+
+
+def _phase_contrast(pair):
+    """NT-Xent (Chen et al., ICML 2020) between enhanced and clean phases: (batch,), 0 for a batch of one.
+
+    An utterance is the vector of its unit phasors; its enhanced and its clean form shall be more alike than either is
+    to any other utterance of the batch. Two of different lengths are compared in the frames that both have.
+    """
+    batch = pair.clean.shape[0]
+    valid = pair.valid_frames & pair.audible[:, None]
+    valid = torch.cat([valid, valid]).to(pair.clean.dtype)  # (2 batch, frames), enhanced first
+    phasors = torch.cat([_phasors(spec, power) for spec, power in zip(pair.spectra, pair.powers)])
+    phasors = phasors * valid[:, None]
+    # (2 batch, freq, frames, 2) -> (2 batch, everything)
+    flat = torch.view_as_real(phasors).flatten(1)
+    energy = (phasors.real.square() + phasors.imag.square()).sum(1) @ valid.T  # [i, j]: of i in the frames of j
+    similarity = flat @ flat.T / (energy * energy.T + 1e-12).sqrt() / _TEMPERATURE
+    itself = torch.eye(2 * batch, dtype=torch.bool, device=flat.device)
+    silent = ~torch.cat([pair.audible, pair.audible])
+    others = similarity.masked_fill(itself | silent, torch.finfo(flat.dtype).min)
+    positive = similarity.diagonal(batch)
+    contrast = others.logsumexp(-1) - torch.cat([positive, positive])
+    return contrast.view(2, batch).mean(0)
+
+
+def _phasors(spec, power):
+    return spec / ((power + 1e-12).sqrt() + _POWER_FLOOR**0.5)
 
 
 @lru_cache
@@ -146,19 +235,30 @@ def _hann(dtype, device):
     return torch.hann_window(WINDOW, dtype=dtype, device=device)
 
 
+@lru_cache
+def _mel_bands(num_bands, dtype, device):
+    return torch.as_tensor(mel_bands(num_bands), dtype=dtype, device=device)
+
+
 # name -> function of a Pair: (batch,) to be minimised
 _OBJECTIVES = {
     "si_snr": _negative_capped(_si_snr_db),
     "si_sdr": _negative_capped(_si_sdr_db),
     "sdr": _negative_capped(_sdr_db),
+    "mse": _mse,
+    "log_mel": _log_mel,
+    "stoi": _stoi,
+    "pmsqe": _pmsqe,
     "compressed_spectral": _compressed_spectral,
+    "contrastive": _contrastive,
 }
 # those that compare with the level of the reference: without meaning where the reference is silent
-_NEED_REFERENCE = {"si_snr", "si_sdr", "sdr"}
+_NEED_REFERENCE = {"si_snr", "si_sdr", "sdr", "stoi", "pmsqe", "contrastive"}
 
 
 def _evaluate(name, pair):
-    values = _OBJECTIVES[name](pair)
+    with torch.autocast(pair.clean.device.type, enabled=False):
+        values = _OBJECTIVES[name](pair)
     if name not in _NEED_REFERENCE:
         return values.mean()
     return values.masked_fill(~pair.audible, 0.0).sum() / pair.audible.sum().clamp(min=1)
@@ -200,11 +300,10 @@ class Loss:
         Returns:
             The total to be minimised, a scalar tensor, and a dict name -> detached scalar tensor, not yet weighted.
         """
-        with torch.autocast(enhanced.device.type, enabled=False):
-            pair = Pair(enhanced, clean, lengths)
-            terms = {name: _evaluate(name, pair) for name in self.weights}
-            self.silent_references = (~pair.audible).sum()
-            total = sum(weight * terms[name] for name, weight in self.weights.items())
+        pair = Pair(enhanced, clean, lengths)
+        terms = {name: _evaluate(name, pair) for name in self.weights}
+        self.silent_references = (~pair.audible).sum()
+        total = sum(weight * terms[name] for name, weight in self.weights.items())
         return total, {name: term.detach() for name, term in terms.items()}
 
     def __repr__(self):
