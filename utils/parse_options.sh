@@ -1,8 +1,9 @@
 # Sourced by a script after it has set its options to their defaults: `. utils/parse_options.sh`.
 #
-# --stop-stage 3 and --stop_stage 3 both set $stop_stage. A variable that is not set is no option; a default that is
-# true or false, or a whole number, wants such a value; --config FILE is read first, whatever its place; --help prints
-# $help_message. What follows the first word that is no option is left in "$@".
+# --stop-stage 3 and --stop_stage 3 both set $stop_stage. An option is a variable that is set, and is named in
+# $help_message where there is one, which --help prints. A default that is true or false, or a whole number, wants
+# such a value. --config FILE is sourced first, whatever its place. From the first word on that is no option, all stays
+# in "$@".
 
 _refuse() {
   echo "$0: $*" >&2
@@ -10,9 +11,10 @@ _refuse() {
 }
 
 _set_option() {  # _set_option OPTION VALUE
-  local name=${1#--}
+  local name=${1#--} help=${help_message:---${1#--}}
   name=${name//-/_}
-  [[ $name =~ ^[a-z][a-z0-9_]*$ && -n ${!name+set} ]] || _refuse "no such option: $1; --help names them all"
+  [[ $name =~ ^[a-z][a-z0-9_]*$ && -n ${!name+set} && ${help//-/_} =~ __$name([^a-z0-9_]|$) ]] ||
+    _refuse "no such option: $1; --help names them all"
   [ $# -eq 2 ] || _refuse "$1 needs a value"
   if [[ ${!name} =~ ^(true|false)$ && ! $2 =~ ^(true|false)$ ]]; then
     _refuse "$1 is true or false, not '$2'"
