@@ -1,0 +1,225 @@
+"""Pairs held on the training device, and batches of mixtures drawn from them without a loop over samples."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sase.datadir import read_data_dir
+from sase.dump import read_int16
+from sase.errors import InputError
+
+_FULL_SCALE = 32768.0
+_SILENCE = 1e-8  # mean power below which a segment has no level to speak of
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How training batches are drawn.
+
+    Attributes:
+        batch_size: segments a batch (on each device).
+        segment_s: their length in seconds.
+        remix: put the noise (noisy − clean) of any pair under the speech of any other, at a new SNR; else take the pairs
+            as they are.
+        snr_db: range of the SNR when remixing, over the segment.
+        level_db: range of the level of the clean speech (RMS, dB below full scale) when remixing.
+        babble: share of segments whose noise is several other training speakers at once.
+        coloured: share of segments whose noise is Gaussian with a random spectral tilt.
+        second_noise: share of segments with the noise of two pairs.
+        tilt_db: speech and noise each pass a random linear tilt of up to this many dB an octave, about 1 kHz.
+    """
+
+    batch_size: int = 12
+    segment_s: float = 2.0
+    remix: bool = True
+    snr_db: tuple[float, float] = (-2.0, 17.0)
+    level_db: tuple[float, float] = (-38.0, -16.0)
+    babble: float = 0.0
+    coloured: float = 0.0
+    second_noise: float = 0.0
+    tilt_db: float = 0.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Noisy and clean segments, float32 (batch, time), their valid samples (batch,), and the clean utterances' keys."""
+
+    noisy: torch.Tensor
+    clean: torch.Tensor
+    lengths: torch.Tensor
+    utts: list
+
+
+class PairSet:
+    """All utterances of a dumped set as two int16 tensors on a device.
+
+    Args:
+        dump_dir: made by stage 2.
+        sample_rate: what the model wants, in Hz.
+        device: where to hold them (2 bytes a sample and signal).
+
+    Raises:
+        InputError: a set without utterances, or noisy and clean of different length.
+    """
+
+    def __init__(self, dump_dir, sample_rate=16000, device="cpu"):
+        data = read_data_dir(dump_dir)
+        if not len(data):
+            raise InputError(f"{dump_dir}: holds no utterances")
+        self.utts, self.sample_rate = list(data.utts), sample_rate
+        noisy = [read_int16(data.noisy[utt]) for utt in self.utts]
+        clean = [read_int16(data.clean[utt]) for utt in self.utts]
+        for utt, a, b in zip(self.utts, noisy, clean):
+            if len(a) != len(b):
+                raise InputError(f"{dump_dir}: {utt} has {len(a)} noisy and {len(b)} clean samples; make stage 2 again")
+        lengths = torch.tensor([len(wav) for wav in clean])
+        self.lengths = lengths.to(device)
+        self.starts = (lengths.cumsum(0) - lengths).to(device)
+        self._noisy = torch.from_numpy(np.concatenate(noisy)).to(device)
+        self._clean = torch.from_numpy(np.concatenate(clean)).to(device)
+
+    def __len__(self):
+        return len(self.utts)
+
+    @property
+    def duration_s(self):
+        """Seconds of speech in all."""
+        return len(self._clean) / self.sample_rate
+
+    @property
+    def device(self):
+        return self._clean.device
+
+    def draw(self, count, num_samples, generator):
+        """Draw places, every sample of the set equally likely: utterances (count,) and first samples in them (count,)."""
+        position = torch.rand(count, generator=generator, dtype=torch.float64) * len(self._clean)
+        utt = torch.searchsorted(self.starts.cpu(), position.long(), right=True) - 1
+        room = (self.lengths.cpu()[utt] - num_samples).clamp(min=0)
+        first = (torch.rand(count, generator=generator, dtype=torch.float64) * (room + 1)).long()
+        return utt.to(self.device), first.to(self.device)
+
+    def segments(self, utt, first, num_samples, wrap=False):
+        """Cut segments.
+
+        Args:
+            utt, first: (count,), as :meth:`draw` gives.
+            num_samples: length of each.
+            wrap: begin an utterance anew at its end; else zeros follow.
+
+        Returns:
+            noisy and clean, float32 (count, num_samples), and the valid samples of each (count,).
+        """
+        offset = first[:, None] + torch.arange(num_samples, device=self.device)
+        length = self.lengths[utt][:, None]
+        inside = offset < length
+        offset = offset % length if wrap else offset.minimum(length - 1)
+        index = self.starts[utt][:, None] + offset
+        noisy, clean = (wav[index].float() / _FULL_SCALE for wav in (self._noisy, self._clean))
+        if wrap:
+            return noisy, clean, torch.full_like(first, num_samples)
+        return noisy * inside, clean * inside, inside.sum(1)
+
+
+class Mixtures:
+    """Training batches as :class:`DataConfig` says; batch ``n`` of a seed is always the same, so training can resume.
+
+    Args:
+        pairs: a :class:`PairSet`.
+        config: a :class:`DataConfig`.
+        seed: of this run; add the rank to it where several processes train together.
+    """
+
+    def __init__(self, pairs, config, seed):
+        self.pairs, self.config, self.seed = pairs, config, seed
+        self.num_samples = round(config.segment_s * pairs.sample_rate)
+
+    @property
+    def batches_per_epoch(self):
+        """How many batches hold as many seconds as the set does."""
+        return max(1, math.ceil(self.pairs.duration_s / (self.config.batch_size * self.config.segment_s)))
+
+    def batch(self, number):
+        """Return :class:`Batch` ``number``."""
+        # SeedSequence spreads neighbouring numbers over the whole range; on the CPU, so that every device draws alike.
+        seed = int(np.random.SeedSequence((self.seed, number)).generate_state(1, np.uint64)[0] >> 1)
+        generator = torch.Generator().manual_seed(seed)
+        config, count = self.config, self.config.batch_size
+        utt, first = self.pairs.draw(count, self.num_samples, generator)
+        noisy, clean, lengths = self.pairs.segments(utt, first, self.num_samples)
+        if config.remix:
+            noisy, clean = self._remix(clean, lengths, generator)
+        return Batch(noisy, clean, lengths, [self.pairs.utts[i] for i in utt.tolist()])
+
+    def _remix(self, clean, lengths, generator):
+        config, count = self.config, len(clean)
+        valid = torch.arange(self.num_samples, device=clean.device) < lengths[:, None]
+
+        def uniform(low, high):
+            value = low + (high - low) * torch.rand(count, 1, generator=generator)
+            return value.to(clean.device)
+
+        noise = self._noise(count, generator)
+        if config.tilt_db:
+            clean = tilt(clean, uniform(-config.tilt_db, config.tilt_db), self.pairs.sample_rate) * valid
+            noise = tilt(noise, uniform(-config.tilt_db, config.tilt_db), self.pairs.sample_rate)
+        noise = noise * valid
+        clean = set_level(clean, uniform(*config.level_db), lengths)
+        noise = set_level(noise, _level_db(clean, lengths) - uniform(*config.snr_db), lengths)
+        noisy = clean + noise
+        peak = torch.maximum(noisy.abs(), clean.abs()).amax(1, keepdim=True).clamp(min=1.0)  # no clipping
+        return noisy / peak, clean / peak
+
+    def _noise(self, count, generator):
+        """Noise for ``count`` segments: of the set's own pairs, babble or coloured noise, in the shares wanted."""
+        config, pairs, num_samples = self.config, self.pairs, self.num_samples
+
+        def recorded():
+            noisy, clean, _ = pairs.segments(*pairs.draw(count, num_samples, generator), num_samples, wrap=True)
+            return noisy - clean
+
+        def chosen(share):
+            return (torch.rand(count, 1, generator=generator) < share).to(pairs.device)
+
+        noise = recorded()
+        if config.second_noise:
+            other = _unit_power(recorded()) * 10 ** ((torch.rand(count, 1, generator=generator) - 0.5).to(noise.device))
+            noise = torch.where(chosen(config.second_noise), _unit_power(noise) + other, noise)
+        if config.coloured:
+            white = torch.randn(count, num_samples, generator=generator).to(pairs.device)
+            slope = (-9.0 * torch.rand(count, 1, generator=generator)).to(pairs.device)
+            noise = torch.where(chosen(config.coloured), tilt(white, slope, pairs.sample_rate), noise)
+        if config.babble:
+            talkers = 6
+            places = pairs.draw(talkers * count, num_samples, generator)
+            _, speech, _ = pairs.segments(*places, num_samples, wrap=True)
+            babble = _unit_power(speech).view(talkers, count, num_samples).sum(0)
+            noise = torch.where(chosen(config.babble), babble, noise)
+        return noise
+
+
+def tilt(wav, db_per_octave, sample_rate):
+    """Return ``wav`` (batch, time) with a spectrum tilted about 1 kHz; flat below 50 Hz.
+
+    Args:
+        db_per_octave: (batch, 1)
+    """
+    spec = torch.fft.rfft(wav)
+    frequency = torch.linspace(0.0, sample_rate / 2, spec.shape[-1], device=wav.device).clamp(min=50.0)
+    gain = 10 ** (db_per_octave * torch.log2(frequency / 1000.0) / 20.0)
+    return torch.fft.irfft(spec * gain, n=wav.shape[-1])
+
+
+def set_level(wav, level_db, lengths):
+    """Return ``wav`` (batch, time) at an RMS of ``level_db`` (batch, 1) over its valid samples; silence stays silence."""
+    return wav * 10 ** ((level_db - _level_db(wav, lengths)) / 20.0)
+
+
+def _level_db(wav, lengths):
+    power = wav.square().sum(1, keepdim=True) / lengths[:, None].clamp(min=1)
+    return 10.0 * torch.log10(power.clamp(min=_SILENCE))
+
+
+def _unit_power(wav):
+    return wav * torch.rsqrt(wav.square().mean(-1, keepdim=True).clamp(min=_SILENCE))

@@ -1,0 +1,259 @@
+"""Complex convolutions as one real convolution each, and norms of complex maps.
+
+Maps are real tensors (batch, 2 · channels, freq, time), the real half first.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sase.nn.streaming import prepend_past
+
+
+def split(z):
+    """Return the real and the imaginary half of a complex map (batch, 2 · channels, ...)."""
+    return z.chunk(2, dim=1)
+
+
+def magnitude(z, eps=1e-12):
+    """Return |z| (batch, channels, ...) of a complex map, with a finite gradient at zero."""
+    real, imag = split(z)
+    return (real.square() + imag.square() + eps).sqrt()
+
+
+def complex_multiply(z, mask, dim=1, one=0.0):
+    """Return ``z · (one + mask)`` of two complex maps whose halves follow each other along ``dim``."""
+    z_real, z_imag = z.chunk(2, dim)
+    mask_real, mask_imag = mask.chunk(2, dim)
+    if one:
+        mask_real = mask_real + one
+    return torch.cat([z_real * mask_real - z_imag * mask_imag, z_real * mask_imag + z_imag * mask_real], dim)
+
+
+def bound(mask, dim=1):
+    """Return ``polar(M) = M · tanh|M| / |M|`` of a complex map, with a finite gradient at zero."""
+    real, imag = mask.chunk(2, dim)
+    size = (real.square() + imag.square() + 1e-12).sqrt()
+    gain = torch.tanh(size) / size
+    return torch.cat([real * gain, imag * gain], dim)
+
+
+def concat(a, b):
+    """Join two complex maps over channels: ``[a_r, b_r, a_i, b_i]``."""
+    a_real, a_imag = split(a)
+    b_real, b_imag = split(b)
+    return torch.cat([a_real, b_real, a_imag, b_imag], dim=1)
+
+
+class ComplexConv2d(nn.Module):
+    """Complex convolution over (freq, time), looking back in time only.
+
+    ``W = Wr + jWi`` acts as one real convolution with the block weight ``[[Wr, −Wi], [Wi, Wr]]``. There is no bias: a
+    norm, or a mask, follows.
+
+    Args:
+        in_channels, out_channels: complex channels.
+        kernel: (freq, time)
+        stride: over freq.
+        padding: over freq, on both sides.
+    """
+
+    transposed = False
+
+    def __init__(self, in_channels, out_channels, kernel, stride=1, padding=0):
+        super().__init__()
+        self.stride, self.padding, self.past = stride, padding, kernel[1] - 1
+        shape = (out_channels, in_channels, *kernel)
+        self.weight_real, self.weight_imag = _complex_weights(shape, in_channels * kernel[0] * kernel[1])
+
+    def block_weight(self):
+        """Return the weight of the real convolution, (2 · out, 2 · in, freq, time)."""
+        real, imag = self.weight_real, self.weight_imag
+        return torch.cat([torch.cat([real, -imag], dim=1), torch.cat([imag, real], dim=1)], dim=0)
+
+    def forward(self, z, state=None, weight=None, bias=None):
+        """Convolve.
+
+        Args:
+            z: (batch, 2 · in, freq, time)
+            state: of the running stream, see :mod:`sase.nn`.
+            weight, bias: of the real convolution, when the caller has folded something into them.
+
+        Returns:
+            (batch, 2 · out, freq', time)
+        """
+        z = prepend_past(z, self.past, state, self)
+        weight = self.block_weight() if weight is None else weight
+        return F.conv2d(z, weight, bias, stride=(self.stride, 1), padding=(self.padding, 0))
+
+
+class ComplexConvTranspose2d(nn.Module):
+    """Transposed complex convolution over (freq, time): frame t of the output sees frames t and before.
+
+    ``conv_transpose2d`` keeps its weight as (in, out), so the block is ``[[Wr, Wi], [−Wi, Wr]]``.
+
+    Args:
+        in_channels, out_channels, kernel, stride, padding: as for :class:`ComplexConv2d`.
+        output_padding: over freq, at the upper end.
+    """
+
+    transposed = True
+
+    def __init__(self, in_channels, out_channels, kernel, stride=1, padding=0, output_padding=0):
+        super().__init__()
+        self.stride, self.padding, self.output_padding, self.past = stride, padding, output_padding, kernel[1] - 1
+        shape = (in_channels, out_channels, *kernel)
+        self.weight_real, self.weight_imag = _complex_weights(shape, in_channels * kernel[0] * kernel[1] / stride)
+
+    def block_weight(self):
+        """Return the weight of the real transposed convolution, (2 · in, 2 · out, freq, time)."""
+        real, imag = self.weight_real, self.weight_imag
+        return torch.cat([torch.cat([real, imag], dim=1), torch.cat([-imag, real], dim=1)], dim=0)
+
+    def forward(self, z, state=None, weight=None, bias=None):
+        """Convolve (batch, 2 · in, freq, time) to (batch, 2 · out, freq', time); arguments as :class:`ComplexConv2d`."""
+        num_frames = z.shape[-1]
+        z = prepend_past(z, self.past, state, self)
+        weight = self.block_weight() if weight is None else weight
+        out = F.conv_transpose2d(
+            z, weight, bias, stride=(self.stride, 1), padding=(self.padding, 0), output_padding=(self.output_padding, 0)
+        )
+        return out[..., self.past : self.past + num_frames]
+
+
+class ComplexBatchNorm(nn.Module):
+    """Batch norm that whitens (real, imag) of every channel by their 2×2 covariance (Trabelsi et al. 2018).
+
+    In eval it is one affine map a channel, :meth:`affine`, from running statistics.
+
+    Args:
+        channels: complex channels.
+    """
+
+    def __init__(self, channels, eps=1e-5, momentum=0.1):
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.gain_rr = nn.Parameter(torch.full((channels,), 0.5**0.5))
+        self.gain_ii = nn.Parameter(torch.full((channels,), 0.5**0.5))
+        self.gain_ri = nn.Parameter(torch.zeros(channels))
+        self.bias = nn.Parameter(torch.zeros(2 * channels))
+        self.register_buffer("running_mean", torch.zeros(2 * channels))
+        # Rows: E[rr], E[ii], E[ri] about the mean.
+        self.register_buffer("running_cov", torch.tensor([[0.5], [0.5], [0.0]]).repeat(1, channels))
+
+    def affine(self, mean, cov):
+        """Return the map ``(A (2, 2, channels), b (2, channels))`` with which ``A x + b`` whitens, then scales.
+
+        Args:
+            mean: (2 · channels,)
+            cov: (3, channels): variance of the real part, of the imaginary part, covariance.
+        """
+        v_rr, v_ii, v_ri = cov[0] + self.eps, cov[1] + self.eps, cov[2]
+        # Inverse square root of a symmetric positive 2×2 matrix in closed form. The determinant is bounded from below
+        # by what eps alone gives it, so that fully correlated parts cannot make it vanish by rounding.
+        root = (v_rr * v_ii - v_ri.square()).clamp(min=self.eps**2).sqrt()
+        scale = 1.0 / (root * (v_rr + v_ii + 2.0 * root).sqrt())
+        w_rr, w_ii, w_ri = (v_ii + root) * scale, (v_rr + root) * scale, -v_ri * scale
+        matrix = torch.stack(
+            [
+                torch.stack([self.gain_rr * w_rr + self.gain_ri * w_ri, self.gain_rr * w_ri + self.gain_ri * w_ii]),
+                torch.stack([self.gain_ri * w_rr + self.gain_ii * w_ri, self.gain_ri * w_ri + self.gain_ii * w_ii]),
+            ]
+        )
+        shift = self.bias.view(2, -1) - torch.einsum("ijc,jc->ic", matrix, mean.view(2, -1))
+        return matrix, shift
+
+    def running_affine(self):
+        """Return :meth:`affine` for the running statistics."""
+        return self.affine(self.running_mean, self.running_cov)
+
+    def forward(self, z, state=None):
+        """Normalise (batch, 2 · channels, freq, time)."""
+        if self.training:
+            mean, cov = self._batch_statistics(z)
+        else:
+            mean, cov = self.running_mean, self.running_cov
+        matrix, shift = self.affine(mean, cov)
+        # A matrix product costs less than the elementwise passes that the four diagonals would need.
+        rows = [torch.cat([matrix[i, 0].diag(), matrix[i, 1].diag()], dim=1) for i in range(2)]
+        return F.conv2d(z, torch.cat(rows)[:, :, None, None], shift.flatten())
+
+    def _batch_statistics(self, z):
+        flat = z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])  # (B, 2C, F, T) -> (B · F · T, 2C)
+        mean = flat.mean(0)
+        # The moments about the running mean, which is near the mean: no cancellation in the difference below.
+        centred = flat - self.running_mean
+        offset = mean - self.running_mean
+        moments = centred.T @ centred / len(flat) - offset[:, None] * offset
+        channels = len(mean) // 2
+        variance, mixed = moments.diagonal(), moments.diagonal(channels)
+        cov = torch.stack([variance[:channels], variance[channels:], mixed])
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_cov.lerp_(cov, self.momentum)
+        return mean, cov
+
+
+class FrameNorm(nn.Module):
+    """Layer norm of each frame over channels and frequency, both parts together, never over time.
+
+    Args:
+        channels: complex channels.
+    """
+
+    def __init__(self, channels, eps=1e-5):
+        super().__init__()
+        self.eps = eps
+        self.gain = nn.Parameter(torch.ones(2 * channels))
+        self.bias = nn.Parameter(torch.zeros(2 * channels))
+
+    def forward(self, z, state=None):
+        """Normalise (batch, 2 · channels, freq, time)."""
+        variance, mean = torch.var_mean(z, dim=(1, 2), keepdim=True, correction=0)
+        shape = (1, -1, 1, 1)
+        return torch.addcmul(self.bias.view(shape), (z - mean) * (variance + self.eps).rsqrt(), self.gain.view(shape))
+
+
+NORMS = {"batch": ComplexBatchNorm, "layer": FrameNorm}
+
+
+class ConvNorm(nn.Module):
+    """A complex convolution and its norm; in eval a batch norm is folded into the convolution, once.
+
+    Args:
+        conv: a :class:`ComplexConv2d` or :class:`ComplexConvTranspose2d`.
+        channels: complex channels that it gives.
+        norm: a key of ``NORMS``.
+    """
+
+    def __init__(self, conv, channels, norm):
+        super().__init__()
+        self.conv = conv
+        self.norm = NORMS[norm](channels)
+        self._folded_from = self._folded = None
+
+    def forward(self, z, state=None):
+        """Map (batch, 2 · in, freq, time) to (batch, 2 · channels, freq', time)."""
+        if self.training or torch.is_grad_enabled() or not isinstance(self.norm, ComplexBatchNorm):
+            return self.norm(self.conv(z, state))
+        weight, bias = self._fold()
+        return self.conv(z, state, weight, bias)
+
+    def _fold(self):
+        # Whatever changes a tensor in place, or puts another in its place, changes this key.
+        key = tuple((t.data_ptr(), t._version, t.device, t.dtype) for t in self.state_dict(keep_vars=True).values())
+        if key != self._folded_from:
+            matrix, shift = self.norm.running_affine()
+            axis = 1 if self.conv.transposed else 0
+            real, imag = self.conv.block_weight().chunk(2, dim=axis)
+            shape = (1, -1, 1, 1) if axis else (-1, 1, 1, 1)
+            rows = [matrix[i, 0].view(shape) * real + matrix[i, 1].view(shape) * imag for i in range(2)]
+            self._folded = torch.cat(rows, dim=axis), shift.flatten()
+            self._folded_from = key
+        return self._folded
+
+
+def _complex_weights(shape, fan_in):
+    """Real and imaginary weight with the variance that keeps the power of a complex map (as Kaiming uniform does)."""
+    bound = (3.0 / (2.0 * fan_in)) ** 0.5
+    return [nn.Parameter(torch.empty(shape).uniform_(-bound, bound)) for _ in range(2)]

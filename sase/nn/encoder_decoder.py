@@ -1,0 +1,82 @@
+"""The paper's network: a complex encoder and decoder with skips around a recurrence (DCCRN without gates and attention)."""
+
+from torch import nn
+
+from sase.nn.attention import SAGOEA, SAGUEA
+from sase.nn.complex import ComplexConv2d, ComplexConvTranspose2d, ConvNorm, concat
+from sase.nn.gates import TFGA
+from sase.nn.recurrent import TimeLSTM
+
+_MIN_FREQ = 16  # frequency positions below which attention over frequency has nothing to tell apart
+
+
+class EncoderDecoder(nn.Module):
+    """Mask from a spectrum, after the paper; each level halves the frequency axis.
+
+    Args:
+        config: a :class:`sase.model.ModelConfig`.
+        num_freq: frequency positions of the input, divisible by 2 to the number of levels.
+    """
+
+    def __init__(self, config, num_freq):
+        super().__init__()
+        widths = (1, *config.channels)
+        levels = len(config.channels)
+        if num_freq % 2**levels:
+            raise ValueError(f"EncoderDecoder needs freq divisible by {2**levels}, got {num_freq}")
+        self.encoder = nn.ModuleList(
+            _Level(config, ComplexConv2d(a, b, (5, 2), stride=2, padding=2), b) for a, b in zip(widths, widths[1:])
+        )
+        flat = 2 * widths[-1] * (num_freq >> levels)
+        self.lstm = TimeLSTM(flat, config.recurrent, layers=2, causal=config.causal)
+        self.attention = None
+        if config.time_attention:
+            self.attention = SAGOEA(config.recurrent, config.heads, config.frames_per_s, config.causal)
+        self.project = nn.Linear(config.recurrent, flat)
+        self.decoder, self.over_frequency = nn.ModuleList(), nn.ModuleDict()
+        reverse = widths[::-1]
+        for level, (a, b) in enumerate(zip(reverse, reverse[1:])):
+            size = num_freq >> (levels - level)
+            if config.frequency_attention and not self.over_frequency and size >= _MIN_FREQ:
+                self.over_frequency[str(level)] = SAGUEA(a, size)
+            conv = ComplexConvTranspose2d(2 * a, b, (5, 2), stride=2, padding=2, output_padding=1)
+            self.decoder.append(_Level(config, conv, b) if level < levels - 1 else conv)
+
+    def forward(self, z, state=None, valid=None):
+        """Return a complex mask of the shape of ``z``.
+
+        Args:
+            z: complex map (batch, 2, freq, time).
+            state: of the running stream, see :mod:`sase.nn`.
+            valid: (batch, time), 0 for padding; needed where not causal.
+        """
+        skips = []
+        for level in self.encoder:
+            z = level(z, state, valid)
+            skips.append(z)
+        h = z.permute(0, 3, 1, 2).flatten(2)  # (B, 2C, F, T) -> (B, T, 2C·F)
+        h = self.lstm(h, state, valid)
+        if self.attention is not None:
+            h = self.attention(h, state, valid)
+        h = self.project(h).unflatten(-1, z.shape[1:3])
+        z = h.permute(0, 2, 3, 1)  # (B, T, 2C, F) -> (B, 2C, F, T)
+        for index, level in enumerate(self.decoder):
+            if str(index) in self.over_frequency:
+                z = self.over_frequency[str(index)](z.permute(0, 3, 2, 1)).permute(0, 3, 2, 1)  # as (B, T, F, 2C)
+            z = concat(z, skips.pop())
+            z = level(z, state, valid) if isinstance(level, _Level) else level(z, state)
+        return z
+
+
+class _Level(nn.Module):
+    """Convolution, norm, PReLU, and the gates where they are asked for."""
+
+    def __init__(self, config, conv, channels):
+        super().__init__()
+        self.conv = ConvNorm(conv, channels, config.norm)
+        self.activation = nn.PReLU(2 * channels)
+        self.gate = TFGA(config.frames_per_s, config.causal) if config.gates else None
+
+    def forward(self, z, state=None, valid=None):
+        z = self.activation(self.conv(z, state))
+        return z if self.gate is None else self.gate(z, state, valid)

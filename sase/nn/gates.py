@@ -1,0 +1,82 @@
+"""TF-GA, time-frequency gated attention: one gate a frequency and one a frame for complex maps."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sase.nn.complex import magnitude
+from sase.nn.streaming import decayed_sum, prepend_past
+
+_OPEN = 2.0  # initial logit of a gate: nearly open, so that a new network passes its signal
+
+
+class TFGA(nn.Module):
+    """Gate a complex map by frequency and by frame; both parts by the same gate, so the phase stays (after the paper).
+
+    From |z|: the average over time, then maximum and mean over channels, a convolution over frequency and a sigmoid
+    give the gate of each frequency; the average over frequency and the same over time give the gate of each frame.
+
+    Args:
+        frames_per_s: frame rate, in which the memory of one second is counted.
+        causal: average over time exponentially and look back only; else over the whole utterance and both ways.
+        kernel: of both convolutions, odd.
+    """
+
+    def __init__(self, frames_per_s, causal=True, kernel=7):
+        super().__init__()
+        self.causal, self.kernel = causal, kernel
+        self.decay = math.exp(-1.0 / frames_per_s)
+        self.frequency = nn.Conv2d(2, 1, (kernel, 1), padding=(kernel // 2, 0))
+        self.time = nn.Conv1d(2, 1, kernel)
+        nn.init.constant_(self.frequency.bias, _OPEN)
+        nn.init.constant_(self.time.bias, _OPEN)
+
+    def gates(self, z, state=None, valid=None):
+        """Return both gates.
+
+        Args:
+            z: (batch, 2 · channels, freq, time)
+            state: of the running stream, see :mod:`sase.nn`.
+            valid: (batch, time), 1 for frames of the utterance and 0 for padding; needed where not causal.
+
+        Returns:
+            The gate of each frequency (batch, 1, freq, time or 1) and of each frame (batch, 1, 1, time), in (0, 1).
+        """
+        size = magnitude(z)
+        over_time = self._average_over_time(size, state, valid)
+        frequency = torch.sigmoid(self.frequency(_pool(over_time)))
+        frames = _pool(size.mean(dim=2))  # (batch, 2, time)
+        if self.causal:
+            frames = prepend_past(frames, self.kernel - 1, state, (self, "frames"))
+        else:
+            frames = frames if valid is None else frames * valid[:, None]
+            frames = F.pad(frames, (self.kernel // 2, self.kernel // 2))
+        time = torch.sigmoid(self.time(frames))
+        return frequency, time[:, :, None]
+
+    def forward(self, z, state=None, valid=None):
+        """Return the gated map, of the shape of ``z``; arguments as :meth:`gates`."""
+        frequency, time = self.gates(z, state, valid)
+        return z * (frequency * time)
+
+    def _average_over_time(self, size, state, valid):
+        if not self.causal:
+            if valid is None:
+                return size.mean(dim=-1, keepdim=True)
+            valid = valid[:, None, None]
+            return (size * valid).sum(-1, keepdim=True) / valid.sum(-1, keepdim=True).clamp(min=1)
+        # decayed_sum wants (..., time, channels): in channels-last memory this permutation copies nothing.
+        total = decayed_sum(size.permute(0, 2, 3, 1), self.decay, state, (self, "sum")).permute(0, 3, 1, 2)
+        done = 0 if state is None else state.get((self, "count"), 0)
+        count = torch.arange(done + 1, done + 1 + size.shape[-1], device=size.device, dtype=torch.float64)
+        weight = (1.0 - self.decay**count) / (1.0 - self.decay)
+        if state is not None:
+            state[self, "count"] = done + size.shape[-1]
+        return total / weight.to(size.dtype)
+
+
+def _pool(size):
+    """Maximum and mean over channels: (batch, channels, ...) -> (batch, 2, ...)."""
+    return torch.stack([size.amax(dim=1), size.mean(dim=1)], dim=1)

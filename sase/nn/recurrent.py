@@ -1,0 +1,36 @@
+"""Recurrence over time with carried state, one direction when causal and both when not."""
+
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+
+class TimeLSTM(nn.Module):
+    """LSTM layers over time.
+
+    Args:
+        in_features, out_features: widths.
+        layers: how many.
+        causal: one direction; else both, each of half the width.
+    """
+
+    def __init__(self, in_features, out_features, layers=1, causal=True):
+        super().__init__()
+        self.causal = causal
+        width = out_features if causal else out_features // 2
+        self.lstm = nn.LSTM(in_features, width, layers, batch_first=True, bidirectional=not causal)
+
+    def forward(self, x, state=None, valid=None):
+        """Map (batch, time, in_features) to (batch, time, out_features).
+
+        Args:
+            state: of the running stream, see :mod:`sase.nn`.
+            valid: (batch, time), 0 for padding; needed where not causal.
+        """
+        if not self.causal and valid is not None:
+            lengths = valid.sum(-1).long().cpu()
+            packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            return pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=x.shape[1])[0]
+        y, memory = self.lstm(x, None if state is None else state.get(self))
+        if state is not None:
+            state[self] = memory
+        return y

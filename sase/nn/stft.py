@@ -1,0 +1,68 @@
+"""Short-time Fourier transform in frames that only look back, so that blocks of a stream and whole signals agree."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class STFT(nn.Module):
+    """Analysis and synthesis with windows that reconstruct exactly.
+
+    Frame t sees the samples from ``t · hop − (window − hop)`` to ``t · hop + hop``, zeros outside the signal; the
+    latency of a causal network is therefore one window.
+
+    Args:
+        window: length in samples, a multiple of ``hop``.
+        hop: distance between frames in samples.
+        fft: length of the transform, at least ``window``.
+        root: take the square root of the Hann window, for windows that overlap by half.
+    """
+
+    def __init__(self, window, hop, fft, root=False):
+        super().__init__()
+        if window % hop or window < 2 * hop or fft < window:
+            raise ValueError(f"STFT needs window = k · hop, k ≥ 2, and fft ≥ window; got {window}, {hop}, {fft}")
+        self.window, self.hop, self.fft = window, hop, fft
+        analysis = torch.hann_window(window, dtype=torch.float64)
+        if root:
+            analysis = analysis.sqrt()
+        overlap = analysis.square().view(-1, hop).sum(0).repeat(window // hop)  # period: one hop
+        self.register_buffer("analysis", analysis.float(), persistent=False)
+        self.register_buffer("synthesis", (analysis / overlap).float(), persistent=False)
+
+    @property
+    def context(self):
+        """How many samples a frame sees before its own hop."""
+        return self.window - self.hop
+
+    def num_frames(self, num_samples):
+        """Return how many frames cover ``num_samples`` (an int or an integer tensor) to the last sample."""
+        return (num_samples - 1 + self.context) // self.hop + 1
+
+    def forward(self, wav):
+        """Analyse.
+
+        Args:
+            wav: (batch, context + frames · hop): the frames' samples with those before them.
+
+        Returns:
+            complex64 (batch, fft // 2 + 1, frames)
+        """
+        frames = wav.unfold(-1, self.window, self.hop) * self.analysis  # (batch, frames, window)
+        return torch.fft.rfft(frames, n=self.fft).transpose(1, 2)
+
+    def inverse(self, spec):
+        """Synthesise by overlap-add.
+
+        Args:
+            spec: complex (batch, fft // 2 + 1, frames)
+
+        Returns:
+            (batch, frames · hop + context): the first and the last ``context`` samples are not complete; they lack what
+            neighbouring blocks add to them.
+        """
+        frames = torch.fft.irfft(spec.transpose(1, 2), n=self.fft)[..., : self.window] * self.synthesis
+        parts = frames.unflatten(-1, (-1, self.hop))  # (batch, frames, parts, hop)
+        count = parts.shape[2]
+        total = sum(F.pad(parts[:, :, i], (0, 0, i, count - 1 - i)) for i in range(count))
+        return total.flatten(1)

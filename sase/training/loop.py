@@ -1,0 +1,138 @@
+"""One epoch and one validation, as plain functions: the same for central and for federated training."""
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import torch
+
+from sase.errors import InputError
+from sase.losses import si_snr
+
+
+@dataclass
+class EpochStats:
+    """What one epoch did: means over its good steps, and how many steps were refused."""
+
+    steps: int = 0
+    bad_steps: int = 0
+    sums: dict = field(default_factory=dict)
+
+    def add(self, values):
+        """Take the values of one good step: name to float."""
+        self.steps += 1
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def means(self):
+        """Name to mean."""
+        return {name: total / self.steps for name, total in self.sums.items()} if self.steps else {}
+
+
+class Guard:
+    """Refuses steps whose gradient is not finite, and stops training after too many in a row.
+
+    Args:
+        clip_norm: larger gradients are scaled down to this norm.
+        max_bad_steps: in a row.
+    """
+
+    def __init__(self, clip_norm, max_bad_steps):
+        self.clip_norm, self.max_bad_steps, self.in_a_row = clip_norm, max_bad_steps, 0
+
+    def accepts(self, parameters, utts):
+        """Clip the gradients and return True when they are finite; raise InputError after too many that are not."""
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        if torch.isfinite(norm):
+            self.in_a_row = 0
+            return True
+        self.in_a_row += 1
+        if self.in_a_row >= self.max_bad_steps:
+            raise InputError(
+                f"training stopped: the gradient was not finite in {self.in_a_row} steps in a row; "
+                f"lower train.learning_rate, or look at the last batch: {' '.join(utts)}"
+            )
+        return False
+
+
+def learning_rate(step, peak, warmup_steps, total_steps, final_ratio):
+    """Return the rate of ``step`` (from 0): a linear rise, then half a cosine down to ``final_ratio · peak``."""
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    return peak * (final_ratio + (1.0 - final_ratio) * 0.5 * (1.0 + math.cos(math.pi * done)))
+
+
+def train_epoch(model, batches, criterion, optimizer, guard, rate=None, averaged=None, autocast=None, on_step=None):
+    """Take one optimiser step for every batch.
+
+    Args:
+        model: noisy waveform to enhanced waveform, maybe wrapped for several devices.
+        batches: iterable of :class:`sase.dataset.Batch`.
+        criterion: ``(enhanced, clean, lengths) -> (loss, parts)``, as :func:`sase.losses.build_loss` gives.
+        optimizer: of the model's parameters.
+        guard: a :class:`Guard`.
+        rate: called before each step, returns its learning rate; None leaves the optimiser's own.
+        averaged: an ``AveragedModel`` to update after each good step.
+        autocast: called for a context in which the model runs.
+        on_step: called after each step with the stats so far.
+
+    Returns:
+        :class:`EpochStats` with ``loss`` and its parts.
+    """
+    model.train()
+    stats = EpochStats()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for batch in batches:
+        if rate is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = rate()
+        optimizer.zero_grad(set_to_none=True)
+        with autocast() if autocast else nullcontext():
+            enhanced = model(batch.noisy, batch.lengths)
+        loss, parts = criterion(enhanced.float(), batch.clean, batch.lengths)
+        loss.backward()
+        if guard.accepts(parameters, batch.utts):
+            optimizer.step()
+            if averaged is not None:
+                averaged.update_parameters(getattr(model, "module", model))
+            stats.add({"loss": float(loss.detach()), **{name: float(value) for name, value in parts.items()}})
+        else:
+            stats.bad_steps += 1
+        if on_step is not None:
+            on_step(stats)
+    return stats
+
+
+@torch.no_grad()
+def validate(model, pairs, max_batch_s=60.0):
+    """Enhance every utterance of a set and return both signals of each.
+
+    Args:
+        model: in any mode; it is evaluated in eval mode and left as it was.
+        pairs: a :class:`sase.dataset.PairSet`.
+        max_batch_s: seconds of padded audio a batch; utterances of like length go together.
+
+    Returns:
+        The mean SI-SNR in dB (silent references left out), and a list of (clean, enhanced) numpy arrays in the set's order.
+    """
+    was_training = model.training
+    model.eval()
+    order = sorted(range(len(pairs)), key=lambda i: int(pairs.lengths[i]))
+    limit, results, ratios = max_batch_s * pairs.sample_rate, [None] * len(pairs), []
+    while order:
+        batch = [order.pop()]
+        longest = int(pairs.lengths[batch[0]])
+        while order and (len(batch) + 1) * longest <= limit:
+            batch.append(order.pop())
+        index = torch.tensor(batch, device=pairs.device)
+        noisy, clean, lengths = pairs.segments(index, torch.zeros_like(index), longest)
+        enhanced = model(noisy, lengths).float()
+        for row, place in enumerate(batch):
+            count = int(lengths[row])
+            reference, estimate = clean[row : row + 1, :count], enhanced[row : row + 1, :count]
+            if reference.abs().max() > 0:
+                ratios.append(float(si_snr(estimate, reference)))
+            results[place] = reference[0].cpu().numpy(), estimate[0].cpu().numpy()
+    model.train(was_training)
+    return sum(ratios) / max(1, len(ratios)), results
