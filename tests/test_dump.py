@@ -1,0 +1,277 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import kaldiio
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sase import audio, datadir, dump
+from sase.errors import InputError
+
+
+def make_set(folder, lengths, rate=48000, name="tr"):
+    """Write a data directory of noise: {utt: samples at ``rate``}; return its path."""
+    generator = np.random.default_rng(0)
+    noisy, clean = {}, {}
+    for utt, length in lengths.items():
+        wav = 0.1 * generator.standard_normal((2, length))
+        for kind, table, samples in zip(("noisy", "clean"), (noisy, clean), wav):
+            path = folder / kind / f"{utt}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, samples, rate, subtype="PCM_16")
+            table[utt] = str(path)
+    utt2spk = {utt: utt.split("_")[0] for utt in lengths}
+    datadir.write_data_dir(folder / "data" / name, noisy, clean, utt2spk, {utt: "bus" for utt in list(lengths)[1:]})
+    return folder / "data" / name
+
+
+def dump_all(data, out, nj=1, **settings):
+    for job in range(1, nj + 1):
+        dump.dump_set(data, out, nj=nj, job=job, log=lambda line: None, **settings)
+    dump.finish(data, out, nj=nj, log=lambda line: None, **settings)
+    return datadir.read_data_dir(out)
+
+
+def samples_of(table):
+    return {utt: dump.read_int16(spec) for utt, spec in table.items()}
+
+
+LENGTHS = {f"p{speaker}_{i:03d}": 4800 + 480 * i + i for speaker in (1, 2) for i in range(4)}
+
+
+def test_kaldiio_and_we_read_the_same_samples(tmp_path):
+    data = dump_all(make_set(tmp_path, LENGTHS), tmp_path / "dump")
+    for spec in [*data.noisy.values(), *data.clean.values()]:
+        rate, expected = kaldiio.load_mat(spec)
+        wav = dump.read_int16(spec)
+        assert rate == dump.read_entry(spec).sample_rate == 16000
+        assert wav.dtype == np.int16
+        np.testing.assert_array_equal(wav, expected)
+        np.testing.assert_array_equal(dump.read_wav(spec), expected.astype(np.float64) / 32768)
+        np.testing.assert_array_equal(dump.read_int16(spec, 100, 50), expected[100:150])
+        np.testing.assert_array_equal(dump.read_int16(spec, 1500, 10**9), expected[1500:])
+        assert dump.read_int16(spec, 10**9).shape == (0,)
+
+
+def test_samples_are_those_of_the_files(tmp_path):
+    source = datadir.read_data_dir(make_set(tmp_path, LENGTHS))
+    data = dump_all(source.path, tmp_path / "dump")
+    for table, original in ((data.noisy, source.noisy), (data.clean, source.clean)):
+        for utt, spec in table.items():
+            wav, rate = audio.read_mono(original[utt], 16000)
+            assert rate == 16000
+            assert np.abs(dump.read_wav(spec) - np.clip(wav, -1, 32767 / 32768)).max() <= 0.5 / 32768 + 1e-7
+
+
+def test_sixteen_kilohertz_pass_bit_for_bit(tmp_path):
+    source = datadir.read_data_dir(make_set(tmp_path, LENGTHS, rate=16000))
+    data = dump_all(source.path, tmp_path / "dump")
+    for utt, wav in samples_of(data.noisy).items():
+        np.testing.assert_array_equal(wav, soundfile.read(source.noisy[utt], dtype="int16")[0])
+
+
+@given(st.lists(st.integers(-32768, 32767), min_size=1, max_size=50))
+def test_scaling_there_and_back_changes_nothing(samples):
+    wav = np.array(samples, dtype=np.int16)
+    np.testing.assert_array_equal(dump.to_int16(dump.to_float(wav)), wav)
+
+
+def test_full_scale_is_clipped_not_wrapped():
+    np.testing.assert_array_equal(dump.to_int16([1.0, 2.0, -1.0, -7.0]), [32767, 32767, -32768, -32768])
+
+
+@pytest.mark.parametrize("nj", [2, 3, 11])
+def test_number_of_jobs_changes_no_sample(tmp_path, nj):
+    source = make_set(tmp_path, LENGTHS)
+    one, many = dump_all(source, tmp_path / "one"), dump_all(source, tmp_path / "many", nj=nj)
+    for left, right in ((one.noisy, many.noisy), (one.clean, many.clean)):
+        assert list(left) == list(right) == sorted(LENGTHS)
+        for utt in left:
+            np.testing.assert_array_equal(dump.read_int16(left[utt]), dump.read_int16(right[utt]))
+    assert (tmp_path / "one/utt2num_samples").read_bytes() == (tmp_path / "many/utt2num_samples").read_bytes()
+
+
+def test_tables_are_copied_and_counts_are_right(tmp_path):
+    source = datadir.read_data_dir(make_set(tmp_path, LENGTHS))
+    data = dump_all(source.path, tmp_path / "dump", nj=2)
+    assert (data.utt2spk, data.utt2noise, data.utt2snr) == (source.utt2spk, source.utt2noise, {})
+    counts = datadir.read_table(tmp_path / "dump/utt2num_samples")
+    assert {utt: int(count) for utt, count in counts.items()} == {u: len(w) for u, w in samples_of(data.clean).items()}
+
+
+def test_fewer_jobs_than_before_leave_no_old_arks(tmp_path):
+    source = make_set(tmp_path, LENGTHS)
+    dump_all(source, tmp_path / "dump", nj=4)
+    data = dump_all(source, tmp_path / "dump", nj=1)
+    assert sorted(path.name for path in (tmp_path / "dump").glob("*.ark")) == ["spk1.1.ark", "wav.1.ark"]
+    assert len(samples_of(data.noisy)) == len(LENGTHS)
+
+
+def spoil_rate(path):
+    wav, rate = soundfile.read(path)
+    soundfile.write(path, wav, rate // 2)
+
+
+def spoil_length(path):
+    wav, rate = soundfile.read(path)
+    soundfile.write(path, wav[:-1], rate)
+
+
+def spoil_nan(path):
+    soundfile.write(path, np.full(4800, np.nan), 48000, subtype="FLOAT")
+
+
+FAULTS = {
+    "missing": (lambda path: path.unlink(), "no such file"),
+    "no sound file": (lambda path: path.write_bytes(b"hello"), "not a readable sound file"),
+    "empty": (lambda path: soundfile.write(path, np.zeros(0), 48000), "no samples"),
+    "cut short": (lambda path: os.truncate(path, 5000), "cut short"),
+    "stereo": (lambda path: soundfile.write(path, np.ones((4800, 2)), 48000), "2 channels"),
+    "rate": (spoil_rate, "differ in rate"),
+    "length": (spoil_length, "differ in length"),
+    "NaN": (spoil_nan, "NaN"),
+    "one sample": (lambda path: soundfile.write(path, np.ones(1), 48000), "differ in length"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("kind", ["noisy", "clean"])
+def test_a_bad_training_utterance_is_named_and_left_out(tmp_path, kind, fault):
+    source = make_set(tmp_path, LENGTHS)
+    spoil, message = FAULTS[fault]
+    spoil(tmp_path / kind / "p1_002.wav")
+    lines = []
+    dump.dump_set(source, tmp_path / "dump", log=lines.append)
+    dump.finish(source, tmp_path / "dump", log=lines.append)
+    data = datadir.validate_data_dir(tmp_path / "dump")
+    assert sorted(LENGTHS.keys() - data.noisy.keys()) == ["p1_002"]
+    assert lines[0].startswith("p1_002: ") and message in lines[0]
+    assert any("1 of 8 utterances left out: p1_002" in line for line in lines)
+
+
+def test_a_bad_test_utterance_is_an_error_after_all_others_were_tried(tmp_path):
+    source, lines = make_set(tmp_path, LENGTHS), []
+    (tmp_path / "noisy/p1_001.wav").unlink()
+    spoil_length(tmp_path / "clean/p2_003.wav")
+    with pytest.raises(InputError, match=r"2 are bad: p1_001 .*no such file.*; p2_003 .*differ in length"):
+        dump.dump_set(source, tmp_path / "dump", keep_all=True, log=lines.append)
+    assert [line.split(":")[0] for line in lines] == ["p1_001", "p2_003"]
+    with pytest.raises(InputError, match="shards 1 of 1"):
+        dump.finish(source, tmp_path / "dump", keep_all=True)
+    assert not (tmp_path / "dump/wav.scp").exists()
+
+
+def test_a_test_set_is_not_made_of_shards_that_left_something_out(tmp_path):
+    source = make_set(tmp_path, LENGTHS)
+    dump.dump_set(source, tmp_path / "dump")
+    with pytest.raises(InputError, match="of other input"):
+        dump.finish(source, tmp_path / "dump", keep_all=True)
+
+
+def test_silence_is_left_out_of_training_and_kept_in_tests(tmp_path):
+    source = make_set(tmp_path, LENGTHS)
+    soundfile.write(tmp_path / "clean/p1_000.wav", np.zeros(LENGTHS["p1_000"]), 48000)
+    assert "p1_000" not in dump_all(source, tmp_path / "tr").noisy
+    assert not dump.read_int16(dump_all(source, tmp_path / "tt", keep_all=True).clean["p1_000"]).any()
+
+
+def test_a_set_with_no_good_utterance_is_an_error(tmp_path):
+    source = make_set(tmp_path, {"p1_000": 4800})
+    (tmp_path / "noisy/p1_000.wav").unlink()
+    with pytest.raises(InputError, match="no utterance could be used, of 1"):
+        dump_all(source, tmp_path / "dump")
+
+
+def test_a_finished_shard_is_left_as_it_is_until_its_input_changes(tmp_path):
+    source = make_set(tmp_path, LENGTHS)
+    dump_all(source, tmp_path / "dump", nj=2)
+    arks = [tmp_path / f"dump/wav.{job}.ark" for job in (1, 2)]
+    before = [ark.stat().st_mtime_ns for ark in arks]
+    dump_all(source, tmp_path / "dump", nj=2)
+    assert [ark.stat().st_mtime_ns for ark in arks] == before
+    path = tmp_path / "noisy/p2_003.wav"
+    os.utime(path, ns=(0, 0))
+    with pytest.raises(InputError, match="shards 2 of 2 are missing or of other input"):
+        dump.finish(source, tmp_path / "dump", nj=2)
+    dump_all(source, tmp_path / "dump", nj=2)
+    assert [ark.stat().st_mtime_ns == old for ark, old in zip(arks, before)] == [True, False]
+
+
+def test_tables_never_point_into_an_ark_that_is_being_replaced(tmp_path, monkeypatch):
+    source = make_set(tmp_path, LENGTHS)
+    dump_all(source, tmp_path / "dump")
+    os.utime(tmp_path / "noisy/p1_000.wav", ns=(0, 0))
+
+    def fill_the_disk(*args):
+        assert not (tmp_path / "dump/wav.scp").exists()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(kaldiio, "save_ark", fill_the_disk)
+    with pytest.raises(OSError, match="No space left"):
+        dump.dump_set(source, tmp_path / "dump")
+    assert not list((tmp_path / "dump").glob(".*.partial*"))
+
+
+def test_a_job_outside_the_range_is_refused(tmp_path):
+    source = make_set(tmp_path, LENGTHS)
+    for job in (0, 3):
+        with pytest.raises(InputError, match="--job"):
+            dump.dump_set(source, tmp_path / "dump", nj=2, job=job)
+
+
+@pytest.mark.parametrize("spec", ["x.wav", "x.ark:", "x.ark:-1", "nowhere.ark:5"])
+def test_what_is_no_place_in_an_ark_is_refused(spec):
+    with pytest.raises(InputError):
+        dump.read_wav(spec)
+
+
+def test_a_stale_offset_and_a_cut_ark_are_told(tmp_path):
+    data = dump_all(make_set(tmp_path, {"p1_000": 4800, "p1_001": 4800}), tmp_path / "dump")
+    first, last = data.noisy.values()
+    with pytest.raises(InputError, match="no sound begins here"):
+        dump.read_int16(first + "0")
+    os.truncate(tmp_path / "dump/wav.1.ark", dump.read_entry(last).first_byte + 100)
+    with pytest.raises(InputError, match="cut short: 50 of 1600"):
+        dump.read_int16(last)
+
+
+def run_dump(source, out, *options):
+    command = [sys.executable, "-m", "sase.bin.main", "dump", "--data", str(source), "--out", str(out), *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_killed_at_any_moment_the_next_run_gives_the_same_files(tmp_path):
+    source = make_set(tmp_path, {f"p1_{i:03d}": 480000 for i in range(60)})
+    out, expected = tmp_path / "dump/tr", tmp_path / "expected"
+    for delay_s in (0.0, 0.02, 0.1):
+        process = run_dump(source, out, "--nj", "3")
+        deadline = time.monotonic() + 20
+        while not list(out.glob(".*partial*")) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(delay_s)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert not (out / "wav.scp").exists() or process.returncode == 0
+    process = run_dump(source, out, "--nj", "3")
+    assert process.wait() == 0, process.stderr.read()
+    out.rename(tmp_path / "killed")
+    assert run_dump(source, out, "--nj", "3").wait() == 0
+    out.rename(expected)
+    names = sorted(str(path.relative_to(expected)) for path in expected.rglob("*"))
+    assert names == sorted(str(path.relative_to(tmp_path / "killed")) for path in (tmp_path / "killed").rglob("*"))
+    for name in names:
+        if (expected / name).is_file():
+            assert (expected / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
+
+
+def test_the_command_tells_bad_input_in_one_line(tmp_path):
+    process = run_dump(tmp_path / "none", tmp_path / "dump")
+    _, error = process.communicate()
+    assert process.returncode == 1
+    assert error.count("\n") == 1 and "no such data directory" in error
