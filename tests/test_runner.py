@@ -1,0 +1,150 @@
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+
+@pytest.fixture
+def runner(root):
+    return [sys.executable, str(root / "utils/run_local.py")]
+
+
+def run(runner, *arguments, cwd):
+    done = subprocess.run([*runner, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=60)
+    return done.returncode, done.stdout, done.stderr.strip()
+
+
+def test_job_is_replaced_in_command_and_log(runner, tmp_path):
+    assert run(runner, "JOB=2:4", "log/x.JOB.log", "echo", "job JOB of JOBs", cwd=tmp_path) == (0, "", "")
+    logs = sorted((tmp_path / "log").iterdir())
+    assert [log.name for log in logs] == ["x.2.log", "x.3.log", "x.4.log"]
+    assert "job 3 of 3s\n" in logs[1].read_text()
+
+
+def test_the_log_is_as_kaldi_writes_it(runner, tmp_path):
+    run(runner, "--num-threads", "2", "x.log", "bash", "-c", "echo out; echo err >&2", cwd=tmp_path)
+    date = r"\w{3} \w{3} \d\d \d\d:\d\d:\d\d \S+ \d{4}"
+    expected = (
+        rf"# bash -c 'echo out; echo err >&2'\n# Started at {date}\n#\nout\nerr\n"
+        rf"# Accounting: time=\d+ threads=2\n# Ended \(code 0\) at {date}, elapsed time \d+ seconds\n"
+    )
+    assert re.fullmatch(expected, (tmp_path / "x.log").read_text())
+
+
+def test_all_jobs_are_run_and_the_failed_ones_counted(runner, tmp_path):
+    script = "echo tried JOB; [ JOB != 2 ] && [ JOB != 5 ]"
+    status, output, error = run(runner, "JOB=1:8", "log/x.JOB.log", "bash", "-c", script, cwd=tmp_path)
+    assert (status, output) == (1, "")
+    assert error.splitlines() == [
+        "2 of 8 failed, see log/x.*.log",
+        "  log/x.2.log ends with: tried 2",
+        "  log/x.5.log ends with: tried 5",
+    ]
+    ended = {log.name: log.read_text().splitlines()[-1] for log in (tmp_path / "log").iterdir()}
+    assert len(ended) == 8
+    assert [name for name, line in sorted(ended.items()) if "Ended (code 0)" not in line] == ["x.2.log", "x.5.log"]
+    assert "Ended (code 1)" in ended["x.2.log"]
+
+
+def test_a_program_that_is_not_there_fails(runner, tmp_path):
+    status, _, error = run(runner, "x.log", "no-such-program-here", cwd=tmp_path)
+    assert status == 1 and error.startswith("1 of 1 failed, see x.log") and "not found" in error
+
+
+def test_a_job_that_is_killed_fails_and_says_by_what(runner, tmp_path):
+    status, _, error = run(runner, "x.log", "bash", "-c", "kill -9 $$", cwd=tmp_path)
+    assert status == 1 and "1 of 1 failed" in error
+    assert "# Ended (code 137; signal 9)" in (tmp_path / "x.log").read_text()
+
+
+def test_operators_work_and_everything_else_is_quoted(runner, tmp_path):
+    assert run(runner, "x.log", "echo", "a*; b", "$HOME", "|", "tr", "a", "c", cwd=tmp_path)[0] == 0
+    assert "\nc*; b $HOME\n" in (tmp_path / "x.log").read_text()
+    assert run(runner, "x.log", "false", "|", "cat", cwd=tmp_path)[0] == 1
+
+
+@pytest.mark.parametrize("options, threads", [((), "1"), (("--num-threads", "3"), "3")])
+def test_threads_are_limited(runner, tmp_path, options, threads):
+    run(runner, *options, "x.log", "bash", "-c", "echo $OMP_NUM_THREADS $MKL_NUM_THREADS", cwd=tmp_path)
+    assert f"\n{threads} {threads}\n" in (tmp_path / "x.log").read_text()
+
+
+def test_options_of_other_runners_are_accepted(runner, tmp_path):
+    options = ("--mem", "4G", "--gpu", "1", "--time", "4:0:0", "--max-jobs-run", "1")
+    assert run(runner, *options, "JOB=1:2", "x.JOB.log", "echo", "--mem", "JOB", cwd=tmp_path)[0] == 0
+    assert "--mem 2\n" in (tmp_path / "x.2.log").read_text()
+
+
+def test_no_more_jobs_than_allowed_run_at_one_time(runner, tmp_path):
+    script = "mkdir running; sleep 0.1; rmdir running"  # mkdir fails while another job has the folder
+    assert run(runner, "--max-jobs-run", "1", "JOB=1:4", "x.JOB.log", "bash", "-ec", script, cwd=tmp_path)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("JOB=1:4", "x.log", "true"), "must have JOB in its name"),
+        (("JOB=4:1", "x.JOB.log", "true"), "holds no job"),
+        (("x.log",), "a log file and a command are needed"),
+        ((), "a log file and a command are needed"),
+        (("--num-threads", "0", "x.log", "true"), "must be 1 or more"),
+        (("--memory", "1", "x.log", "true"), "unrecognized arguments"),
+    ],
+)
+def test_wrong_use_is_refused(runner, tmp_path, arguments, message):
+    status, _, error = run(runner, *arguments, cwd=tmp_path)
+    assert status != 0 and message in error
+    assert not list(tmp_path.iterdir())
+
+
+def is_alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def start_sleepers(runner, folder):
+    """Start two jobs of a shell and a child of it each; return the runner and the four process ids."""
+    script = "sleep 300 & echo $$ $! > pids.JOB; wait"
+    command = [*runner, "--max-jobs-run", "2", "JOB=1:3", "x.JOB.log", "bash", "-c", script]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE)
+    files = [folder / "pids.1", folder / "pids.2"]
+    deadline = time.monotonic() + 20
+    while not all(file.exists() and file.read_text().endswith("\n") for file in files) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return process, [int(pid) for file in files for pid in file.read_text().split()]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_jobs_and_their_children(runner, tmp_path, number):
+    process, pids = start_sleepers(runner, tmp_path)
+    assert len(pids) == 4 and all(map(is_alive, pids))
+    process.send_signal(number)
+    assert process.wait(timeout=20) == 128 + number
+    deadline = time.monotonic() + 10
+    while any(map(is_alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(is_alive, pids))
+    assert "# Ended (code " in (tmp_path / "x.1.log").read_text()
+    assert not (tmp_path / "x.3.log").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux does it")
+def test_jobs_do_not_outlive_a_runner_that_is_killed(runner, tmp_path):
+    process, pids = start_sleepers(runner, tmp_path)
+    process.kill()
+    process.wait(timeout=20)
+    shells = pids[::2]
+    deadline = time.monotonic() + 10
+    while any(map(is_alive, shells)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(is_alive, shells))
+    for child in pids[1::2]:
+        os.kill(child, signal.SIGKILL)

@@ -1,0 +1,172 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """\
+set -euo pipefail
+stage=0
+stop_stage=5
+tag=
+gain=-3
+dev_speakers="p226 p287"
+fl=false
+train_cmd=run_local.py
+{help}
+. {root}/utils/parse_options.sh
+echo "stage=$stage stop_stage=$stop_stage tag=$tag gain=$gain dev_speakers=$dev_speakers fl=$fl rest=$*"
+"""
+HELP = 'help_message="--stage --stop-stage --tag --gain --dev_speakers --fl --train_cmd"'
+NAMES = ("stage", "stop_stage", "tag", "gain", "dev_speakers", "fl", "rest")
+DEFAULTS = dict(zip(NAMES, ("0", "5", "", "-3", "p226 p287", "false", "")))
+
+
+@pytest.fixture
+def parse(root, tmp_path):
+    """Return a function that runs a script with these arguments, and gives its status, output and errors."""
+
+    def parse(*arguments, help=HELP):
+        script = tmp_path / "script.sh"
+        script.write_text(SCRIPT.format(root=root, help=help))
+        done = subprocess.run(["bash", script, *arguments], capture_output=True, text=True, cwd=tmp_path)
+        return done.returncode, done.stdout.strip(), done.stderr.strip()
+
+    return parse
+
+
+def told(**changes):
+    return " ".join(f"{name}={value}" for name, value in {**DEFAULTS, **changes}.items()).strip()
+
+
+@pytest.mark.parametrize(
+    "arguments, changes",
+    [
+        ((), {}),
+        (("--stop-stage", "3"), {"stop_stage": "3"}),
+        (("--stop_stage", "3"), {"stop_stage": "3"}),
+        (("--stage", "1", "--stage", "2"), {"stage": "2"}),
+        (("--fl", "true"), {"fl": "true"}),
+        (("--gain", "-7"), {"gain": "-7"}),
+        (("--tag", ""), {"tag": ""}),
+        (("--tag", "--set a.b=c"), {"tag": "--set a.b=c"}),
+        (("--dev-speakers", "p1 p2"), {"dev_speakers": "p1 p2"}),
+        (("--tag", "a'b$(exit 9)*"), {"tag": "a'b$(exit 9)*"}),
+        (("--stage", "1", "in.wav", "--stage", "2"), {"stage": "1", "rest": "in.wav --stage 2"}),
+    ],
+)
+def test_options_are_set(parse, arguments, changes):
+    assert parse(*arguments) == (0, told(**changes), "")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("--stages", "1"), "no such option: --stages; --help names them all"),
+        (("--Stage", "1"), "no such option: --Stage"),
+        (("--", "1"), "no such option: --"),
+        (("-s", "1"), "no such option: -s"),
+        (("--HOME", "x"), "no such option: --HOME"),
+        (("--stage=1",), "write '--stage 1', not '--stage=1'"),
+        (("--nothing=",), "write '--nothing ', not '--nothing='"),
+        (("--tag",), "--tag needs a value"),
+        (("--fl", "yes"), "--fl is true or false, not 'yes'"),
+        (("--fl", ""), "--fl is true or false, not ''"),
+        (("--stage", "two"), "--stage is a whole number, not 'two'"),
+        (("--train-cmd", ""), "--train-cmd is the program that runs jobs"),
+        (("--config",), "--config needs a file"),
+        (("--config", "nowhere"), "--config needs a file, 'nowhere' is none"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(parse, arguments, message):
+    status, output, error = parse(*arguments)
+    assert (status, output, error.count("\n")) == (1, "", 0)
+    assert message in error
+
+
+def test_a_config_is_read_first_and_the_command_line_wins(parse, tmp_path):
+    (tmp_path / "my.conf").write_text("stage=2\ntag=mine\n")
+    assert parse("--tag", "yours", "--config", "my.conf") == (0, told(stage="2", tag="yours"), "")
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_is_printed(parse, option):
+    assert parse("--stage", "1", option) == (0, HELP.split('"')[1], "")
+
+
+def test_a_variable_that_the_help_does_not_name_is_no_option(parse):
+    assert "no such option: --gain" in parse("--gain", "1", help='help_message="--stage --gainful"')[2]
+    assert parse("--gain", "1", help="") == (0, told(gain="1"), "")
+
+
+@pytest.fixture
+def run_sh(root):
+    """Return a function that runs the recipe with these arguments; none of them may get as far as a stage."""
+
+    def run_sh(*arguments, cwd=root):
+        script = root / "egs/voicebank_demand/run.sh"
+        done = subprocess.run([script, *arguments], capture_output=True, text=True, cwd=cwd, timeout=60)
+        return done.returncode, done.stdout, done.stderr.strip()
+
+    return run_sh
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("--stage=1", "write '--stage 1'"),
+        ("--stages 1", "no such option: --stages"),
+        ("--recipe x", "no such option: --recipe"),
+        ("--mini yes", "--mini is true or false, not 'yes'"),
+        ("--fl 1", "--fl is true or false"),
+        ("--fl true", "federated training is not in this version"),
+        ("--fl true --num_clients 4", "federated training is not in this version"),
+        ("--nj 0", "--nj must be 1 or more"),
+        ("--nj many", "--nj is a whole number"),
+        ("--stage 4 --stop_stage 3", "--stage 4 comes after --stop-stage 3"),
+        ("--mini true --corpus_dir somewhere", "choose"),
+        ("stage 1", "no such argument: stage"),
+    ],
+)
+def test_the_recipe_refuses_in_one_line(run_sh, arguments, message):
+    status, output, error = run_sh(*arguments.split())
+    assert (status, output, error.count("\n")) == (1, "", 0)
+    assert message in error
+
+
+def test_the_recipe_names_all_its_options(run_sh, root, tmp_path):
+    status, output, error = run_sh("--help", cwd=tmp_path)
+    assert (status, error) == (0, "")
+    defaults = (root / "egs/voicebank_demand/run.sh").read_text().split("help_message")[0]
+    names = [line.split("=")[0] for line in defaults.splitlines() if "=" in line and " " not in line.split("=")[0]]
+    assert len(names) >= 13
+    for name in names:
+        assert f"--{name} " in output.replace("--stop-stage", "--stop_stage"), name
+
+
+def test_the_recipe_is_short(root):
+    assert len((root / "egs/voicebank_demand/run.sh").read_text().splitlines()) < 150
+
+
+def test_shellcheck_finds_nothing(root):
+    patterns = ("egs/*/*.sh", "egs/*/local/*.sh", "utils/*.sh", "tools/*.sh", "tests/*.sh")
+    scripts = [path for pattern in patterns for path in root.glob(pattern)]
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    done = subprocess.run([shellcheck, *scripts, root / ".ci/run"], capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0, done.stdout
+
+
+def test_no_script_silences_an_error(root):
+    for path in [path for folder in ("egs", "utils", "tools", "tests") for path in root.glob(f"{folder}/**/*.sh")]:
+        if "venv" in path.parts or "exp" in path.parts:
+            continue
+        text = path.read_text()
+        assert "set -euo pipefail" in text or text.startswith("# Sourced by"), path
+        assert "|| true" not in text and "|| :" not in text, path
+
+
+def test_validate_data_dir_is_at_hand(root, tmp_path):
+    command = [root / "utils/validate_data_dir.sh", tmp_path / "none"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "SASE_VENV": sys.prefix})
+    assert done.returncode == 1 and "no such data directory" in done.stderr
