@@ -17,6 +17,7 @@ venv=${SASE_VENV:-$tools/venv}
 venv=$(cd "$(dirname "$venv")" && pwd)/$(basename "$venv")
 stamp=$venv/.sase-installed
 log=$venv/install.log
+lock=$venv.lock
 
 say() { echo "install: $*"; }
 fail() { echo "install: $*" >&2; exit 1; }
@@ -35,7 +36,7 @@ find_python() {
 pip() {  # what pip says goes to the log; its end is shown when it fails
   PIP_CONSTRAINT=$tools/constraints.txt PIP_BUILD_CONSTRAINT=$tools/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
     "$venv/bin/python" -m pip "$@" >>"$log" 2>&1 9>&- || {
-    tail -n 8 "$log" >&2
+    tail -n 20 "$log" >&2
     if ! command -v cc gcc clang >>"$log"; then
       echo "install: no C compiler was found, and pesq is compiled here; install one (Debian: gcc and python3-dev)" >&2
     fi
@@ -43,16 +44,18 @@ pip() {  # what pip says goes to the log; its end is shown when it fails
   }
 }
 
-make_venv() {
-  if [ -x "$venv/bin/python" ] && "$venv/bin/python" -m pip --version >>/dev/null 2>&1; then
+make_venv() {  # the lock file says "making" from the first moment until pip is in: cut off in between, all is made anew
+  local python
+  if [ -e "$venv" ] && [ "$(cat "$lock")" != making ]; then
+    [ -f "$venv/pyvenv.cfg" ] || fail "$venv is there and is no virtual environment; name another with SASE_VENV"
     has_python "$venv/bin/python" || fail "$venv has a Python older than 3.11; name another with SASE_VENV"
+    "$venv/bin/python" -m pip --version >>/dev/null || fail "$venv has no pip; put it there with 'python -m ensurepip'"
     say "environment $venv, as it was"
-  elif [ -e "$venv" ] && [ ! -f "$venv/pyvenv.cfg" ] && [ -n "$(ls -A "$venv")" ]; then
-    fail "$venv is there and is no virtual environment; name another with SASE_VENV"
   else
-    local python
     python=$(find_python)
+    echo making >"$lock"
     "$python" -m venv --clear "$venv" || fail "$python cannot make environments (Debian: install python3-venv)"
+    : >"$lock"
     say "environment $venv, made with $("$python" --version)"
   fi
 }
@@ -99,7 +102,7 @@ case "$*" in
   *) fail "no such option: $*; there is --if-needed" ;;
 esac
 
-exec 9>"$venv.lock"
+exec 9>>"$lock"
 if command -v flock >>/dev/null && ! flock --nonblock 9; then
   say "another installation into $venv is under way; waiting for it"
   flock 9
