@@ -11,6 +11,7 @@ from sase.dump import read_int16
 from sase.errors import InputError
 
 _FULL_SCALE = 32768.0
+_TALKERS = 6  # in babble
 _SILENCE = 1e-8  # mean power below which a segment has no level to speak of
 
 
@@ -175,27 +176,25 @@ class Mixtures:
         """Noise for ``count`` segments: of the set's own pairs, babble or coloured noise, in the shares wanted."""
         config, pairs, num_samples = self.config, self.pairs, self.num_samples
 
-        def recorded():
-            noisy, clean, _ = pairs.segments(*pairs.draw(count, num_samples, generator), num_samples, wrap=True)
-            return noisy - clean
+        def cut(number):
+            return pairs.segments(*pairs.draw(number, num_samples, generator), num_samples, wrap=True)
 
         def chosen(share):
-            return (torch.rand(count, 1, generator=generator) < share).to(pairs.device)
+            return torch.nonzero(torch.rand(count, generator=generator) < share)[:, 0].to(pairs.device)
 
-        noise = recorded()
-        if config.second_noise:
-            other = _unit_power(recorded()) * 10 ** ((torch.rand(count, 1, generator=generator) - 0.5).to(noise.device))
-            noise = torch.where(chosen(config.second_noise), _unit_power(noise) + other, noise)
-        if config.coloured:
-            white = torch.randn(count, num_samples, generator=generator).to(pairs.device)
-            slope = (-9.0 * torch.rand(count, 1, generator=generator)).to(pairs.device)
-            noise = torch.where(chosen(config.coloured), tilt(white, slope, pairs.sample_rate), noise)
-        if config.babble:
-            talkers = 6
-            places = pairs.draw(talkers * count, num_samples, generator)
-            _, speech, _ = pairs.segments(*places, num_samples, wrap=True)
-            babble = _unit_power(speech).view(talkers, count, num_samples).sum(0)
-            noise = torch.where(chosen(config.babble), babble, noise)
+        noisy, clean, _ = cut(count)
+        noise = noisy - clean
+        if len(rows := chosen(config.second_noise)):
+            noisy, clean, _ = cut(len(rows))
+            gain = 10 ** (torch.rand(len(rows), 1, generator=generator) - 0.5).to(pairs.device)  # ±10 dB
+            noise[rows] = _unit_power(noise[rows]) + gain * _unit_power(noisy - clean)
+        if len(rows := chosen(config.coloured)):
+            white = torch.randn(len(rows), num_samples, generator=generator).to(pairs.device)
+            slope = (-9.0 * torch.rand(len(rows), 1, generator=generator)).to(pairs.device)
+            noise[rows] = tilt(white, slope, pairs.sample_rate)
+        if len(rows := chosen(config.babble)):
+            _, speech, _ = cut(_TALKERS * len(rows))
+            noise[rows] = _unit_power(speech).view(_TALKERS, len(rows), num_samples).sum(0)
         return noise
 
 

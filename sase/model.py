@@ -64,7 +64,7 @@ class ModelConfig:
 _PAPER = ModelConfig()
 _SMALL = ModelConfig(
     network="band_recurrent", window=512, hop=256, root_window=True, compression=0.3,
-    channels=(16, 16), recurrent=32, heads=2, bands=32, blocks=3, mask="complex",
+    channels=(16, 16), recurrent=32, heads=1, bands=32, blocks=2, mask="complex",
 )  # fmt: skip
 PRESETS = {
     "paper": _PAPER,
@@ -87,7 +87,7 @@ def _mask_parts(z, mask):
 
 
 MASKS = {"complex": _mask_complex, "polar": _mask_polar, "parts": _mask_parts}
-_FORMAT = "sase-1"
+FORMAT = "sase-1"
 _BLOCK_S = 4.0  # a causal network takes long input in blocks of this length
 _OFFLINE_BLOCK_S, _OFFLINE_FADE_S = 10.0, 2.0
 
@@ -278,7 +278,7 @@ def model_config(mapping):
 
 def save_model(model, path):
     """Write what :func:`load_model` needs to rebuild ``model``: its config and its weights."""
-    state = {"format": _FORMAT, "model_config": to_mapping(model.config), "model": model.state_dict()}
+    state = {"format": FORMAT, "model_config": to_mapping(model.config), "model": model.state_dict()}
     with atomic_path(path) as partial:
         torch.save(state, partial)
 
@@ -317,6 +317,6 @@ def load_checked(path):
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen types for a file that is cut short or of another kind
         raise InputError(f"{path}: not a readable checkpoint ({' '.join(str(error).split())[:120]})") from None
-    if not isinstance(state, dict) or state.get("format") != _FORMAT:
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise InputError(f"{path}: not a checkpoint of SASE")
     return state

@@ -53,17 +53,17 @@ class SAGOEA(nn.Module):
         return torch.exp(-torch.exp(-self.log_memory))
 
     def queries_keys_values(self, h):
-        """Return φ(q), φ(k) and v, each (batch, heads, time, e), of the input (batch, time, features)."""
+        """Return φ(q), φ(k) and v, each (batch, heads, time, e), of the input (batch, time, features).
+
+        β² stands with the keys alone: in the scores, which is all that φ is for, that is the same.
+        """
         weight = self.to_qkv.weight.unflatten(0, (3, self.heads, -1))  # (3, heads, e, features)
-        # Ω acts on queries and keys right after their own map: one product does both.
-        weight = torch.cat([self.omega @ weight[0], self.omega @ weight[1], weight[2]]).flatten(0, 1)
+        # Ω and α act on queries and keys right after their own map: one product does all.
+        project = self.alpha.transpose(-1, -2) / math.sqrt(weight.shape[2]) * self.omega
+        weight = torch.cat([project @ weight[0], project @ weight[1], weight[2]]).flatten(0, 1)
         qkv = F.linear(self.norm(h), weight).float().unflatten(-1, (3, self.heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, T, 3, H, e) -> 3 × (B, H, T, e)
-        return self.features(query), self.features(key), value
-
-    def features(self, projected):
-        """Return φ, positive, of Ωx given as (batch, heads, time, e), of the same shape."""
-        return self.beta.abs() * torch.sigmoid(self.alpha / math.sqrt(projected.shape[-1]) * projected)
+        return torch.sigmoid(query), self.beta.square() * torch.sigmoid(key), value
 
     def forward(self, h, state=None, valid=None):
         """Attend.

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from sase.nn.attention import SAGOEA, SAGUEA
-from sase.nn.complex import ComplexConv2d, ComplexConvTranspose2d, ConvNorm
+from sase.nn.complex import ComplexConv2d, ComplexConvTranspose2d, ConvNorm, PReLU
 from sase.nn.gates import TFGA
 from sase.nn.recurrent import TimeLSTM
 
@@ -61,7 +61,7 @@ class _Unit(nn.Module):
     def __init__(self, config, conv, channels):
         super().__init__()
         self.conv = ConvNorm(conv, channels, config.norm)
-        self.activation = nn.PReLU(2 * channels)
+        self.activation = PReLU(2 * channels)
         self.gate = TFGA(config.frames_per_s, config.causal) if config.gates else None
 
     def forward(self, z, state=None, valid=None):

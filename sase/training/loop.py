@@ -24,6 +24,12 @@ class EpochStats:
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
+    def merged(self, later):
+        """Return the stats of this part of an epoch and of a later one together."""
+        names = {**self.sums, **later.sums}
+        sums = {name: self.sums.get(name, 0.0) + later.sums.get(name, 0.0) for name in names}
+        return EpochStats(self.steps + later.steps, self.bad_steps + later.bad_steps, sums)
+
     def means(self):
         """Name to mean."""
         return {name: total / self.steps for name, total in self.sums.items()} if self.steps else {}

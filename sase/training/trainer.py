@@ -1,0 +1,214 @@
+"""Central training: epochs of :func:`train_epoch`, validation, checkpoints, and a history that one can read."""
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from sase.atomic import write_text
+from sase.config import read_yaml, to_mapping, to_yaml
+from sase.dataset import Mixtures, PairSet
+from sase.errors import InputError
+from sase.losses import build_loss
+from sase.metrics import pesq_wb
+from sase.model import build_model, save_model
+from sase.training.checkpoint import first_difference, load_checkpoint, save_checkpoint
+from sase.training.loop import EpochStats, Guard, learning_rate, train_epoch, validate
+
+_PESQ_UTTERANCES = 50  # of the development set, evenly spread: enough to choose a checkpoint by
+_LOG_EVERY_S = 30.0
+
+log = logging.getLogger(__name__)
+
+
+class Trainer:
+    """Trains one network in one experiment folder; made again on the same folder, it goes on where it was stopped.
+
+    Args:
+        config: a :class:`sase.training.config.TrainConfig`.
+        train_set, dev_set: dump directories.
+        exp_dir: the experiment folder; its ``config.yaml`` must not be of another config.
+        workers: a :class:`sase.training.distributed.Workers`.
+    """
+
+    def __init__(self, config, train_set, dev_set, exp_dir, workers):
+        self.config, self.exp_dir, self.workers = config, Path(exp_dir), workers
+        self.checkpoint_path = self.exp_dir / "checkpoint.pt"
+        self._settle_config()
+        rate = config.model.sample_rate
+        pairs = PairSet(train_set, rate, workers.device)
+        self.dev_pairs = PairSet(dev_set, rate, workers.device)
+        # Each process draws its own batches.
+        self.mixtures = Mixtures(pairs, config.data, config.seed * 1000 + workers.rank)
+        self.steps_per_epoch = config.train.steps_per_epoch or -(-self.mixtures.batches_per_epoch // workers.count)
+        torch.manual_seed(config.seed)
+        self.model = build_model(config.model).to(workers.device)
+        self.criterion = build_loss(config.loss)
+        train = config.train
+        fused = workers.device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay, fused=fused
+        )
+        self.averaged = None
+        if train.ema_decay:
+            average = get_ema_multi_avg_fn(train.ema_decay)
+            self.averaged = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+        self.guard = Guard(train.clip_norm, train.max_bad_steps)
+        self.step, self.history, self.partial = 0, [], EpochStats()
+        if self.checkpoint_path.exists():
+            self._resume()
+
+    def run(self):
+        """Train to the last epoch; return the history, one mapping an epoch."""
+        config = self.config.train
+        if config.precision == "tf32":
+            torch.set_float32_matmul_precision("high")
+        wrapped = self.model
+        if self.workers.count > 1:
+            ids = [self.workers.device.index] if self.workers.device.type == "cuda" else None
+            wrapped = DistributedDataParallel(self.model, device_ids=ids)
+        while len(self.history) < config.epochs:
+            began = time.monotonic()
+            stats = self._train_one_epoch(wrapped)
+            if self.workers.leads:
+                self._finish_epoch(stats, time.monotonic() - began)
+            else:
+                self.history.append({})
+            self.partial = EpochStats()
+            self.workers.barrier()
+        return self.history
+
+    def _train_one_epoch(self, model):
+        end = (len(self.history) + 1) * self.steps_per_epoch
+        total = self.config.train.epochs * self.steps_per_epoch
+        progress = Progress(f"epoch {len(self.history) + 1}/{self.config.train.epochs}", self.steps_per_epoch,
+                            self.steps_per_epoch - (end - self.step), self.workers.leads)  # fmt: skip
+        before, saved = self.partial, time.monotonic()
+
+        def batches():
+            while self.step < end:
+                yield self.mixtures.batch(self.step)
+
+        def rate():
+            train = self.config.train
+            return learning_rate(self.step, train.learning_rate, train.warmup_steps, total, train.final_ratio)
+
+        def on_step(stats):
+            nonlocal saved
+            self.step += 1
+            progress.show(stats)
+            if time.monotonic() - saved > self.config.train.checkpoint_s and self.step < end and self.workers.leads:
+                self._save(before.merged(stats))
+                saved = time.monotonic()
+
+        stats = train_epoch(model, batches(), self.criterion, self.optimizer, self.guard, rate, self.averaged,
+                            self._autocast, on_step)  # fmt: skip
+        progress.close()
+        return before.merged(stats)
+
+    def _autocast(self):
+        wanted = self.config.train.precision == "bfloat16" and self.workers.device.type == "cuda"
+        return torch.autocast(self.workers.device.type, torch.bfloat16, enabled=wanted)
+
+    def _finish_epoch(self, stats, seconds):
+        model = self.model if self.averaged is None else self.averaged.module
+        ratio, results = validate(model, self.dev_pairs)
+        means = {name: round(value, 6) for name, value in stats.means().items()}
+        entry = {"epoch": len(self.history) + 1, "steps": self.step, "bad_steps": stats.bad_steps, **means}
+        entry["dev_SI_SNR"] = round(ratio, 4)
+        if self.config.train.select_by == "PESQ_WB":
+            entry["dev_PESQ_WB"] = round(_mean_pesq(results, self.dev_pairs.sample_rate), 4)
+        score = entry[f"dev_{self.config.train.select_by}"]
+        best = max((e[f"dev_{self.config.train.select_by}"] for e in self.history), default=-float("inf"))
+        entry["best"] = score > best
+        self.history.append(entry)
+        if entry["best"]:
+            save_model(model, self.exp_dir / "best.pt")
+        self._save(EpochStats())
+        self._write_history()
+        self._write_tensorboard(entry)
+        shown = " ".join(f"{k} {v}" for k, v in entry.items() if k not in ("epoch", "steps"))
+        log.info("epoch %d/%d done, %.0f s: %s", entry["epoch"], self.config.train.epochs, seconds, shown)
+
+    def _save(self, partial):
+        state = {
+            "config": to_mapping(self.config), "model_config": to_mapping(self.config.model),
+            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "step": self.step, "history": self.history, "bad_in_a_row": self.guard.in_a_row,
+            "partial": {"steps": partial.steps, "bad_steps": partial.bad_steps, "sums": partial.sums},
+        }  # fmt: skip
+        save_checkpoint(self.checkpoint_path, state)
+
+    def _resume(self):
+        state = load_checkpoint(self.checkpoint_path, to_mapping(self.config))
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
+        self.step, self.history = state["step"], state["history"]
+        self.partial, self.guard.in_a_row = EpochStats(**state["partial"]), state["bad_in_a_row"]
+        if self.workers.leads:
+            self._write_history()
+            log.info("resumed from %s: step %d, %d epochs done", self.checkpoint_path, self.step, len(self.history))
+
+    def _settle_config(self):
+        path = self.exp_dir / "config.yaml"
+        if path.exists() and (difference := first_difference(read_yaml(path), to_mapping(self.config))):
+            raise InputError(f"{path}: this folder was begun with another config ({difference}); use another --tag")
+        if self.workers.leads:
+            write_text(path, to_yaml(self.config))
+        self.workers.barrier()
+
+    def _write_history(self):
+        write_text(self.exp_dir / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in self.history))
+
+    def _write_tensorboard(self, entry):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:  # an extra of the recipes; history.jsonl holds the same numbers
+            return
+        with SummaryWriter(self.exp_dir / "tensorboard", purge_step=entry["steps"]) as writer:
+            for name, value in entry.items():
+                if name not in ("epoch", "steps", "best"):
+                    writer.add_scalar(name, value, entry["steps"])
+
+
+class Progress:
+    """A bar on a terminal, a plain line now and then in a log, nothing where ``active`` is false."""
+
+    def __init__(self, title, total, done, active):
+        self.title, self.total, self.active = title, total, active
+        self.done, self.shown = done, time.monotonic()
+        self.bar = None
+        if active and sys.stderr.isatty():
+            self.bar = tqdm(total=total, initial=done, desc=title, leave=False, unit="step")
+
+    def show(self, stats):
+        """Count one step."""
+        self.done += 1
+        if not self.active:
+            return
+        if self.bar is not None:
+            self.bar.update(1)
+            self.bar.set_postfix(loss=f"{stats.means().get('loss', float('nan')):.3f}", refresh=False)
+        elif time.monotonic() - self.shown > _LOG_EVERY_S:
+            self.shown = time.monotonic()
+            log.info("%s: step %d/%d, loss %.4f", self.title, self.done, self.total, stats.means().get("loss", np.nan))
+
+    def close(self):
+        """Take the bar away."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _mean_pesq(results, sample_rate):
+    chosen = results[:: -(-len(results) // _PESQ_UTTERANCES)]
+    return float(np.nanmean([pesq_wb(clean, enhanced, sample_rate) for clean, enhanced in chosen]))
