@@ -108,8 +108,10 @@ fi
 
 if run_stage 3 "train $exp with $train_config"; then
   mkdir -p "$exp"
-  printf '#!/usr/bin/env bash\n# This made the experiment; options may follow.\n%s "$@"\n' "$command" >"$exp/run.sh"
-  chmod +x "$exp/run.sh"
+  again=$exp/run.sh # replaced, never written into: it may be what is running now
+  printf '#!/usr/bin/env bash\n# This made the experiment; options may follow.\n%s "$@"\n' "$command" >"$again.partial"
+  chmod +x "$again.partial"
+  mv "$again.partial" "$again"
   sase train --config "$train_config" --train-set "$dump/tr" --dev-set "$dump/cv" --exp "$exp" \
     --seed "$seed" --ngpu "$ngpu" "${train_args[@]}"
 fi
@@ -122,5 +124,5 @@ fi
 if run_stage 5 "score"; then
   run_jobs "$decode_cmd" "$enhanced/scoring/logs/score.JOB.log" \
     sase score --data "$dump/tt" --enhanced "$enhanced" --out "$enhanced/scoring"
-  echo "$(date '+%F %T') done: see $PWD/$exp/RESULTS.md"
+  echo "$(date '+%F %T') done: the tables are in $PWD/$exp/RESULTS.md"
 fi

@@ -13,6 +13,8 @@ def main():
     parser.add_argument("--finish", action="store_true", help="join the shards that the jobs made")
     parser.add_argument("--keep-all", action="store_true", help="for test sets: a bad utterance is an error")
     args = parser.parse_args()
+    if args.finish and args.job is not None:
+        parser.error("--job makes one shard, --finish joins them: give one of them")
 
     from sase import dump
 

@@ -1,0 +1,270 @@
+"""The recipe as a user runs it, on the generated corpus, in a copy of the repository: in order, again, and killed."""
+
+import csv
+import filecmp
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import soundfile
+import torch
+import yaml
+
+from sase.datadir import read_data_dir, read_table, validate_data_dir
+
+pytestmark = pytest.mark.recipe
+
+QUICK = {
+    "model.preset": "mini",
+    "data.batch_size": "4",
+    "data.segment_s": "1.0",
+    "train.epochs": "3",
+    "train.steps_per_epoch": "6",
+    "train.warmup_steps": "2",
+    "train.select_by": "SI_SNR",
+    "train.checkpoint_s": "0",
+}
+QUICK_ARGS = "--threads 1 " + " ".join(f"--set {name}={value}" for name, value in QUICK.items())
+
+
+class Recipe:
+    """A copy of the repository, and ways to run its recipe."""
+
+    def __init__(self, root, copy):
+        self.folder = copy / "egs/voicebank_demand"
+        self.mini = self.folder / "mini"
+        ignore = shutil.ignore_patterns("venv*", "downloads", "data", "dump", "exp", "mini", "__pycache__")
+        for name in ("egs", "sase", "tools", "utils"):
+            shutil.copytree(root / name, copy / name, ignore=ignore if name != "sase" else None)
+        shutil.copy(root / "setup.py", copy)
+        self.environment = {**os.environ, "SASE_VENV": sys.prefix}
+        # Not from the copy, whose path an editable installation would keep.
+        subprocess.run([root / "tools/install.sh", "--if-needed"], env=self.environment, check=True)
+
+    def start(self, *arguments):
+        """Start run.sh --mini true in a process group of its own."""
+        command = [self.folder / "run.sh", "--mini", "true", *map(str, arguments)]
+        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True)
+        return subprocess.Popen(command, cwd="/", env=self.environment, start_new_session=True, **pipes)
+
+    def run(self, *arguments):
+        """Run it to the end; return what it prints."""
+        process = self.start(*arguments)
+        output = process.communicate()[0]
+        assert process.returncode == 0, output
+        return output
+
+    def run_killed(self, *arguments, when, delay_s=0.0):
+        """Start it, kill it and its jobs with SIGKILL ``delay_s`` after ``when()`` is true; return its status."""
+        process = self.start(*arguments)
+        deadline = time.monotonic() + 120
+        while not when() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(delay_s)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()  # its output ends when the last of its processes has
+        return process.returncode
+
+
+def files(folder, without=("logs",)):
+    """Return the files below a folder, relative to it, sorted, but for those below folders named in ``without``."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in paths if not set(path.parts) & set(without))
+
+
+def assert_same_files(left, right):
+    assert files(left) == files(right)
+    different = [str(name) for name in files(left) if not filecmp.cmp(left / name, right / name, shallow=False)]
+    assert not different
+
+
+def assert_equal(left, right, where="checkpoint"):
+    """Everything in two checkpoints is equal, tensors to the bit."""
+    assert type(left) is type(right), where
+    if isinstance(left, torch.Tensor):
+        assert left.dtype == right.dtype and torch.equal(left, right), where
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys(), where
+        for key in left:
+            assert_equal(left[key], right[key], f"{where}.{key}")
+    elif isinstance(left, (list, tuple)):
+        assert len(left) == len(right), where
+        for number, pair in enumerate(zip(left, right)):
+            assert_equal(*pair, f"{where}[{number}]")
+    else:
+        assert left == right, where
+
+
+@pytest.fixture(scope="module")
+def recipe(root, tmp_path_factory):
+    """The recipe with stages 0 to 2 done."""
+    recipe = Recipe(root, tmp_path_factory.mktemp("recipe") / "copy")
+    output = recipe.run("--stop-stage", 2, "--nj", 2)
+    assert [line.split()[3] for line in output.splitlines() if " stage " in line] == ["0:", "1:", "2:"]
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def trained(recipe):
+    """The experiment of a quick training that was not disturbed."""
+    recipe.run("--stage", 3, "--stop-stage", 3, "--tag", "quick", "--train_args", QUICK_ARGS)
+    return recipe.mini / "exp/quick"
+
+
+def test_data_and_dump_are_valid_and_agree(recipe):
+    counts = {}
+    for name in ("tr", "cv", "tt"):
+        data = validate_data_dir(recipe.mini / "data" / name, audio=True)
+        dumped = read_data_dir(recipe.mini / "dump" / name)
+        assert dumped.noisy.keys() == data.noisy.keys()
+        assert dumped.utt2noise == data.utt2noise and dumped.utt2snr == data.utt2snr
+        counts[name] = {utt: int(n) for utt, n in read_table(recipe.mini / "dump" / name / "utt2num_samples").items()}
+        for utt, path in data.noisy.items():
+            assert counts[name][utt] == pytest.approx(soundfile.info(path).frames / 3, abs=1)
+    assert len(counts["tr"]) > len(counts["tt"]) > 0 and counts["cv"]
+
+
+def test_stages_again_change_nothing(recipe, tmp_path):
+    for name in ("data", "dump"):
+        shutil.copytree(recipe.mini / name, tmp_path / name)
+    recipe.run("--stage", 0, "--stop_stage", 2, "--nj", 2)
+    for name in ("data", "dump"):
+        assert_same_files(recipe.mini / name, tmp_path / name)
+
+
+def test_stage_2_killed_and_run_again_gives_the_same_files(recipe, tmp_path):
+    shutil.move(recipe.mini / "dump", tmp_path / "dump")
+    dump, stage = recipe.mini / "dump", ("--stage", 2, "--stop-stage", 2, "--nj", 2)
+    moments = [
+        (lambda: list(dump.glob("tr/.wav.*.partial*")), 0.05),
+        (lambda: list(dump.glob("tr/shards/*.json")), 0.0),
+        (lambda: (dump / "tr/wav.scp").exists(), 0.0),
+        (lambda: list(dump.glob("tt/.wav.*.partial*")), 0.0),
+    ]
+    statuses = [recipe.run_killed(*stage, when=when, delay_s=delay_s) for when, delay_s in moments]
+    assert statuses.count(-signal.SIGKILL) >= 2
+    recipe.run(*stage)
+    assert_same_files(dump, tmp_path / "dump")
+
+
+def test_stage_2_names_a_bad_training_file_and_refuses_a_bad_test_file(recipe, tmp_path):
+    data = recipe.mini / "data"
+    shutil.copytree(data, tmp_path / "data")
+    shutil.copytree(recipe.mini / "dump", tmp_path / "dump")
+    try:
+        for name in ("tr", "tt"):
+            table = read_table(data / name / "spk1.scp")
+            utt = sorted(table)[3]
+            bad = tmp_path / f"{name}.wav"
+            soundfile.write(bad, soundfile.read(table[utt])[0][:-100], 48000)
+            text = (data / name / "spk1.scp").read_text()
+            (data / name / "spk1.scp").write_text(text.replace(table[utt], str(bad)))
+            process = recipe.start("--stage", 2, "--stop-stage", 2, "--nj", 2)
+            output = process.communicate()[0]
+            assert f"{utt} (noisy and clean differ in length" in output
+            assert process.returncode == (name == "tt")
+        assert "1 of 2 failed, see mini/dump/tt/logs/dump.1.log" in output
+        assert not (recipe.mini / "dump/tt/wav.scp").exists()
+    finally:
+        for name in ("data", "dump"):
+            shutil.rmtree(recipe.mini / name)
+            shutil.move(tmp_path / name, recipe.mini / name)
+
+
+def test_stage_3_leaves_what_an_experiment_needs(trained, recipe):
+    for name in ("config.yaml", "checkpoint.pt", "best.pt", "history.jsonl", "run.sh"):
+        assert (trained / name).stat().st_size > 0, name
+    history = [json.loads(line) for line in (trained / "history.jsonl").read_text().splitlines()]
+    assert [entry["epoch"] for entry in history] == [1, 2, 3]
+    assert "--tag quick --train_args" in (trained / "run.sh").read_text()
+    before = {name: (trained / name).read_bytes() for name in ("best.pt", "checkpoint.pt", "history.jsonl")}
+    command = [trained / "run.sh", "--stage", "3", "--stop-stage", "3"]
+    subprocess.run(command, cwd="/", env=recipe.environment, check=True, stdout=subprocess.DEVNULL)
+    assert before == {name: (trained / name).read_bytes() for name in before}
+
+
+def test_stage_3_killed_and_run_again_trains_the_same_to_the_bit(trained, recipe):
+    exp = trained.with_name("killed")
+    stage = ("--stage", 3, "--stop-stage", 3, "--tag", exp.name, "--train_args", QUICK_ARGS)
+
+    def epochs_are(count):
+        path = exp / "history.jsonl"
+        return lambda: path.exists() and len(path.read_text().splitlines()) >= count
+
+    moments = [
+        ((exp / "config.yaml").exists, 0.0),
+        ((exp / "checkpoint.pt").exists, 0.0),
+        ((exp / "checkpoint.pt").exists, 2.0),
+        (epochs_are(1), 0.1),
+        (epochs_are(2), 0.05),
+    ]
+    statuses = [recipe.run_killed(*stage, when=when, delay_s=delay_s) for when, delay_s in moments]
+    assert statuses.count(-signal.SIGKILL) >= 3
+    recipe.run(*stage)
+    for name in ("best.pt", "checkpoint.pt"):
+        assert_equal(*(torch.load(folder / name, weights_only=True) for folder in (trained, exp)))
+    assert (exp / "history.jsonl").read_text() == (trained / "history.jsonl").read_text()
+    assert [path.name for path in files(exp, without=("tensorboard",))] == [
+        path.name for path in files(trained, without=("tensorboard",)) if "enhanced_tt" not in path.parts
+    ]
+
+
+def test_an_experiment_is_not_continued_with_another_config(trained, recipe):
+    arguments = ("--tag", "quick", "--train_args", f"{QUICK_ARGS} --set train.learning_rate=0.5")
+    process = recipe.start("--stage", 3, "--stop-stage", 3, *arguments)
+    output = process.communicate()[0]
+    assert process.returncode == 1
+    assert "learning_rate" in output.splitlines()[-1] and "another --tag" in output.splitlines()[-1]
+
+
+def test_stages_4_and_5_killed_and_run_again_give_a_table(trained, recipe):
+    enhanced, quick = trained / "enhanced_tt", ("--tag", "quick", "--nj", 2)
+    stage_4 = ("--stage", 4, "--stop-stage", 4, *quick)
+    recipe.run_killed(*stage_4, when=lambda: len(list(enhanced.glob("wav/*.wav"))) >= 3)
+    assert not (enhanced / "spk1.scp").exists()
+    recipe.run(*stage_4)
+    lengths = read_table(recipe.mini / "dump/tt/utt2num_samples")
+    table = read_table(enhanced / "spk1.scp")
+    assert table.keys() == lengths.keys()
+    for utt, path in table.items():
+        header = soundfile.info(recipe.folder / path)
+        assert (header.samplerate, header.channels, header.frames) == (16000, 1, int(lengths[utt]))
+
+    stage_5 = ("--stage", 5, "--stop-stage", 5, *quick)
+    recipe.run_killed(*stage_5, when=lambda: list(enhanced.glob("scoring/logs/*.log")), delay_s=3.0)
+    output = recipe.run(*stage_5)
+    assert "PESQ_WB" in output and str(trained / "RESULTS.md") in output
+    with open(enhanced / "scoring/scores.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["utt"] for row in rows} == set(lengths)
+    results = (trained / "RESULTS.md").read_text()
+    assert "unprocessed" in results and f"{len(lengths)} scored" in results
+    assert list((trained / "images").glob("*.png"))
+
+
+def test_a_missing_model_is_told_in_one_line(recipe):
+    process = recipe.start("--stage", 4, "--stop-stage", 4, "--tag", "never-trained")
+    output = process.communicate()[0]
+    assert process.returncode == 1 and "never-trained/best.pt" in output
+
+
+def test_the_tag_follows_from_config_and_overrides(recipe):
+    arguments = "--threads 1 --set model.preset=mini --set train.epochs=1 --set train.steps_per_epoch=1"
+    output = recipe.run("--stage", 3, "--stop-stage", 3, "--seed", 3, "--train_args", arguments)
+    assert "stage 3: train mini/exp/train_mini_presetmini_epochs1_steps_per_epoch1_seed3 with" in output
+    config = yaml.safe_load((recipe.mini / output.split("mini/", 1)[1].split()[0] / "config.yaml").read_text())
+    assert config["seed"] == 3 and config["train"]["epochs"] == 1
+
+
+def test_mini_true_makes_noisy_speech_cleaner(recipe):
+    output = recipe.run()
+    assert [line.split()[3] for line in output.splitlines() if " stage " in line] == [f"{n}:" for n in range(6)]
+    summary = json.loads((recipe.mini / "exp/train_mini/enhanced_tt/scoring/summary.json").read_text())
+    gain = {name: summary["mean"][name] - summary["unprocessed"]["mean"][name] for name in ("SI_SDR", "PESQ_WB")}
+    assert gain["SI_SDR"] >= 3 and gain["PESQ_WB"] >= 0.2, gain
