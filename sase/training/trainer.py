@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from sase.atomic import write_text
@@ -58,8 +58,7 @@ class Trainer:
         )
         self.averaged = None
         if train.ema_decay:
-            average = get_ema_multi_avg_fn(train.ema_decay)
-            self.averaged = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+            self.averaged = AveragedModel(self.model, multi_avg_fn=_average(train.ema_decay), use_buffers=True)
         self.guard = Guard(train.clip_norm, train.max_bad_steps)
         self.step, self.history, self.partial = 0, [], EpochStats()
         if self.checkpoint_path.exists():
@@ -207,6 +206,17 @@ class Progress:
         """Take the bar away."""
         if self.bar is not None:
             self.bar.close()
+
+
+def _average(decay):
+    """Exponential average of weights that forgets faster while it is young: the first weights are random."""
+
+    @torch.no_grad()
+    def update(averages, weights, count):
+        now = min(decay, (1.0 + float(count)) / (10.0 + float(count)))
+        torch._foreach_lerp_(averages, weights, 1.0 - now)
+
+    return update
 
 
 def _mean_pesq(results, sample_rate):

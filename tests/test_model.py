@@ -1,0 +1,204 @@
+"""What holds for every preset, and how models are saved and refused."""
+
+import pytest
+import torch
+
+from sase.errors import InputError
+from sase.model import PRESETS, build_model, load_model, model_config, save_model
+
+OFFLINE = {"preset": "mini", "causal": False}
+TINY_PAPER = {"preset": "paper", "channels": [2, 2, 4, 4], "recurrent": 16, "heads": 2}
+KINDS = {
+    "mini": {"preset": "mini"},
+    "mini, layer norm": {"preset": "mini", "norm": "layer"},
+    "mini, polar": {"preset": "mini", "mask": "polar"},
+    "offline": OFFLINE,
+    "paper, tiny": TINY_PAPER,
+    "paper, tiny, offline": {**TINY_PAPER, "causal": False},
+    "dccrn, tiny": {"preset": "dccrn", "channels": [2, 2, 4, 4], "recurrent": 16, "mask": "parts"},
+}
+
+
+def made(config, seed=0, trained=True):
+    """A network whose norms have seen something."""
+    torch.manual_seed(seed)
+    model = build_model(config)
+    if trained:
+        with torch.no_grad():
+            model.train()(0.1 * torch.randn(2, 8000))
+    return model.eval()
+
+
+def noise(batch, num_samples, seed=1):
+    return 0.1 * torch.randn(batch, num_samples, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_output_is_as_long_as_input(kind):
+    model = made(KINDS[kind])
+    for num_samples in (1, 159, 160, 256, 257, 4001, 16000):
+        out = model(noise(2, num_samples))
+        assert out.shape == (2, num_samples) and torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@torch.no_grad()
+def test_every_preset_runs(preset):
+    model = build_model(preset).eval()
+    assert model(noise(1, 3001)).shape == (1, 3001)
+    assert model.config.sample_rate == 16000 and model.latency_s <= 0.032
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_an_utterance_does_not_depend_on_its_batch(kind):
+    model, wav = made(KINDS[kind]), noise(3, 9000)
+    lengths = torch.tensor([9000, 5123, 700])
+    batch = model(wav + 0.3 * (torch.arange(9000) >= lengths[:, None]), lengths)  # junk in the padding
+    for row, count in enumerate(lengths.tolist()):
+        alone = model(wav[row : row + 1, :count])
+        torch.testing.assert_close(batch[row : row + 1, :count], alone, atol=1e-5, rtol=1e-4)
+        assert not batch[row, count:].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_silence_stays_silence(kind):
+    out = made(KINDS[kind])(torch.zeros(1, 5000))
+    assert torch.isfinite(out).all() and out.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_gets_a_finite_gradient(kind):
+    model = made(KINDS[kind]).train()
+    model(noise(2, 6000), torch.tensor([6000, 4000])).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("kind", ["mini", "paper, tiny"])
+def test_a_zero_mask_and_silent_input_have_finite_gradients(kind):
+    model = made(KINDS[kind]).train()
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    wav = torch.cat([noise(1, 4000), torch.zeros(1, 4000)]).requires_grad_()
+    model(wav).square().sum().backward()
+    assert torch.isfinite(wav.grad).all()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "offline" not in kind])
+@torch.no_grad()
+def test_output_never_depends_on_input_beyond_the_latency(kind):
+    model, wav = made(KINDS[kind]), noise(1, 8000)
+    reference = model(wav)
+    latency = round(model.latency_s * 16000)
+    for place in (2000, 4321):
+        changed = wav.clone()
+        changed[:, place:] = noise(1, 8000 - place, seed=9)
+        out = model(changed)
+        assert torch.equal(out[:, : place - latency], reference[:, : place - latency])
+        assert not torch.equal(out[:, place:], reference[:, place:])
+
+
+@pytest.mark.parametrize("kind", ["mini", "mini, layer norm", "paper, tiny"])
+@torch.no_grad()
+def test_long_input_in_blocks_equals_one_pass(kind):
+    model, wav = made(KINDS[kind]), noise(2, 9 * 16000 + 77)
+    whole = model._forward_whole(wav, None)
+    torch.testing.assert_close(model(wav), whole, atol=1e-5, rtol=1e-4)
+    lengths = torch.tensor([wav.shape[1], 70001])
+    short = model(wav, lengths)[1:, :70001]
+    torch.testing.assert_close(short, model(wav[1:, :70001]), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_stream_equals_one_pass_however_it_is_fed():
+    model, wav = made(KINDS["mini"]), noise(2, 30001)
+    generator = torch.Generator().manual_seed(5)
+    stream, parts, place = model.stream(2), [], 0
+    while place < wav.shape[1]:
+        size = int(torch.randint(1, 3000, (), generator=generator))
+        parts.append(stream.feed(wav[:, place : place + size]))
+        place += size
+        assert sum(part.shape[1] for part in parts) >= min(place, wav.shape[1]) - 512 - 256
+    out = torch.cat([*parts, stream.flush()], 1)
+    torch.testing.assert_close(out, model(wav), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_streams_of_one_model_do_not_disturb_each_other():
+    model, wav = made(KINDS["mini"]), noise(2, 6000)
+    first, second = model.stream(), model.stream()
+    parts = [(first.feed(wav[:1, i : i + 500]), second.feed(wav[1:, i : i + 500])) for i in range(0, 6000, 500)]
+    out = torch.cat([torch.cat([*column, s.flush()], 1) for column, s in zip(zip(*parts), (first, second))])
+    torch.testing.assert_close(out, model(wav), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_offline_blocks_stay_near_one_pass():
+    model = made(OFFLINE)
+    envelope = (torch.sin(torch.arange(30 * 16000) / 3000.0) > 0) + 0.1
+    wav = noise(1, 30 * 16000) * envelope
+    whole, blocks = model._forward_whole(wav, None), model(wav)
+    target = (whole * blocks).sum() / whole.square().sum() * whole
+    assert 10 * torch.log10(target.square().sum() / (blocks - target).square().sum()) > 17  # 0.1 dB beside other noise
+    torch.testing.assert_close(model(wav, torch.tensor([30 * 16000])), blocks, atol=1e-5, rtol=1e-4)
+
+
+def test_an_offline_network_does_not_stream():
+    with pytest.raises(InputError, match="offline"):
+        made(OFFLINE).stream()
+
+
+def test_shapes_are_checked():
+    with pytest.raises(ValueError, match=r"\(3,\)"):
+        made("mini")(torch.zeros(3))
+    with pytest.raises(ValueError, match=r"\(1, 0\)"):
+        made("mini")(torch.zeros(1, 0))
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(InputError, match="unknown preset 'huge'; there are paper"):
+        build_model("huge")
+    with pytest.raises(InputError, match="unknown key model.colour"):
+        build_model({"preset": "mini", "colour": 3})
+    with pytest.raises(InputError, match="model.mask is 'soft'"):
+        build_model({"preset": "mini", "mask": "soft"})
+    with pytest.raises(InputError, match="model.bands must be int"):
+        model_config({"preset": "mini", "bands": "many"})
+
+
+@pytest.mark.parametrize("kind", ["mini", "paper, tiny"])
+@torch.no_grad()
+def test_a_saved_model_is_the_same_model(kind, tmp_path):
+    model, wav = made(KINDS[kind]), noise(1, 5000)
+    save_model(model, tmp_path / "best.pt")
+    assert torch.equal(load_model(tmp_path / "best.pt")(wav), model(wav))
+    assert torch.equal(load_model(tmp_path)(wav), model(wav))  # the folder
+    assert list(tmp_path.iterdir()) == [tmp_path / "best.pt"]
+
+
+def test_bad_checkpoints_are_told_in_one_line(tmp_path):
+    path = tmp_path / "best.pt"
+    with pytest.raises(InputError, match="no such model"):
+        load_model(path)
+    save_model(made("mini"), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="not a readable checkpoint"):
+        load_model(path)
+    path.write_text("this is no checkpoint")
+    with pytest.raises(InputError, match="not a readable checkpoint"):
+        load_model(path)
+    torch.save({"weights": torch.zeros(3)}, path)
+    with pytest.raises(InputError, match="not a checkpoint of SASE"):
+        load_model(path)
+    save_model(made("mini"), path)
+    state = torch.load(path, weights_only=True)
+    state["model_config"]["recurrent"] = 16
+    torch.save(state, path)
+    with pytest.raises(InputError, match="do not fit"):
+        load_model(path)
