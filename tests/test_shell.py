@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from sase.losses import build_loss
+from sase.model import build_model
+from sase.training.config import load_train_config
+
 SCRIPT = """\
 set -euo pipefail
 stage=0
@@ -170,3 +174,12 @@ def test_validate_data_dir_is_at_hand(root, tmp_path):
     command = [root / "utils/validate_data_dir.sh", tmp_path / "none"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "SASE_VENV": sys.prefix})
     assert done.returncode == 1 and "no such data directory" in done.stderr
+
+
+def test_every_configuration_of_the_recipes_can_be_built(root):
+    configs = sorted(root.glob("egs/*/conf/train_*.yaml"))
+    assert configs
+    for path in configs:
+        config = load_train_config(path)
+        assert build_model(config.model).config == config.model
+        assert build_loss(config.loss).weights == config.loss
