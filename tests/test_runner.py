@@ -92,6 +92,8 @@ def test_no_more_jobs_than_allowed_run_at_one_time(runner, tmp_path):
         (("x.log",), "a log file and a command are needed"),
         ((), "a log file and a command are needed"),
         (("--num-threads", "0", "x.log", "true"), "must be 1 or more"),
+        (("--max-jobs-run", "0", "x.log", "true"), "must be 1 or more"),
+        (("/proc/none/x.log", "true"), "run_local.py: "),
         (("--memory", "1", "x.log", "true"), "unrecognized arguments"),
     ],
 )

@@ -35,7 +35,8 @@ def main():
     jobs = list(expand(args))
     max_jobs = args.max_jobs_run or max(1, count_cores() // args.num_threads)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup has it ignored
+            signal.signal(number, interrupt)
     failed, running = [], {}
     try:
         for log, command in jobs:
@@ -48,6 +49,9 @@ def main():
     except Interrupted as signalled:
         stop(running, args.num_threads)
         sys.exit(128 + signalled.args[0])
+    except OSError as error:
+        stop(running, args.num_threads)
+        sys.exit(f"run_local.py: {error}")
     if failed:
         where = failed[0] if len(failed) == 1 else args.log.replace(args.job_name, "*")
         print(f"{len(failed)} of {len(jobs)} failed, see {where}", file=sys.stderr)
@@ -70,7 +74,7 @@ def parse_arguments():
         parser.add_argument(name, help="for other runners; no meaning on one machine")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.num_threads < 1 or (args.max_jobs_run or 1) < 1:
+    if args.num_threads < 1 or args.max_jobs_run is not None and args.max_jobs_run < 1:
         parser.error("--num-threads and --max-jobs-run must be 1 or more")
     rest, args.job_name, args.jobs = args.rest, None, range(1, 2)
     if rest and (match := re.fullmatch(r"([A-Za-z_]\w*)=(\d+)(?::(\d+))?", rest[0])):
