@@ -46,7 +46,7 @@ class Server:
     def __init__(self, content=GOOD):
         self.content, self.requests = content, []
         self.break_after = []  # bytes of body after which the n-th answer breaks off
-        self.ranges, self.announce, self.status = True, None, 200
+        self.ranges, self.announce, self.status, self.type = True, None, 200, "application/zip"
 
     def answer(self, handler):
         self.requests.append(dict(handler.headers))
@@ -64,6 +64,7 @@ class Server:
         if status == 206:
             handler.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
         handler.send_header("Content-Length", str(self.announce or len(body)))
+        handler.send_header("Content-Type", self.type)
         handler.end_headers()
         handler.wfile.write(body[: self.break_after.pop(0)] if self.break_after else body)
 
@@ -210,6 +211,18 @@ def test_wrong_bytes_are_kept_aside(tmp_path):
         with pytest.raises(InputError, match="no zip file"):
             download_archives([archive_at(address, md5=None)], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["set.zip.wrong"]
+
+
+def test_a_page_does_not_overwrite_what_has_come(tmp_path):
+    page, good = Server(b"<html>please log in</html>"), Server()
+    page.type, page.ranges = "text/html; charset=utf-8", False
+    (tmp_path / "set.zip.partial").write_bytes(GOOD[:3000])
+    with serving(page) as first, serving(good) as second:
+        with pytest.raises(InputError, match="answers with a page, not with the file"):
+            download_archives([archive_at(first)], tmp_path)
+        download_archives([archive_at(first, second)], tmp_path)
+    assert_unpacked(tmp_path)
+    assert good.requests[0]["Range"] == "bytes=3000-"
 
 
 def test_the_next_address_is_asked(tmp_path, capsys):

@@ -192,6 +192,8 @@ def _receive(address, partial, archive):
         request.add_header("Range", f"bytes={offset}-")
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+            if response.headers.get_content_type() == "text/html":  # before anything is written over
+                raise _Refused("answers with a page, not with the file")
             if offset and not _goes_on_at(response, offset):
                 print(f"{archive.name}.zip: the server cannot go on in the middle: from the start", file=sys.stderr)
                 offset = 0
