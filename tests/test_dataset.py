@@ -1,0 +1,106 @@
+"""Batches drawn from a dumped set."""
+
+import numpy as np
+import pytest
+import torch
+
+from sase import audio
+from sase.dataset import DataConfig, Mixtures, PairSet, set_level, tilt
+from sase.datadir import write_data_dir
+from sase.dump import dump_set, finish
+from sase.errors import InputError
+
+RATE = 16000
+
+
+def dumped(folder, lengths=(9000, 20000, 4000), seed=0):
+    """A dump of a few pairs: speech is a tone that tells its utterance, noise is white."""
+    generator, noisy, clean = np.random.default_rng(seed), {}, {}
+    for number, length in enumerate(lengths):
+        utt = f"p{number}_001"
+        tone = 0.2 * np.sin(2 * np.pi * (300 + 200 * number) * np.arange(length) / RATE)
+        noisy[utt], clean[utt] = str(folder / f"noisy/{utt}.wav"), str(folder / f"clean/{utt}.wav")
+        audio.write(clean[utt], tone, RATE)
+        audio.write(noisy[utt], tone + 0.05 * generator.standard_normal(length), RATE)
+    write_data_dir(folder / "data", noisy, clean, {utt: utt[:2] for utt in noisy})
+    dump_set(folder / "data", folder / "dump")
+    finish(folder / "data", folder / "dump")
+    return folder / "dump"
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    return PairSet(dumped(tmp_path_factory.mktemp("set")))
+
+
+def ratio_db(a, b):
+    return 10 * torch.log10(a.square().sum(-1) / b.square().sum(-1))
+
+
+def test_segments_are_the_samples_of_their_utterances(pairs):
+    noisy, clean, lengths = pairs.segments(torch.tensor([1, 2]), torch.tensor([100, 3500]), 1000)
+    assert lengths.tolist() == [1000, 500]
+    expected = 0.2 * torch.sin(2 * torch.pi * 500 * torch.arange(100, 1100) / RATE)
+    torch.testing.assert_close(clean[0], expected, atol=1e-4, rtol=0)
+    assert not clean[1, 500:].any() and not noisy[1, 500:].any() and noisy[1, :500].any()
+    _, wrapped, lengths = pairs.segments(torch.tensor([2]), torch.tensor([3500]), 1000, wrap=True)
+    assert lengths.tolist() == [1000]
+    torch.testing.assert_close(wrapped[0, 500:], pairs.segments(torch.tensor([2]), torch.tensor([0]), 500)[1][0])
+
+
+def test_every_sample_is_drawn_equally_often(pairs):
+    utt, first = pairs.draw(6000, 1000, torch.Generator().manual_seed(0))
+    share = torch.bincount(utt, minlength=3) / 6000
+    torch.testing.assert_close(share, torch.tensor([9.0, 20.0, 4.0]) / 33, atol=0.03, rtol=0)
+    room = pairs.lengths[utt] - 1000
+    assert (first >= 0).all() and (first <= room).all() and first.max() > 18000
+
+
+def test_a_batch_is_the_same_whenever_it_is_drawn(pairs):
+    config = DataConfig(batch_size=3, segment_s=0.2, babble=0.3, coloured=0.3, second_noise=0.3, tilt_db=2.0)
+    first, again = Mixtures(pairs, config, 5), Mixtures(pairs, config, 5)
+    first.batch(0)
+    for a, b in ((first.batch(7), again.batch(7)),):
+        assert torch.equal(a.noisy, b.noisy) and torch.equal(a.clean, b.clean) and a.utts == b.utts
+    assert not torch.equal(first.batch(8).noisy, first.batch(7).noisy)
+    assert not torch.equal(Mixtures(pairs, config, 6).batch(7).noisy, first.batch(7).noisy)
+
+
+@pytest.mark.parametrize("more", [{}, {"babble": 1.0}, {"coloured": 1.0}, {"second_noise": 1.0}, {"tilt_db": 3.0}])
+def test_mixtures_have_the_snr_and_the_level_asked_for(pairs, more):
+    config = DataConfig(batch_size=16, segment_s=0.25, snr_db=(3.0, 6.0), level_db=(-30.0, -25.0), **more)
+    batch = Mixtures(pairs, config, 0).batch(3)
+    snr = ratio_db(batch.clean, batch.noisy - batch.clean)
+    assert snr.min() > 2.99 and snr.max() < 6.01
+    level = 10 * torch.log10(batch.clean.square().sum(1) / batch.lengths)
+    assert level.min() > -30.01 and level.max() < -24.99
+    assert batch.noisy.abs().max() <= 1.0 and len(batch.utts) == 16
+
+
+def test_mixtures_do_not_clip(pairs):
+    config = DataConfig(batch_size=8, segment_s=0.25, snr_db=(-5.0, -5.0), level_db=(-3.0, -3.0))
+    batch = Mixtures(pairs, config, 0).batch(0)
+    assert 0.99 < batch.noisy.abs().max() <= 1.0
+    torch.testing.assert_close(ratio_db(batch.clean, batch.noisy - batch.clean), torch.full((8,), -5.0), atol=0.01, rtol=0)
+
+
+def test_without_remixing_the_pairs_are_as_they_are(pairs):
+    batch = Mixtures(pairs, DataConfig(batch_size=8, segment_s=0.25, remix=False), 0).batch(0)
+    assert 7 < ratio_db(batch.clean, batch.noisy - batch.clean).min() < 10  # a tone of 0.2 over noise of 0.05: 9 dB
+
+
+def test_silent_speech_and_absent_noise_stay_finite():
+    silence, lengths = torch.zeros(2, 100), torch.tensor([100, 50])
+    assert not set_level(silence, torch.tensor([[-20.0], [-20.0]]), lengths).any()
+
+
+def test_tilt_has_the_slope_asked_for():
+    time = torch.arange(16000) / RATE
+    tones = torch.stack([torch.sin(2 * torch.pi * f * time) for f in (1000.0, 2000.0, 500.0, 4000.0)])
+    out = tilt(tones, torch.full((4, 1), -3.0), RATE)
+    torch.testing.assert_close(ratio_db(out, tones), torch.tensor([0.0, -3.0, 3.0, -6.0]), atol=0.01, rtol=0)
+
+
+def test_an_empty_or_missing_set_is_refused(tmp_path):
+    with pytest.raises(InputError):
+        PairSet(tmp_path / "nothing")
