@@ -17,6 +17,7 @@ def main():
     args = parser.parse_args()
 
     import logging
+    from pathlib import Path
 
     import torch
 
@@ -34,8 +35,12 @@ def main():
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={args.ngpu}", "-m", "sase.bin.train"]
         os.execv(sys.executable, [sys.executable, *launcher, *sys.argv[1:]])
     torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    trainer = Trainer(config, args.train_set, args.dev_set, args.exp, join_workers(use_gpu=args.ngpu > 0))
+    workers, handlers = join_workers(use_gpu=args.ngpu > 0), [logging.StreamHandler()]
+    if workers.leads:
+        Path(args.exp).mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(Path(args.exp) / "train.log"))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers)
+    trainer = Trainer(config, args.train_set, args.dev_set, args.exp, workers)
     trainer.run()
 
 

@@ -77,7 +77,7 @@ class Trainer:
             began = time.monotonic()
             stats = self._train_one_epoch(wrapped)
             if self.workers.leads:
-                self._finish_epoch(stats, time.monotonic() - began)
+                self._finish_epoch(stats, began)
             else:
                 self.history.append({})
             self.partial = EpochStats()
@@ -116,7 +116,7 @@ class Trainer:
         wanted = self.config.train.precision == "bfloat16" and self.workers.device.type == "cuda"
         return torch.autocast(self.workers.device.type, torch.bfloat16, enabled=wanted)
 
-    def _finish_epoch(self, stats, seconds):
+    def _finish_epoch(self, stats, began):
         model = self.model if self.averaged is None else self.averaged.module
         ratio, results = validate(model, self.dev_pairs)
         means = {name: round(value, 6) for name, value in stats.means().items()}
@@ -131,8 +131,12 @@ class Trainer:
         if entry["best"]:
             save_model(model, self.exp_dir / "best.pt")
         self._save(EpochStats())
+        seconds = time.monotonic() - began
         self._write_history()
         self._write_tensorboard(entry)
+        # Beside the history, which is the same for the same seed: how long it took is not.
+        with open(self.exp_dir / "timing.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"epoch": entry["epoch"], "seconds": round(seconds, 1)}) + "\n")
         shown = " ".join(f"{k} {v}" for k, v in entry.items() if k not in ("epoch", "steps"))
         log.info("epoch %d/%d done, %.0f s: %s", entry["epoch"], self.config.train.epochs, seconds, shown)
 

@@ -1,0 +1,59 @@
+"""The README's commands, typed as they stand, one after the other, in a copy of the repository."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.recipe
+BLOCK = re.compile(r"(?:<!-- not run by the tests: (?P<why>[^\n]+) -->\n)?```(?P<kind>bash|python)\n(?P<code>.*?)```", re.S)
+
+
+def blocks(root):
+    """(kind, code, why it is not run) of every block of commands, in order."""
+    text = (root / "README.md").read_text(encoding="utf-8")
+    return [(match["kind"], match["code"], match["why"]) for match in BLOCK.finditer(text)]
+
+
+@pytest.fixture(scope="module")
+def copy(root, tmp_path_factory):
+    """The files of the repository, without what it has made, and the environment as if installed there."""
+    copy = tmp_path_factory.mktemp("readme") / "sase"
+    made = shutil.ignore_patterns("venv*", "downloads", "data", "dump", "exp", "mini", "__pycache__", ".git", "build")
+    shutil.copytree(root, copy, ignore=lambda folder, names: set() if folder.endswith("sase/sase") else made(folder, names))
+    subprocess.run([root / "tools/install.sh", "--if-needed"], env={**os.environ, "SASE_VENV": sys.prefix}, check=True)
+    (copy / "tools/venv").symlink_to(sys.prefix)
+    return copy
+
+
+def run(copy, kind, code):
+    environment = {name: value for name, value in os.environ.items() if name not in ("SASE_VENV", "OMP_NUM_THREADS")}
+    environment["PYTHONPATH"] = str(copy)
+    environment["PATH"] = f"{sys.prefix}/bin:{environment['PATH']}"
+    command = ["bash", "-euo", "pipefail", "-c", code] if kind == "bash" else [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, f"{code}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def test_what_is_not_run_is_what_cannot_be(root):
+    reasons = [why.split()[0] for _, _, why in blocks(root) if why]
+    assert sorted(reasons) == ["downloads", "it", "where"]
+
+
+def test_every_command_of_the_readme_works(root, copy):
+    outputs = {code: run(copy, kind, code) for kind, code, why in blocks(root) if not why}
+    assert len(outputs) >= 6
+    scores = json.loads(next(out for code, out in outputs.items() if "--json" in code).splitlines()[-1])
+    assert scores["failed"] == 0 and scores["scored"] > 10
+
+    # What the first command promises: noisy speech has become cleaner.
+    exp = copy / "egs/voicebank_demand/mini/exp/train_mini"
+    summary = json.loads((exp / "enhanced_tt/scoring/summary.json").read_text())
+    gain = {name: summary["mean"][name] - summary["unprocessed"]["mean"][name] for name in ("SI_SDR", "PESQ_WB")}
+    assert gain["SI_SDR"] >= 3 and gain["PESQ_WB"] >= 0.2, gain
+    assert list((exp / "images").glob("*.png"))
