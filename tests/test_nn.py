@@ -143,6 +143,8 @@ def test_norm_folded_into_the_convolution_changes_nothing_and_follows_the_weight
 def test_prelu_equals_that_of_torch():
     ours, theirs, x = PReLU(6), torch.nn.PReLU(6), random_map()
     torch.testing.assert_close(ours(x), theirs(x))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x))
 
 
 def test_bound_is_a_polar_tanh_with_a_finite_gradient_at_zero():

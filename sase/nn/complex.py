@@ -215,7 +215,7 @@ class FrameNorm(nn.Module):
 
 
 class PReLU(nn.Module):
-    """Parametric ReLU, one slope a real channel: ``nn.PReLU`` in a form whose gradient is twice as fast on a CPU.
+    """Parametric ReLU, one slope a real channel: ``nn.PReLU``, in training in a form with a faster gradient on a CPU.
 
     Args:
         channels: real channels.
@@ -227,6 +227,8 @@ class PReLU(nn.Module):
 
     def forward(self, x):
         """Map (batch, channels, freq, time) to the same shape."""
+        if not torch.is_grad_enabled():
+            return F.prelu(x, self.slope)
         return F.relu(x) - self.slope.view(1, -1, 1, 1) * F.relu(-x)
 
 
