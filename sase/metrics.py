@@ -189,9 +189,9 @@ def _pystoi(clean, enhanced, sample_rate, extended):
 
 @contextmanager
 def _fixed_noise():
-    """Give pystoi the same random numbers in every call: ESTOI adds noise of 1e-16, which decides where a band is silent.
+    """Give pystoi the same random numbers in every call, and put the state of numpy's global generator back.
 
-    It draws from numpy's global generator, whose state is put back.
+    ESTOI adds noise of 1e-16, which decides where a band is silent.
     """
     state = np.random.get_state()
     np.random.seed(0)

@@ -1,0 +1,59 @@
+"""Score enhanced speech against clean speech, per utterance and on average (stage 5)."""
+
+import argparse
+
+EPILOG = """Files of two folders belong together when their names, without suffix, are equal. A bad utterance
+(unreadable, silent, another length or rate than its clean one) is named and counted, and the others go on. The exit
+status is 1 when nothing could be scored, or when an enhanced file is missing: the means are not the whole set's."""
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
+    parser.add_argument("--enhanced", required=True, metavar="DIR", help="sound files, or a folder with spk1.scp")
+    against = parser.add_mutually_exclusive_group(required=True)
+    against.add_argument("--clean", metavar="DIR", help="sound files of the same names")
+    against.add_argument("--data", metavar="DIR", help="(dumped) data directory: scores the unprocessed input as well")
+    parser.add_argument("--out", help="with --clean: CSV file; with --data: folder (ENHANCED/scoring)")
+    parser.add_argument("--json", action="store_true", help="print means and counts as JSON")
+    parser.add_argument("--nj", type=int, default=1, help="processes, or with --job and --finish shards (%(default)s)")
+    parser.add_argument("--job", type=int, help="score this shard only, from 1; --finish joins them")
+    parser.add_argument("--finish", action="store_true", help="join the shards; write RESULTS.md and figures")
+    parser.add_argument("--results", metavar="DIR", help="where RESULTS.md goes: the experiment's folder, else --out")
+    parser.add_argument("--utt", help="the utterance whose spectrograms are drawn (that of median improvement)")
+    args = parser.parse_args()
+    if args.nj < 1 or (args.job is not None and not 1 <= args.job <= args.nj):
+        parser.error("--nj must be 1 or more, and --job between 1 and --nj")
+    if args.clean and (args.job is not None or args.finish or args.results or args.utt):
+        parser.error("--job, --finish, --results and --utt go with --data")
+    if args.job is not None and args.finish:
+        parser.error("--job scores one shard, --finish joins them: give one of them")
+
+    import json
+    import sys
+    from functools import partial
+
+    from sase import results, scoring
+
+    log = partial(print, file=sys.stderr, flush=True)
+    if args.clean:
+        summary = scoring.score_folders(args.clean, args.enhanced, args.out, args.nj, log).summary()
+    else:
+        out = args.out or f"{args.enhanced}/scoring"
+        if not args.finish:
+            jobs = dict(job=args.job, nj=args.nj) if args.job else dict(workers=args.nj)
+            scoring.score_shard(args.data, args.enhanced, out, log=log, **jobs)
+            if args.job:
+                return 0
+        shards = dict(nj=args.nj) if args.finish else dict(workers=args.nj)
+        summary = results.finish(args.data, args.enhanced, out, args.results, utt=args.utt, log=log, **shards)
+    short = {key: summary[key] for key in ("mean", "scored", "failed")}
+    print(json.dumps(short) if args.json else results.text(summary))
+    if summary["missing"]:
+        log(f"sase score: {summary['missing']} enhanced files are missing: these are not the means of the whole set")
+    return 1 if summary["missing"] else 0
+
+
+if __name__ == "__main__":
+    from sase.bin.main import run
+
+    run(main, "score")

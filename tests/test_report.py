@@ -1,0 +1,199 @@
+"""RESULTS.md and the figures: what they tell, of whom, and that equal input gives equal files."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from sase import audio, report, results, scoring
+from sase.datadir import write_data_dir, write_table
+from sase.errors import InputError
+from sase.metrics import METRICS
+from sase.scoring import Scores
+
+RATE = 16000
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def made_scores(utts, shift=0.0, failed=None):
+    """Scores that rise with the place of the utterance in the list."""
+    return Scores({utt: {name: 1.0 + i + shift for name in METRICS} for i, utt in enumerate(utts)}, failed or {}, 12.34)
+
+
+UTTS = ["a_1", "a_2", "b_1", "b_2", "b_3"]
+LABELS = {
+    "speaker": {utt: utt[0] for utt in UTTS},
+    "noise": {"a_1": "rain", "a_2": "bus", "b_1": "rain", "b_2": "bus", "b_3": "rain"},
+    "snr": dict(zip(UTTS, (10.0, 2.5, 10.0, 2.5, 10.0))),
+}
+
+
+@pytest.fixture
+def scored(tmp_path, monkeypatch):
+    """A scored experiment of three utterances in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    syllables = np.clip(np.sin(2 * np.pi * 2.5 * np.arange(RATE) / RATE), 0, None)
+    tables = {"noisy": {}, "clean": {}, "exp/x/enhanced_tt/wav": {}}
+    for utt in ("a_1", "a_2", "b_1"):
+        clean, noise = 0.1 * syllables * rng.standard_normal(RATE), rng.standard_normal(RATE)
+        for (folder, table), level in zip(tables.items(), (0.03, 0.0, 0.01)):
+            table[utt] = f"{folder}/{utt}.wav"
+            audio.write(table[utt], clean + level * noise, RATE)
+    noisy, clean, enhanced = tables.values()
+    labels = {kind: {utt: label for utt, label in table.items() if utt in noisy} for kind, table in LABELS.items()}
+    write_data_dir("data/tt", noisy, clean, labels["speaker"], labels["noise"], labels["snr"])
+    write_table("exp/x/enhanced_tt/spk1.scp", enhanced)
+    (tmp_path / "exp/x/config.yaml").write_text("model:\n  causal: true\nseed: 17\n")
+    history = [{"epoch": 1, "steps": 60, "dev_SI_SNR": 3.5, "best": True}, {"epoch": 2, "steps": 120, "best": False}]
+    times = [{"epoch": 1, "seconds": 30.5}, {"epoch": 2, "seconds": 35.5}]
+    for name, entries in (("history", history), ("timing", times)):
+        (tmp_path / f"exp/x/{name}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    scoring.score_shard("data/tt", "exp/x/enhanced_tt", "exp/x/enhanced_tt/scoring", log=lambda _: None)
+    return tmp_path / "exp/x"
+
+
+def finish(**options):
+    return results.finish("data/tt", "exp/x/enhanced_tt", "exp/x/enhanced_tt/scoring", log=lambda _: None, **options)
+
+
+# --- RESULTS.md -------------------------------------------------------------------------------------------------------
+
+
+def test_results_tell_everything_that_a_reader_needs(scored):
+    summary = finish()
+    text = (scored / "RESULTS.md").read_text()
+    for needed in ("| date |", "| commit |", "| python |", "| torch |", "| numpy |", "| pesq |", "| pystoi |"):
+        assert needed in text
+    for needed in (f"| resampler | {audio.RESAMPLER} |", "| seed | 17 |", " cores |", "| wall time of scoring |"):
+        assert needed in text
+    assert "| training | 2 epochs, 120 steps |" in text and "| wall time of training | 1.1 min" in text
+    assert "| chosen on the development set | epoch 1: dev_SI_SNR 3.5 |" in text
+    assert "```yaml\nmodel:\n  causal: true\nseed: 17\n```" in text
+    assert "Enhanced: 3 scored, 0 failed, 0 without speech. Unprocessed: 3 scored, 0 failed, 0 without speech." in text
+    for heading in ("# Results of x", "## tt", "### By speaker", "### By noise", "### By SNR (dB)"):
+        assert f"\n{heading}\n" in f"\n{text}"
+    for signal in ("unprocessed", "enhanced"):
+        values = summary["unprocessed"] if signal == "unprocessed" else summary
+        row = next(line for line in text.splitlines() if line.startswith(f"| {signal} | 3 |"))
+        assert f"| {values['mean']['PESQ_WB']:.3f} ± {values['std']['PESQ_WB']:.3f} |" in row
+    for image in ("tt_spectrograms.png", "tt_improvements.png"):
+        assert f"](images/{image})" in text
+        assert (scored / "images" / image).read_bytes()[:8] == PNG
+    assert str(scored.parent) not in text
+
+
+def test_finishing_again_changes_nothing_but_the_date(scored):
+    finish()
+    files = [path for path in sorted(scored.rglob("*")) if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    finish()
+    assert [path for path in sorted(scored.rglob("*")) if path.is_file()] == files
+    for path in files:
+        lines = zip(before[path].split(b"\n"), path.read_bytes().split(b"\n"))
+        assert all(one == other or b"date" in one for one, other in lines), path
+
+
+def test_results_go_where_they_are_wanted(scored, tmp_path):
+    finish(results_dir=tmp_path / "there")
+    assert (tmp_path / "there/RESULTS.md").is_file() and not (scored / "RESULTS.md").exists()
+    (scored / "config.yaml").unlink()  # no experiment's folder: nothing is written above the scores
+    finish()
+    assert (scored / "enhanced_tt/scoring/RESULTS.md").is_file() and not (scored / "RESULTS.md").exists()
+
+
+def test_an_experiment_with_two_sets_has_a_section_for_each(scored):
+    summary = finish()
+    results.write_summary(scored / "enhanced_ss" / "scoring", {**summary, "set": "ss"})
+    finish()
+    headings = [line for line in (scored / "RESULTS.md").read_text().splitlines() if line.startswith("## ")]
+    assert headings == ["## ss", "## tt"]
+
+
+def test_the_shown_utterance_can_be_chosen(scored):
+    finish(utt="b_1")
+    first = (scored / "images/tt_spectrograms.png").read_bytes()
+    finish(utt="a_1")
+    assert (scored / "images/tt_spectrograms.png").read_bytes() != first
+    with pytest.raises(InputError, match="--utt nobody: is not one of the 3 scored utterances"):
+        finish(utt="nobody")
+
+
+def test_improvement_is_over_the_utterances_that_both_have():
+    unprocessed, enhanced = made_scores(UTTS), made_scores(UTTS[:3], 0.5, {"b_2": "is silent", "b_3": scoring.MISSING})
+    summary = results.summarise("tt", unprocessed, enhanced, LABELS, {})
+    improvement = results.table(summary)[-1]
+    assert improvement.startswith("| improvement | 3 | +0.500 | +0.5000 |")
+    assert summary["breakdowns"]["noise"]["rain"]["enhanced"]["scored"] == 2
+    assert summary["breakdowns"]["noise"]["rain"]["unprocessed"]["mean"]["STOI"] == 2.0
+    assert list(summary["breakdowns"]["snr"]) == ["2.5", "10"]
+    assert (summary["failed"], summary["missing"]) == (2, 1)
+
+
+def test_failures_are_listed_and_undefined_values_shown_as_such(tmp_path):
+    enhanced = made_scores(UTTS[:2], failed={"b_1": "is silent"})
+    for row in enhanced.values.values():
+        row["PESQ_WB"] = math.nan
+    summary = results.summarise("tt", made_scores(UTTS[:3]), enhanced, LABELS, {"date": "today"})
+    results.write_summary(tmp_path, summary)
+    results.write_results(tmp_path, [json.loads((tmp_path / "summary.json").read_text())])
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "Enhanced: 2 scored, 1 failed, 2 without speech (PESQ_WB undefined for 2)." in text
+    assert "- b_1: is silent" in text
+    assert "| enhanced | 2 | – ± – | 1.5000 ± 0.5000 |" in text and "| improvement | 2 | – | +0.0000 |" in text
+    assert "scored in both" in text
+    assert "nan" not in text
+    assert results.text(summary).splitlines()[1].split() == ["PESQ_WB", "2.000", "–"]
+
+
+def test_a_long_break_down_is_left_to_the_csv(tmp_path):
+    utts = [f"u{i:02d}" for i in range(30)]
+    labels = {"speaker": {utt: utt for utt in utts}, "noise": {}, "snr": dict.fromkeys(utts, 5.0)}
+    summary = results.summarise("tt", made_scores(utts), made_scores(utts), labels, {})
+    assert list(summary["breakdowns"]) == ["speaker"]  # one SNR for all of them needs no table
+    results.write_results(tmp_path, [summary])
+    assert "There are 30 of them; the scores of each utterance are in" in (tmp_path / "RESULTS.md").read_text()
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_example_is_the_utterance_of_median_improvement():
+    unprocessed, enhanced = made_scores(UTTS), made_scores(UTTS)
+    for utt, gain in zip(UTTS, (0.9, -0.5, 0.2, math.nan, 0.1)):
+        enhanced.values[utt]["PESQ_WB"] += gain
+    assert report.median_utt(unprocessed, enhanced) == "b_1"  # of -0.5, 0.1, 0.2, 0.9
+    assert report.improvements(unprocessed, enhanced, "PESQ_WB").keys() == set(UTTS) - {"b_2"}
+    with pytest.raises(InputError, match="none to show"):
+        report.median_utt(unprocessed, made_scores([]))
+
+
+def test_the_example_is_chosen_by_si_sdr_where_pesq_is_undefined():
+    unprocessed, enhanced = made_scores(UTTS), made_scores(UTTS)
+    for utt, gain in zip(UTTS, (0.9, -0.5, 0.2, 0.3, 0.1)):
+        enhanced.values[utt] |= {"PESQ_WB": math.nan, "SI_SDR": enhanced.values[utt]["SI_SDR"] + gain}
+    assert report.median_utt(unprocessed, enhanced) == "b_1"
+
+
+def test_equal_input_draws_equal_files(tmp_path):
+    wavs = np.random.default_rng(0).standard_normal((3, RATE // 2))
+    unprocessed, enhanced = made_scores(UTTS), made_scores(UTTS, 0.5)
+    for name in ("one", "two"):
+        report.draw_example(tmp_path / name / "example.png", "a_1", wavs, RATE, unprocessed, enhanced)
+        report.draw_improvements(tmp_path / name / "improvements.png", unprocessed, enhanced, LABELS)
+    for name in ("example.png", "improvements.png"):
+        first = (tmp_path / "one" / name).read_bytes()
+        assert first[:8] == PNG and first == (tmp_path / "two" / name).read_bytes()
+    assert len(list((tmp_path / "one").iterdir())) == 2  # nothing half is left
+
+
+def test_silence_and_missing_labels_can_be_drawn(tmp_path):
+    report.draw_spectrograms(tmp_path / "s.png", {"noisy": np.zeros(RATE), "short": np.zeros(10)}, RATE)
+    report.draw_improvements(tmp_path / "i.png", made_scores(UTTS), made_scores(UTTS), {"noise": {}, "snr": {}})
+    nothing = made_scores(UTTS)
+    for row in nothing.values.values():
+        row["PESQ_WB"] = math.nan
+    report.draw_improvements(tmp_path / "n.png", made_scores(UTTS), nothing, LABELS)
+    for name in ("s.png", "i.png", "n.png"):
+        assert (tmp_path / name).read_bytes()[:8] == PNG

@@ -1,0 +1,334 @@
+"""Scoring of sets: pairs, bad utterances, shards, what is kept, tables, and the command."""
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from sase import audio, dump, scoring
+from sase.datadir import read_data_dir, read_table, write_data_dir, write_table
+from sase.errors import InputError
+from sase.metrics import METRICS, evaluate
+from sase.scoring import Pair, Scores
+
+RATE = 16000
+
+
+def speech(seed, samples=16000):
+    rng = np.random.default_rng(seed)
+    syllables = np.clip(np.sin(2 * np.pi * 2.5 * np.arange(samples) / RATE), 0, None)
+    return (0.1 * syllables * rng.standard_normal(samples)).astype(np.float32)
+
+
+def with_noise(wav, level, seed=99):
+    return wav + np.float32(level) * np.random.default_rng(seed).standard_normal(len(wav)).astype(np.float32)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Three clean files, and the same with noise, of another format."""
+    for number in range(3):
+        audio.write(tmp_path / "clean" / f"u{number}.wav", speech(number), RATE)
+        audio.write(tmp_path / "enhanced" / f"u{number}.flac", with_noise(speech(number), 0.01), RATE)
+    return tmp_path / "clean", tmp_path / "enhanced"
+
+
+@pytest.fixture
+def dumped(tmp_path, monkeypatch):
+    """A dump of four utterances of two speakers, enhanced by taking some of the noise away: (dump, enhanced, out)."""
+    monkeypatch.chdir(tmp_path)
+    noisy, clean, enhanced = {}, {}, {}
+    for number, utt in enumerate(["a_1", "a_2", "b_1", "b_2"]):
+        wav = speech(number)
+        kinds = (noisy, "noisy", 0.03), (clean, "clean", 0), (enhanced, "exp/x/enhanced_tt/wav", 0.01)
+        for table, folder, level in kinds:
+            table[utt] = f"{folder}/{utt}.wav"
+            audio.write(table[utt], with_noise(wav, level, number), RATE)
+    speakers = {utt: utt[0] for utt in noisy}
+    noises, snrs_db = {"a_1": "rain", "b_1": "rain", "a_2": "bus"}, {"a_1": 2.5, "a_2": 10.0}
+    write_data_dir("data/tt", noisy, clean, speakers, noises, snrs_db)
+    dump.dump_set("data/tt", "dump/tt")
+    dump.finish("data/tt", "dump/tt")
+    write_table("exp/x/enhanced_tt/spk1.scp", enhanced)
+    return "dump/tt", "exp/x/enhanced_tt", "exp/x/enhanced_tt/scoring"
+
+
+def silently(*_):
+    """A log that nobody reads."""
+
+
+def score(*arguments, cwd=None):
+    command = [sys.executable, "-m", "sase.bin.main", "score", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+# --- pairs ------------------------------------------------------------------------------------------------------------
+
+
+def test_folders_are_paired_by_name_without_suffix(folders):
+    clean, enhanced = folders
+    audio.write(enhanced / "extra.wav", speech(7), RATE)
+    audio.write(enhanced / ".hidden.wav", speech(7), RATE)
+    (enhanced / "notes.txt").write_text("not sound")
+    audio.write(clean / "deep" / "u9.wav", speech(9), RATE)
+    pairs, surplus = scoring.folder_pairs(*folders)
+    assert [pair.utt for pair in pairs] == ["deep/u9", "u0", "u1", "u2"]
+    assert pairs[0] == Pair("deep/u9", str(clean / "deep/u9.wav"), None)
+    assert pairs[1].enhanced == str(enhanced / "u0.flac")
+    assert surplus == ["extra"]
+
+
+def test_folders_that_cannot_be_paired_are_refused(folders, tmp_path):
+    clean, enhanced = folders
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no such folder"):
+        scoring.folder_pairs(clean, tmp_path / "nowhere")
+    with pytest.raises(InputError, match="holds no sound files"):
+        scoring.folder_pairs(clean, tmp_path / "empty")
+    audio.write(tmp_path / "other" / "v.wav", speech(0), RATE)
+    with pytest.raises(InputError, match="no sound file has the same name in both"):
+        scoring.folder_pairs(clean, tmp_path / "other")
+    audio.write(enhanced / "u0.wav", speech(0), RATE)
+    with pytest.raises(InputError, match="u0.flac and .*u0.wav have the same name"):
+        scoring.folder_pairs(clean, enhanced)
+
+
+def test_ark_entries_and_files_score_the_same(dumped):
+    data = read_data_dir(dumped[0])
+    pair = scoring.data_pairs(data, dumped[1])[0]
+    assert ".ark:" in pair.clean and pair.enhanced.endswith("a_1.wav")
+    from_files = scoring.score_pair(Pair("a_1", "clean/a_1.wav", pair.enhanced))
+    assert scoring.score_pair(pair) == from_files
+    expected = evaluate(*(audio.read_mono(path)[0] for path in ("clean/a_1.wav", pair.enhanced)), RATE)
+    assert from_files == expected
+
+
+def test_a_folder_without_table_serves_as_enhanced(dumped):
+    data = read_data_dir(dumped[0])
+    with_table = scoring.data_pairs(data, dumped[1])
+    os.remove("exp/x/enhanced_tt/spk1.scp")
+    assert scoring.data_pairs(data, "exp/x/enhanced_tt/wav") == with_table
+
+
+def test_other_rates_are_brought_to_16_khz(tmp_path):
+    clean = speech(0, 96000)
+    for name, wav in (("c.wav", clean), ("e.wav", with_noise(clean, 0.01))):
+        audio.write(tmp_path / name, wav, 48000)
+    values = scoring.score_pair(Pair("u", str(tmp_path / "c.wav"), str(tmp_path / "e.wav")))
+    wavs = [audio.read_mono(tmp_path / name, RATE)[0] for name in ("c.wav", "e.wav")]
+    assert values == evaluate(*wavs, RATE)
+
+
+# --- bad utterances ---------------------------------------------------------------------------------------------------
+
+
+def test_bad_utterances_are_named_and_counted_and_the_rest_goes_on(folders, tmp_path):
+    clean, enhanced = folders
+    wav = speech(5)
+    bad = {
+        "length": (wav, wav[:-1], RATE, "clean has 16000 samples, enhanced 15999"),
+        "rate": (wav, wav, 8000, "clean has 16000 Hz, enhanced 8000 Hz"),
+        "silent": (wav, 0 * wav, RATE, "silent.wav: is silent"),
+        "silent_clean": (0 * wav, wav, RATE, "silent_clean.wav: is silent"),
+        "stereo": (wav, np.stack([wav, wav]), RATE, "has 2 channels"),
+    }
+    for name, (one, other, rate, _) in bad.items():
+        audio.write(clean / f"{name}.wav", one, RATE)
+        audio.write(enhanced / f"{name}.wav", other, rate)
+    for name in ("noise", "cut", "empty"):
+        audio.write(clean / f"{name}.wav", wav, RATE)
+    (enhanced / "noise.wav").write_bytes(b"this is no sound")
+    (enhanced / "empty.wav").write_bytes(b"")
+    audio.write(enhanced / "cut.wav", wav, RATE)
+    with open(enhanced / "cut.wav", "r+b") as file:
+        file.truncate(1000)
+    reasons = {name: reason for name, (*_, reason) in bad.items()}
+    reasons |= {"noise": "not a readable sound file", "empty": "not a readable sound file", "cut": "is cut short"}
+    told = []
+    scores = scoring.score_pairs(scoring.folder_pairs(*folders)[0], log=told.append)
+    assert sorted(scores.values) == ["u0", "u1", "u2"]
+    assert sorted(scores.failed) == sorted(reasons)
+    for name, reason in reasons.items():
+        assert reason in scores.failed[name]
+        assert any(line.startswith(f"{name}: ") and reason in line for line in told)
+    summary = scores.summary()
+    assert (summary["scored"], summary["failed"], summary["missing"]) == (3, 8, 0)
+
+
+def test_means_leave_undefined_values_out_and_count_them():
+    rows = [dict.fromkeys(METRICS, value) for value in (1.0, 3.0)]
+    rows[1] |= {"PESQ_WB": math.nan, "COVL": math.nan}
+    scores = Scores({"a": rows[0], "b": rows[1]}, {"c": "is silent", "d": scoring.MISSING}, 1.0)
+    summary = scores.summary()
+    assert (summary["mean"]["PESQ_WB"], summary["mean"]["STOI"], summary["std"]["STOI"]) == (1.0, 2.0, 1.0)
+    assert (summary["scored"], summary["failed"], summary["missing"], summary["without_speech"]) == (2, 2, 1, 1)
+    assert summary["undefined"]["COVL"] == 1 and summary["undefined"]["STOI"] == 0
+    only_b = scores.summary(["b", "c", "x"])
+    assert only_b["mean"]["PESQ_WB"] is None and only_b["mean"]["STOI"] == 3.0
+    assert (only_b["scored"], only_b["failed"]) == (1, 1)
+
+
+def test_several_processes_give_what_one_gives(folders):
+    pairs = scoring.folder_pairs(*folders)[0]
+    (folders[1] / "u1.flac").write_bytes(b"broken")
+    one, two = (scoring.score_pairs(pairs, workers, silently) for workers in (1, 2))
+    assert one.values == two.values and one.failed == two.failed and list(one.failed) == ["u1"]
+
+
+# --- shards and what is kept ------------------------------------------------------------------------------------------
+
+
+def results_of(out):
+    return {path: path.read_bytes() for path in sorted(out.iterdir()) if path.is_file() and path.suffix != ".json"}
+
+
+def test_shards_give_what_one_process_gives(dumped, tmp_path):
+    data, enhanced, out = dumped
+    scoring.score_shard(data, enhanced, out, log=silently)
+    whole = scoring.join_shards(data, enhanced, out)
+    expected = results_of(tmp_path / out), results_of(tmp_path / data / scoring.UNPROCESSED)
+    (tmp_path / data / scoring.UNPROCESSED / "scores.json").unlink()
+    (tmp_path / out / "scores.json").unlink()
+    for job in (3, 1, 2):
+        scoring.score_shard(data, enhanced, out, nj=3, job=job, log=silently)
+    joined = scoring.join_shards(data, enhanced, out, nj=3)
+    assert [scores.values for scores in joined] == [scores.values for scores in whole]
+    assert (results_of(tmp_path / out), results_of(tmp_path / data / scoring.UNPROCESSED)) == expected
+    unprocessed, enhanced_scores = joined
+    assert enhanced_scores.values["a_1"]["SI_SDR"] > unprocessed.values["a_1"]["SI_SDR"] + 6
+
+
+def test_a_missing_or_unfinished_shard_is_named(dumped):
+    data, enhanced, out = dumped
+    scoring.score_shard(data, enhanced, out, nj=2, job=2, log=silently)
+    with pytest.raises(InputError, match="dump/tt unprocessed: shards 1 of 2 are missing"):
+        scoring.join_shards(data, enhanced, out, nj=2)
+    with pytest.raises(InputError, match="--job 3"):
+        scoring.score_shard(data, enhanced, out, nj=2, job=3, log=silently)
+
+
+def test_scores_are_kept_until_their_input_changes(dumped, monkeypatch):
+    data, enhanced, out = dumped
+    scored = []
+    real = scoring.score_pair
+    monkeypatch.setattr(scoring, "score_pair", lambda pair: scored.append(pair.utt) or real(pair))
+
+    def run():
+        scored.clear()
+        scoring.score_shard(data, enhanced, out, log=silently)
+        scoring.join_shards(data, enhanced, out)
+        return sorted(scored)
+
+    utts = ["a_1", "a_2", "b_1", "b_2"]
+    assert run() == sorted(utts * 2)  # unprocessed and enhanced
+    assert run() == []
+    audio.write(f"{enhanced}/wav/b_1.wav", speech(2) + 0.5 * speech(3), RATE)
+    assert run() == utts  # the unprocessed input is not scored again
+    write_table(f"{enhanced}/spk1.scp", {utt: f"{enhanced}/wav/{utt}.wav" for utt in utts[:3]})
+    assert run() == utts
+    assert read_table(f"{out}/failed") == {"b_2": scoring.MISSING}
+    monkeypatch.setattr(scoring, "_FORMAT", 2)
+    assert run() == sorted(utts * 2)
+
+
+def test_nothing_that_can_be_scored_is_an_error(dumped):
+    data, enhanced, out = dumped
+    for utt in ("a_1", "a_2", "b_1", "b_2"):
+        audio.write(f"{enhanced}/wav/{utt}.wav", np.zeros(100), RATE)
+    scoring.score_shard(data, enhanced, out, log=silently)
+    with pytest.raises(InputError, match="none of 4 utterances could be scored; the first, a_1: clean has 16000"):
+        scoring.join_shards(data, enhanced, out)
+
+
+def test_tables_hold_every_utterance(dumped, tmp_path):
+    data, enhanced, out = dumped
+    scoring.score_shard(data, enhanced, out, log=silently)
+    _, scores = scoring.join_shards(data, enhanced, out)
+    with open(f"{out}/scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["utt", *METRICS, "speaker", "noise", "snr"]
+    assert [row["utt"] for row in rows] == ["a_1", "a_2", "b_1", "b_2"]
+    assert [(row["speaker"], row["noise"], row["snr"]) for row in rows] == [
+        ("a", "rain", "2.5"), ("a", "bus", "10"), ("b", "rain", ""), ("b", "", "")
+    ]  # fmt: skip
+    for name in METRICS:
+        table = read_table(f"{out}/{name}")
+        assert float(table["b_2"]) == pytest.approx(scores.values["b_2"][name], abs=1e-6)
+        assert float(rows[3][name]) == float(table["b_2"])
+
+
+def test_undefined_values_are_kept_as_such(tmp_path):
+    pairs = [Pair("u", "c", "e")]
+    scores = Scores({"u": {**dict.fromkeys(METRICS, 1.5), "PESQ_WB": math.nan}}, {"v": "is silent"}, 2.0)
+    scoring._write_record(tmp_path / "r.json", pairs, scores)
+    again = scoring._read_record(tmp_path / "r.json", pairs)
+    assert math.isnan(again.values["u"].pop("PESQ_WB"))
+    assert again.values["u"] == dict.fromkeys(list(METRICS)[1:], 1.5)
+    assert (again.failed, again.seconds) == ({"v": "is silent"}, 2.0)
+    scoring.write_csv(tmp_path / "s.csv", scores, {"speaker": {}})
+    assert (tmp_path / "s.csv").read_text() == f"utt,{','.join(METRICS)}\nu,{',1.500000' * 7}\n"
+
+
+def test_groups_are_in_order():
+    assert list(scoring.groups({"a": 10.0, "b": 2.5, "c": 10.0}).items()) == [(2.5, ["b"]), (10.0, ["a", "c"])]
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_command_prints_json_alone(folders, tmp_path):
+    done = score("--clean", folders[0], "--enhanced", folders[1], "--json", "--out", tmp_path / "s.csv")
+    assert (done.returncode, done.stderr) == (0, "")
+    printed = json.loads(done.stdout)
+    assert list(printed) == ["mean", "scored", "failed"] and list(printed["mean"]) == list(METRICS)
+    assert (printed["scored"], printed["failed"]) == (3, 0)
+    rows = list(csv.DictReader((tmp_path / "s.csv").open()))
+    assert list(rows[0]) == ["utt", *METRICS]
+    assert np.mean([float(row["STOI"]) for row in rows]) == pytest.approx(printed["mean"]["STOI"], abs=1e-6)
+
+
+def test_command_goes_on_after_bad_files_and_fails_for_missing_ones(folders, tmp_path):
+    clean, enhanced = folders
+    (enhanced / "u1.flac").write_bytes(b"broken")
+    done = score("--clean", clean, "--enhanced", enhanced, "--out", tmp_path)
+    assert done.returncode == 0 and "u1: " in done.stderr and "2 scored, 1 failed, 0 without speech" in done.stdout
+    assert (tmp_path / "scores.csv").is_file()
+    (enhanced / "u0.flac").unlink()
+    done = score("--clean", clean, "--enhanced", enhanced, "--json", "--nj", "2")
+    assert done.returncode == 1
+    assert "u0: no enhanced file" in done.stderr and "1 enhanced files are missing" in done.stderr
+    assert (json.loads(done.stdout)["scored"], json.loads(done.stdout)["failed"]) == (1, 2)
+
+
+def test_command_fails_when_nothing_can_be_scored(folders):
+    for path in folders[1].iterdir():
+        path.write_bytes(b"broken")
+    done = score("--clean", folders[0], "--enhanced", folders[1])
+    assert done.returncode == 1 and done.stdout == ""
+    assert "sase score: " in done.stderr and "none of 3 utterances could be scored" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--clean", "x", "--data", "y"],
+        ["--clean", "x", "--job", "1"],
+        ["--data", "x", "--job", "1", "--finish"],
+        ["--data", "x", "--nj", "2", "--job", "3"],
+        ["--data", "x", "--nj", "0"],
+    ],
+)
+def test_command_refuses_options_that_do_not_go_together(options, monkeypatch):
+    from sase.bin import score as command
+
+    monkeypatch.setattr(sys, "argv", ["sase score", "--enhanced", "e", *options])
+    with pytest.raises(SystemExit) as stopped:
+        command.main()
+    assert stopped.value.code == 2
