@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from sase.losses import build_loss
 from sase.model import build_model
@@ -179,7 +180,13 @@ def test_validate_data_dir_is_at_hand(root, tmp_path):
 def test_every_configuration_of_the_recipes_can_be_built(root):
     configs = sorted(root.glob("egs/*/conf/train_*.yaml"))
     assert configs
+    generator = torch.Generator().manual_seed(0)
+    clean = 0.1 * torch.randn(3, 16000, generator=generator) * torch.linspace(0, 1, 16000)
     for path in configs:
         config = load_train_config(path)
         assert build_model(config.model).config == config.model
-        assert build_loss(config.loss).weights == config.loss
+        loss = build_loss(config.loss)
+        assert loss.weights == config.loss
+        # An objective that is blind to the level lets it drift, until what is written clips.
+        noisy = clean + 0.01 * torch.randn(clean.shape, generator=generator)
+        assert loss(noisy, clean)[0] + 0.01 < min(loss(noisy * gain, clean)[0] for gain in (0.2, 5.0)), path
