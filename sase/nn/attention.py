@@ -176,9 +176,12 @@ class SAGUEA(nn.Module):
             Of the shape of ``z``.
         """
         query, key, value = self.queries_keys_values(z)
-        memory = key.transpose(-1, -2) @ value  # (..., e, 2e)
-        normaliser = query @ key.sum(-2)[..., None]
-        y = (query @ memory) / (normaliser + _EPS)
+        if z.shape[-2] < self.channels:  # all scores are then fewer than the sums over keys, and give the same
+            scores = query @ key.transpose(-1, -2)  # (..., freq, freq)
+            total, normaliser = scores @ value, scores.sum(-1, keepdim=True)
+        else:
+            total, normaliser = query @ (key.transpose(-1, -2) @ value), query @ key.sum(-2)[..., None]
+        y = total / (normaliser + _EPS)
         mask = y @ _block(torch.complex(self.out_real, self.out_imag)).T
         return complex_multiply(z, bound(mask, dim=-1), dim=-1, one=1.0)
 

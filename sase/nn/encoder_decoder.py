@@ -1,5 +1,6 @@
 """The paper's network: a complex encoder and decoder with skips around a recurrence (DCCRN without gates and attention)."""
 
+import torch
 from torch import nn
 
 from sase.nn.attention import SAGOEA, SAGUEA
@@ -50,7 +51,7 @@ class EncoderDecoder(nn.Module):
             state: of the running stream, see :mod:`sase.nn`.
             valid: (batch, time), 0 for padding; needed where not causal.
         """
-        skips = []
+        z, skips = z.contiguous(memory_format=torch.channels_last), []
         for level in self.encoder:
             z = level(z, state, valid)
             skips.append(z)
