@@ -149,9 +149,9 @@ def validate_data_dir(path, audio=False):
     for utt, speaker in data.utt2spk.items():
         if not utt.startswith(speaker):
             raise InputError(f"{data.path}/utt2spk: {utt} does not begin with the name of its speaker {speaker}")
-    spk2utt = {speaker: text.split(" ") for speaker, text in read_table(data.path / "spk2utt").items()}
-    for speaker in sorted(spk2utt.keys() | data.spk2utt.keys()):
-        if spk2utt.get(speaker) != data.spk2utt.get(speaker):
+    spk2utt, expected = read_table(data.path / "spk2utt"), data.spk2utt
+    for speaker in sorted(spk2utt.keys() | expected.keys()):
+        if spk2utt.get(speaker) != " ".join(expected.get(speaker, [])):
             hint = _fix_hint(data.path / "spk2utt")
             raise InputError(f"{data.path}/spk2utt: {speaker} does not agree with utt2spk; {hint}")
     for name in _table_names(data.path):
