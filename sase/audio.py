@@ -15,6 +15,8 @@ from sase.errors import InputError
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 RESAMPLER = f"soxr {soxr.__version__} HQ"
 _LOSSY_SUBTYPES = {".ogg": "VORBIS", ".mp3": "MPEG_LAYER_III"}
+_WRITE_FRAMES = 16384  # libvorbis keeps on the stack what it is given at once: minutes of sound end the process
+_MP3_SLACK = 2 * 1152  # samples: most MP3 headers tell a length that is wrong by less than two frames
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,7 @@ def read(path):
         wav = _read_frames(file, -1, path)
         if wav.shape[1] == 0:
             raise InputError(f"{path}: holds no samples")
-        if wav.shape[1] < file.frames:
-            raise InputError(f"{path}: is cut short: {wav.shape[1]} of {file.frames} samples can be read")
+        _refuse_cut_short(file, wav.shape[1], path)
         return wav, file.samplerate
 
 
@@ -75,6 +76,8 @@ def read_mono(path, sample_rate=None):
 def open_blocks(path, block_s=10.0):
     """Yield ``(info, blocks)`` of a sound file: an iterator over float32 (channels, time) blocks, in bounded memory.
 
+    Of an MP3, ``info`` may tell some samples more than the blocks hold.
+
     Raises:
         InputError: as :func:`read`, while the blocks are read.
     """
@@ -85,12 +88,10 @@ def open_blocks(path, block_s=10.0):
 
         def blocks():
             done = 0
-            while done < file.frames:
-                wav = _read_frames(file, size, path)
-                if wav.shape[1] == 0:
-                    raise InputError(f"{path}: is cut short: {done} of {file.frames} samples can be read")
+            while (wav := _read_frames(file, size, path)).shape[1]:
                 done += wav.shape[1]
                 yield wav
+            _refuse_cut_short(file, done, path)
 
         yield AudioInfo(file.samplerate, file.frames, file.channels), blocks()
 
@@ -109,22 +110,29 @@ def write(path, wav, sample_rate):
 
 @contextmanager
 def open_writer(path, sample_rate, num_channels):
-    """Yield ``put(wav)``, which appends float (time,) or (channels, time) samples; the file appears when all is written."""
-    suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise InputError(f"{path}: cannot write '{suffix}' files; use one of {' '.join(SUFFIXES)}")
+    """Yield ``put(wav)``, which appends float (time,) or (channels, time) samples; the file appears when all is written.
+
+    Raises:
+        InputError: the suffix is unknown, or its format has no such rate or number of channels.
+        OSError: the disk is full.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path}: cannot write '{path.suffix}' files; use one of {' '.join(SUFFIXES)}")
     with atomic_path(path) as partial:
-        subtype = _LOSSY_SUBTYPES.get(suffix, "PCM_16")
-        with soundfile.SoundFile(partial, "w", sample_rate, num_channels, subtype, format=suffix[1:].upper()) as file:
+        file = _create(path, partial, sample_rate, num_channels)
 
-            def put(wav):
-                wav = np.asarray(wav, dtype=np.float32)
-                try:
-                    file.write(np.clip(wav.T if wav.ndim == 2 else wav, -1.0, 1.0))
-                except soundfile.SoundFileError as error:
-                    raise OSError(f"{path}: cannot be written ({error}); is the disk full?") from None
+        def put(wav):
+            wav = np.clip(np.asarray(wav, dtype=np.float32), -1.0, 1.0)
+            for start in range(0, wav.shape[-1], _WRITE_FRAMES):
+                with _write_errors(path):
+                    file.write(wav[..., start : start + _WRITE_FRAMES].T)
 
+        try:
             yield put
+        finally:
+            with _write_errors(path):
+                file.close()
 
 
 def resample(wav, from_rate, to_rate):
@@ -137,18 +145,74 @@ def resample(wav, from_rate, to_rate):
     return np.ascontiguousarray(soxr.resample(np.ascontiguousarray(wav.T), from_rate, to_rate).T)
 
 
+class Resampler:
+    """Resamples a signal that comes in blocks; what comes out, joined, equals :func:`resample` of the whole.
+
+    Args:
+        from_rate, to_rate: in Hz; equal rates pass the samples as they are.
+        num_channels: of the signal.
+    """
+
+    def __init__(self, from_rate, to_rate, num_channels):
+        self._stream = None
+        if from_rate != to_rate:
+            self._stream = soxr.ResampleStream(from_rate, to_rate, num_channels, dtype="float32")
+        self._num_channels = num_channels
+
+    def feed(self, wav):
+        """Take the next samples, float32 (channels, n); return those that are ready, (channels, m), m ≥ 0."""
+        return wav if self._stream is None else self._resample(wav)
+
+    def flush(self):
+        """Return what is left, (channels, rest)."""
+        silence = np.zeros((self._num_channels, 0), dtype=np.float32)
+        return silence if self._stream is None else self._resample(silence, last=True)
+
+    def _resample(self, wav, last=False):
+        return np.ascontiguousarray(self._stream.resample_chunk(np.ascontiguousarray(wav.T), last).T)
+
+
 @contextmanager
 def _open(path):
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    _refuse_truncated_wav(path)
+    try:
+        _refuse_truncated_wav(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     try:
         file = soundfile.SoundFile(path)
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise InputError(f"{path}: not a readable sound file ({error})") from None
     with file:
         yield file
+
+
+def _create(path, partial, sample_rate, num_channels):
+    suffix = path.suffix.lower()
+    subtype = _LOSSY_SUBTYPES.get(suffix, "PCM_16")
+    try:
+        return soundfile.SoundFile(partial, "w", sample_rate, num_channels, subtype, format=suffix[1:].upper())
+    except soundfile.SoundFileError as error:
+        reason = f"'{suffix}' files of {sample_rate} Hz and {num_channels} channels cannot be written"
+        raise InputError(f"{path}: {reason} ({getattr(error, 'error_string', error)})") from None
+
+
+@contextmanager
+def _write_errors(path):
+    """Tell libsndfile's errors while writing as what they are: the disk's."""
+    try:
+        yield
+    except (soundfile.SoundFileError, AssertionError) as error:  # the assertion: fewer samples written than given
+        reason = str(error) or "not all samples could be written"
+        raise OSError(f"{path}: cannot be written ({reason}); is the disk full?") from None
+
+
+def _refuse_cut_short(file, num_samples, path):
+    slack = _MP3_SLACK if file.format == "MP3" else 0
+    if num_samples < file.frames - slack:
+        raise InputError(f"{path}: is cut short: {num_samples} of {file.frames} samples can be read")
 
 
 def _read_frames(file, frames, path):

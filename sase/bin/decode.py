@@ -1,0 +1,37 @@
+"""Enhance a dumped set with a trained model (stage 4)."""
+
+import argparse
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="exp/<tag>/best.pt, or its folder")
+    parser.add_argument("--data", required=True, metavar="DIR", help="the dumped set")
+    parser.add_argument("--out", required=True, metavar="DIR", help="gets wav/UTT.wav and spk1.scp")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (%(default)s)")
+    parser.add_argument("--nj", type=int, default=1, help="number of shards (%(default)s)")
+    parser.add_argument("--job", type=int, help="do this shard only, from 1; --finish joins them")
+    parser.add_argument("--finish", action="store_true", help="check that all shards are there and write spk1.scp")
+    args = parser.parse_args()
+    if args.nj < 1:
+        parser.error("--nj must be 1 or more")
+    if args.job is not None and args.finish:
+        parser.error("--job does one shard, --finish joins them: give one of them")
+
+    import torch
+
+    from sase import decoding
+    from sase.enhancer import Enhancer
+
+    torch.set_num_threads(1)  # shards are what runs side by side
+    enhancer = Enhancer.from_pretrained(args.model, args.device)
+    for job in () if args.finish else [args.job] if args.job is not None else range(1, args.nj + 1):
+        decoding.decode_shard(enhancer, args.data, args.out, args.nj, job)
+    if args.job is None:
+        print(f"{args.out}: {decoding.finish(enhancer, args.data, args.out)} utterances, all there")
+
+
+if __name__ == "__main__":
+    from sase.bin.main import run
+
+    run(main, "decode")

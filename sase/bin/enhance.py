@@ -1,0 +1,55 @@
+"""Enhance sound files, folders of them, or patterns such as 'noisy/**/*.flac'."""
+
+import argparse
+
+EPILOG = """Rate, channels, length and kind of file stay; folders keep their structure below OUT. A file that cannot be
+enhanced is named and counted, and the others go on; the exit status is then 1. An input is never overwritten."""
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="WAV, FLAC, OGG or MP3 files, folders, patterns")
+    parser.add_argument("-o", "--out", required=True, help="folder, or the output file when there is one input file")
+    parser.add_argument("--model", help="file such as exp/<tag>/best.pt, or its folder")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (%(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of the processor; more help large networks (%(default)s)")
+    args = parser.parse_args()
+
+    if args.threads < 1:
+        parser.error("--threads must be 1 or more")
+
+    import sys
+    import time
+
+    import torch
+    from tqdm import tqdm
+
+    from sase.enhancer import NO_MODEL, Enhancer, plan
+    from sase.errors import InputError
+
+    if args.model is None:
+        raise InputError(f"which --model? {NO_MODEL}")
+    pairs = plan(args.inputs, args.out)
+    torch.set_num_threads(args.threads)
+    enhancer = Enhancer.from_pretrained(args.model, args.device)
+    failed, seconds, began = 0, 0.0, time.monotonic()
+    with tqdm(unit="s", unit_scale=True, disable=None, leave=False) as bar:  # None: only on a terminal
+        for number, (source, target) in enumerate(pairs, 1):
+            bar.set_description(f"{number}/{len(pairs)} {source.name}")
+            try:
+                seconds += enhancer.enhance_file(source, target, bar.update)
+            except InputError as error:
+                if len(pairs) == 1:
+                    raise
+                failed += 1
+                tqdm.write(f"sase enhance: {' '.join(str(error).split())}", file=sys.stderr)
+    wall = time.monotonic() - began
+    print(f"{args.out}: {len(pairs) - failed} files, {seconds:.1f} s of sound, in {wall:.1f} s")
+    if failed:
+        raise InputError(f"{failed} of {len(pairs)} failed")
+
+
+if __name__ == "__main__":
+    from sase.bin.main import run
+
+    run(main, "enhance")

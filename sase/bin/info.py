@@ -1,0 +1,45 @@
+"""Tell what a network costs: parameters, multiply-accumulates per second of sound, latency."""
+
+import argparse
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--preset", help="one of the presets (default: all of them)")
+    which.add_argument("--model", help="file such as exp/<tag>/best.pt, or its folder")
+    parser.add_argument("--json", action="store_true", help="print JSON, with the whole config")
+    args = parser.parse_args()
+
+    import json
+
+    from sase.config import to_mapping
+    from sase.model import PRESETS, build_model, load_model
+    from sase.profiling import markdown, profile, with_unit
+
+    if args.model is not None:
+        models = {args.model: load_model(args.model)}
+    else:
+        models = {name: build_model(name) for name in ([args.preset] if args.preset else PRESETS)}
+    costs = {name: profile(model) for name, model in models.items()}
+    if args.json:
+        print(json.dumps({name: {**costs[name], "config": to_mapping(models[name].config)} for name in costs}))
+        return
+    rows = [
+        {
+            "name": name,
+            "network": cost["network"],
+            "sample rate": f"{cost['sample_rate']} Hz",
+            "parameters": with_unit(cost["parameters"]),
+            "MACs per second": with_unit(cost["macs_per_s"]),
+            "latency": "the whole signal" if cost["latency_s"] is None else f"{1000 * cost['latency_s']:.0f} ms",
+        }
+        for name, cost in costs.items()
+    ]
+    print(markdown(rows))
+
+
+if __name__ == "__main__":
+    from sase.bin.main import run
+
+    run(main, "info")

@@ -1,0 +1,264 @@
+"""The public face: enhance arrays, sound files and folders of them with a trained network."""
+
+import glob
+import math
+import os
+from itertools import repeat, takewhile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sase import audio
+from sase.errors import InputError
+from sase.model import load_model
+
+NO_MODEL = "train one (egs/voicebank_demand/run.sh) and give its exp/<tag>/best.pt; no weights come with this version"
+_BLOCK_S = 2.0  # of a file at a time
+_PAD_S = 0.01  # of silence behind a signal that is resampled
+_MANY_CHANNELS = 32
+
+
+class Enhancer:
+    """Enhances speech at any rate, each channel alone.
+
+    ::
+
+        enhancer = Enhancer.from_pretrained("exp/train_small/best.pt")
+        enhanced = enhancer.enhance(wav, sample_rate)
+        enhancer.enhance_file("noisy.wav", "enhanced.wav")
+
+    The network works at its own rate, ``enhancer.sample_rate``; of a signal at a higher rate, what lies above half of
+    that is taken away.
+
+    Args:
+        model: a :class:`sase.model.SASE`; it is put in eval mode.
+    """
+
+    def __init__(self, model):
+        self.model = model.eval()
+
+    @classmethod
+    def from_pretrained(cls, name_or_path, device="cpu"):
+        """Return an Enhancer with the weights of a saved model.
+
+        Args:
+            name_or_path: a ``best.pt``, or an experiment folder that holds one.
+            device: where the network runs, as torch names it: ``cpu``, ``cuda``, ``cuda:1``.
+
+        Raises:
+            InputError: no such model or device, or a file that is corrupt or of another network.
+        """
+        if not Path(name_or_path).exists():
+            raise InputError(f"{name_or_path}: no such model; {NO_MODEL}")
+        return cls(load_model(name_or_path, _device(device)))
+
+    @property
+    def sample_rate(self):
+        """The rate in Hz that the network works at."""
+        return self.model.config.sample_rate
+
+    def enhance(self, wav, sample_rate):
+        """Enhance samples in memory.
+
+        Args:
+            wav: numpy array or torch tensor of floats in [-1, 1], (time,) or (channels, time), time ≥ 1.
+            sample_rate: of ``wav``, in Hz.
+
+        Returns:
+            Of the kind, type, shape and rate of ``wav``.
+
+        Raises:
+            InputError: samples that are NaN, infinite or integers, or an impossible rate.
+            ValueError: another shape.
+        """
+        noisy = np.atleast_2d(_checked(wav, sample_rate))
+        noisy = np.pad(noisy, ((0, 0), (0, self._padding(sample_rate))))
+        noisy = audio.resample(noisy, sample_rate, self.sample_rate)
+        enhanced = audio.resample(_per_channel(repeat(self.model), noisy, self._device), self.sample_rate, sample_rate)
+        enhanced = np.ascontiguousarray(enhanced[:, : wav.shape[-1]]).reshape(wav.shape)
+        if isinstance(wav, torch.Tensor):
+            return torch.from_numpy(enhanced).to(wav.device, wav.dtype)
+        return enhanced.astype(wav.dtype, copy=False)
+
+    def enhance_file(self, source, target, on_block=None):
+        """Enhance a sound file, in bounded memory when the network is causal; rate, channels and length stay.
+
+        Args:
+            source: a WAV, FLAC, OGG or MP3 file.
+            target: where to, with any of these suffixes; 16 bit where that can be chosen. It appears when it is whole.
+            on_block: called after each block with how many seconds were written.
+
+        Returns:
+            Its duration in seconds.
+
+        Raises:
+            InputError: a file that is missing, unreadable, truncated or empty, or with samples that are not finite.
+        """
+        if os.path.realpath(source) == os.path.realpath(target):
+            raise InputError(f"{target}: is the input; an input is never overwritten")
+        num_samples = 0
+        with audio.open_blocks(source, _BLOCK_S) as (info, blocks):
+            with audio.open_writer(target, info.sample_rate, info.num_channels) as put:
+                for enhanced in self._enhance_blocks(blocks, info.sample_rate, info.num_channels):
+                    put(enhanced)
+                    num_samples += enhanced.shape[1]
+                    if on_block is not None:
+                        on_block(enhanced.shape[1] / info.sample_rate)
+        return num_samples / info.sample_rate
+
+    def _enhance_blocks(self, blocks, sample_rate, num_channels):
+        """Yield the enhanced signal of numpy blocks (channels, n): as many samples in all, in place with the input."""
+        network = (_Streams if self.model.config.causal else _Whole)(self.model, num_channels, self._device)
+        down = audio.Resampler(sample_rate, self.sample_rate, num_channels)
+        up = audio.Resampler(self.sample_rate, sample_rate, num_channels)
+        missing = 0  # samples that came in and have not gone out
+
+        def enhanced():
+            nonlocal missing
+            for wav in blocks:
+                missing += wav.shape[1]
+                yield up.feed(network.feed(down.feed(wav)))
+            silence = np.zeros((num_channels, self._padding(sample_rate)), dtype=np.float32)
+            yield up.feed(network.feed(down.feed(silence)))
+            yield up.feed(network.feed(down.flush()))
+            for wav in network.flush():
+                yield up.feed(wav)
+            yield up.flush()
+
+        for wav in enhanced():
+            wav = wav[:, :missing]
+            missing -= wav.shape[1]
+            yield wav
+
+    @property
+    def _device(self):
+        return next(self.model.parameters()).device
+
+    def _padding(self, sample_rate):
+        """Return how many samples of silence go behind a signal, so that no rounding of lengths takes its end."""
+        return 0 if sample_rate == self.sample_rate else math.ceil(_PAD_S * sample_rate)
+
+
+class _Streams:
+    """The stream of each channel of a causal network: numpy (channels, n) in, what is ready (channels, m) out."""
+
+    def __init__(self, model, num_channels, device):
+        self._streams, self._device = [model.stream() for _ in range(num_channels)], device
+
+    def feed(self, wav):
+        return _per_channel([stream.feed for stream in self._streams], wav, self._device)
+
+    def flush(self):
+        with torch.inference_mode():
+            yield np.concatenate([_numpy(stream.flush()) for stream in self._streams])
+
+
+class _Whole:
+    """The same for a network that hears the whole signal first: all of it comes out at the end, in blocks."""
+
+    def __init__(self, model, num_channels, device):
+        self._model, self._blocks, self._device = model, [], device
+
+    def feed(self, wav):
+        self._blocks.append(wav)
+        return wav[:, :0]
+
+    def flush(self):
+        wav = _per_channel(repeat(self._model), np.concatenate(self._blocks, axis=1), self._device)
+        size = round(_BLOCK_S * self._model.config.sample_rate)
+        yield from (wav[:, start : start + size] for start in range(0, wav.shape[1], size))
+
+
+def plan(inputs, out):
+    """Return (source, target) of every sound file that ``sase enhance`` is asked for, in the order given.
+
+    A file goes to its name in ``out``, a folder's to the same place below ``out``, a pattern's to the same place as seen
+    from the first folder in it without wildcards. One file may also be given with a file as ``out``.
+
+    Args:
+        inputs: files, folders and glob patterns (``**`` for folders at any depth).
+        out: a folder, which need not be there, or a file.
+
+    Raises:
+        InputError: nothing to enhance, two inputs for one output, or an output that is an input.
+    """
+    out = Path(out)
+    if out.suffix.lower() in audio.SUFFIXES and not out.is_dir():
+        if len(inputs) != 1 or Path(inputs[0]).is_dir() or _is_pattern(inputs[0]):
+            raise InputError(f"{out}: one output file needs one input file; name a folder for several")
+        pairs = [(Path(inputs[0]), out)]
+    else:
+        pairs = [(source, out / name) for item in inputs for source, name in _expand(item, out)]
+    sources, targets = {os.path.realpath(source): source for source, _ in pairs}, {}
+    for source, target in pairs:
+        place = os.path.realpath(target)
+        if place in sources:
+            raise InputError(f"{target}: is an input; an input is never overwritten, choose another -o")
+        if place in targets:
+            raise InputError(f"{targets[place]} and {source} would both become {target}; enhance them one by one")
+        targets[place] = source
+    return pairs
+
+
+def _expand(item, out):
+    """Yield every sound file that ``item`` stands for, and its place below the output folder."""
+    path = Path(item)
+    if path.is_dir():
+        base, found = path, path.rglob("*")
+    elif _is_pattern(item):
+        fixed = takewhile(lambda part: not glob.has_magic(part), path.parts)
+        base, found = Path(*fixed), map(Path, glob.glob(item, recursive=True))
+    else:
+        yield path, path.name
+        return
+    files = [file for file in sorted(found) if file.suffix.lower() in audio.SUFFIXES and file.name[0] != "."]
+    if out.resolve() != base.resolve():  # what an earlier run has written below the input folder is no input
+        files = [file for file in files if out.resolve() not in file.resolve().parents]
+    if not files:
+        raise InputError(f"{item}: no sound files there ({' '.join(audio.SUFFIXES)})")
+    yield from ((file, file.relative_to(base)) for file in files)
+
+
+def _is_pattern(item):
+    return glob.has_magic(str(item)) and not Path(item).exists()
+
+
+def _device(name):
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # a wrong name, and a torch built without that device
+        raise InputError(f"device {name}: cannot be used here ({str(error).splitlines()[0]})") from None
+    return name
+
+
+def _per_channel(functions, wav, device):
+    """Return what each function gives of its channel of numpy (channels, time), one after the other.
+
+    So no channel can tell how many others there are, and there need be room for one only.
+    """
+    with torch.inference_mode():
+        channels = zip(functions, np.ascontiguousarray(wav)[:, None])
+        return np.concatenate([_numpy(run(torch.from_numpy(channel).to(device))) for run, channel in channels])
+
+
+def _checked(wav, sample_rate):
+    """Return samples as float32 numpy of the same shape, or raise what :meth:`Enhancer.enhance` says."""
+    if not isinstance(wav, (np.ndarray, torch.Tensor)):
+        raise InputError(f"samples must be a numpy array or a torch tensor, got {type(wav).__name__}")
+    if wav.ndim not in (1, 2) or 0 in wav.shape:
+        raise ValueError(f"enhance needs (time,) or (channels, time), time ≥ 1, got {tuple(wav.shape)}")
+    if wav.ndim == 2 and wav.shape[0] > max(_MANY_CHANNELS, wav.shape[1]):
+        raise ValueError(f"enhance needs (channels, time), got {tuple(wav.shape)}: is it (time, channels)?")
+    if not (wav.is_floating_point() if isinstance(wav, torch.Tensor) else np.issubdtype(wav.dtype, np.floating)):
+        raise InputError(f"samples must be floats in [-1, 1], got {wav.dtype}; divide 16-bit samples by 32768")
+    if not (math.isfinite(sample_rate) and sample_rate > 0):
+        raise InputError(f"sample_rate must be a positive number of Hz, got {sample_rate}")
+    noisy = _numpy(wav.detach()) if isinstance(wav, torch.Tensor) else np.asarray(wav, dtype=np.float32)
+    if not np.isfinite(noisy).all():
+        raise InputError("samples hold NaN or infinity")
+    return noisy
+
+
+def _numpy(wav):
+    return wav.float().cpu().numpy()

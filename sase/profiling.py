@@ -1,0 +1,68 @@
+"""What a network costs by count, not by clock: parameters, multiplications, latency."""
+
+import copy
+import math
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+_LONG_S, _SHORT_S = 4, 2
+
+
+def profile(model):
+    """Return what a network is and costs, as plain values for a table or JSON.
+
+    Args:
+        model: a :class:`sase.model.SASE`.
+    """
+    return {
+        "network": model.config.network,
+        "causal": model.config.causal,
+        "sample_rate": model.config.sample_rate,
+        "parameters": count_parameters(model),
+        "macs_per_s": macs_per_s(model),
+        "latency_s": model.latency_s if math.isfinite(model.latency_s) else None,  # None: the whole signal
+    }
+
+
+def count_parameters(model):
+    """Return the number of trained values; fixed ones, such as random features and running statistics, do not count."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def macs_per_s(model):
+    """Return the multiply-accumulates that one second of sound costs a :class:`sase.model.SASE`.
+
+    It is the difference between two lengths, so what is done once a call (folding norms into convolutions) is left out.
+    """
+    rate = model.config.sample_rate
+    long, short = (count_macs(model, torch.zeros(1, seconds * rate)) for seconds in (_LONG_S, _SHORT_S))
+    return (long - short) // (_LONG_S - _SHORT_S)
+
+
+def count_macs(module, *inputs):
+    """Return the multiply-accumulates of one call in eval mode: of convolutions, linear and recurrent layers, products.
+
+    What works element by element (gates, activations, norms) and the Fourier transform are not counted.
+    """
+    # Tensors without values: nothing is computed, and recurrent layers fall apart into products that can be counted.
+    module = copy.deepcopy(module).eval().to("meta")
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        module(*(x.to("meta") for x in inputs))
+    return counter.get_total_flops() // 2
+
+
+def with_unit(count):
+    """Return a count in three digits and a unit: 31.2 k, 84.1 M, 8.61 G."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= 0.9995 * size:
+            digits = 2 - min(2, int(math.log10(1.0005 * count / size)))
+            return f"{count / size:.{digits}f} {unit}"
+    return str(count)
+
+
+def markdown(rows):
+    """Return mappings of equal keys as the lines of a Markdown table; floats with three significant digits."""
+    cells = [list(rows[0]), ["---" if isinstance(value, str) else "---:" for value in rows[0].values()]]
+    cells += [[f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)

@@ -1,0 +1,230 @@
+"""The command ``sase``: help, one line for bad input, exit status, and nothing half written."""
+
+import ast
+import json
+import pkgutil
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import sase.bin
+from sase import Enhancer, audio, datadir
+from sase.bin.main import main
+from sase.model import build_model, save_model
+from test_audio import bad_files, noise
+from test_dump import dump_all, make_set
+
+COMMANDS = sorted(module.name for module in pkgutil.iter_modules(sase.bin.__path__) if module.name != "main")
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """``command(*words)`` runs ``sase words``; returns exit status, output and errors."""
+    threads = torch.get_num_threads()
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["sase", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        status, printed = end.value.code, capsys.readouterr()
+        if isinstance(status, str):  # what Python prints on its way out
+            return 1, printed.out, printed.err + status + "\n"
+        return status or 0, printed.out, printed.err
+
+    yield call
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("exp") / "best.pt"
+    save_model(build_model("mini"), path)
+    return path
+
+
+def everything_below(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def test_help_names_every_command_and_needs_no_torch(root):
+    script = "import sys; sys.argv = ['sase', '--help']; from sase.bin.main import main\n"
+    script += "try: main()\nfinally: assert not {'torch', 'soundfile', 'scipy'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr
+    listed = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if line.startswith("  "))
+    assert sorted(listed) == COMMANDS and all(listed.values())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_are_small_and_have_help(root, command, name):
+    source = (root / f"sase/bin/{name}.py").read_text()
+    assert source.count("\n") < 60
+    imported = {node.module or "" for node in ast.parse(source).body if isinstance(node, ast.ImportFrom)}
+    assert not any(module.startswith("sase") for module in imported), "packages are imported in main()"
+    status, out, err = command(name, "--help")
+    assert status == 0 and f"usage: sase {name}" in out and not err
+
+
+def test_unknown_commands_and_no_command(command):
+    assert command("nonsense")[0] == 1 and "no such command: nonsense; there are bench" in command("nonsense")[2]
+    status, out, _ = command()
+    assert status == 1 and "usage: sase COMMAND" in out
+    assert command("--version")[:2] == (0, f"{sase.__version__}\n")
+
+
+def test_the_traceback_is_there_when_asked_for(command, monkeypatch):
+    monkeypatch.setenv("SASE_DEBUG", "1")
+    monkeypatch.setattr(sys, "argv", ["sase", "enhance", "a.wav", "-o", "b"])
+    with pytest.raises(sase.errors.InputError):
+        main()
+
+
+def test_enhance_a_folder(tmp_path, command, model):
+    audio.write(tmp_path / "in/a.wav", noise(2, 5000), 44100)
+    audio.write(tmp_path / "in/b/c.flac", noise(3000), 16000)
+    status, out, err = command("enhance", tmp_path / "in", "-o", tmp_path / "out", "--model", model)
+    assert (status, err) == (0, "") and "2 files, 0.3 s of sound" in out
+    assert everything_below(tmp_path / "out") == ["a.wav", "b", "b/c.flac"]
+    expected = Enhancer.from_pretrained(model).enhance(audio.read(tmp_path / "in/a.wav")[0], 44100)
+    np.testing.assert_allclose(audio.read(tmp_path / "out/a.wav")[0], np.clip(expected, -1, 1), atol=2 / 32768)
+
+
+def test_enhance_one_file_to_one_file(tmp_path, command, model):
+    audio.write(tmp_path / "a.flac", noise(5000), 16000)
+    assert command("enhance", tmp_path / "a.flac", "-o", tmp_path / "b.wav", "--model", model.parent)[0] == 0
+    assert audio.info(tmp_path / "b.wav") == audio.AudioInfo(16000, 5000, 1)
+
+
+def test_silence_is_fine(tmp_path, command, model):
+    audio.write(tmp_path / "a.wav", np.zeros(5000), 16000)
+    assert command("enhance", tmp_path / "a.wav", "-o", tmp_path / "b.wav", "--model", model)[0] == 0
+    assert not audio.read(tmp_path / "b.wav")[0].any()
+
+
+def test_bad_files_get_one_line_and_leave_nothing(tmp_path, command, model):
+    names = bad_files(tmp_path)
+    before = everything_below(tmp_path)
+    for name in names.keys() - {"folder.wav"}:
+        status, out, err = command("enhance", tmp_path / name, "-o", tmp_path / "out", "--model", model)
+        assert status == 1 and not out and err.startswith("sase enhance: ") and name in err and err.count("\n") == 1
+        status, _, err = command("enhance", tmp_path / name, "-o", tmp_path / "out.wav", "--model", model)
+        assert status == 1 and err.count("\n") == 1
+        assert [name for name in everything_below(tmp_path) if name != "out"] == before
+
+
+def test_one_bad_file_is_named_and_the_rest_goes_on(tmp_path, command, model):
+    for name in "abc":
+        audio.write(tmp_path / f"in/{name}.wav", noise(1000), 16000)
+    (tmp_path / "in/b.wav").write_text("no sound")
+    status, out, err = command("enhance", tmp_path / "in", tmp_path / "d.wav", "-o", tmp_path / "out", "--model", model)
+    assert status == 1 and "2 files" in out
+    lines = err.splitlines()
+    assert len(lines) == 3 and "in/b.wav: not a readable" in lines[0] and "d.wav: no such file" in lines[1]
+    assert lines[2] == "sase enhance: 2 of 4 failed"
+    assert everything_below(tmp_path / "out") == ["a.wav", "c.wav"]
+
+
+def bad_models(folder, model):
+    """Write what is no model; return {path: words that tell what is wrong}."""
+    whole = model.read_bytes()
+    (folder / "cut.pt").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.pt").write_text("no model")
+    torch.save({"weight": torch.zeros(3)}, folder / "other.pt")
+    state = torch.load(model, weights_only=True)
+    state["model_config"]["recurrent"] = 12
+    torch.save(state, folder / "changed.pt")
+    (folder / "exp").mkdir()
+    return {
+        folder / "cut.pt": "not a readable checkpoint", folder / "text.pt": "not a readable checkpoint",
+        folder / "other.pt": "not a checkpoint of SASE", folder / "changed.pt": "do not fit its config",
+        folder / "exp": "no such model", folder / "gone.pt": "no such model", "small": "no such model; train one",
+    }  # fmt: skip
+
+
+def test_bad_models_get_one_line(tmp_path, command, model):
+    audio.write(tmp_path / "a.wav", noise(1000), 16000)
+    for path, words in bad_models(tmp_path, model).items():
+        commands = {
+            "enhance": ("enhance", tmp_path / "a.wav", "-o", tmp_path / "out"),
+            "decode": ("decode", "--data", tmp_path, "--out", tmp_path / "out"),
+            "info": ("info",),
+        }
+        for name, words_of_command in commands.items():
+            status, out, err = command(*words_of_command, "--model", path)
+            assert status == 1 and not out and err.startswith(f"sase {name}: ") and err.count("\n") == 1, err
+            assert words in err or path == "small" and "no such model" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_enhance_without_a_model_says_what_to_do(tmp_path, command):
+    status, _, err = command("enhance", tmp_path / "a.wav", "-o", tmp_path / "out")
+    assert status == 1 and "--model" in err and "best.pt" in err and err.count("\n") == 1
+
+
+def test_enhance_never_overwrites_an_input(tmp_path, command, model):
+    audio.write(tmp_path / "a.wav", noise(1000), 16000)
+    before = (tmp_path / "a.wav").read_bytes()
+    status, _, err = command("enhance", tmp_path / "a.wav", "-o", tmp_path, "--model", model)
+    assert status == 1 and "never overwritten" in err and (tmp_path / "a.wav").read_bytes() == before
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path, command, model):
+    audio.write(tmp_path / "a.wav", noise(60000), 16000)
+    (tmp_path / "out").mkdir()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, limit[1]))  # writing fails beyond: what a full disk does
+    try:
+        status, out, err = command("enhance", tmp_path / "a.wav", "-o", tmp_path / "out", "--model", model)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert status == 1 and not out and "is the disk full?" in err and err.count("\n") == 1
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_decode_in_jobs(tmp_path, command, model):
+    lengths = {f"p1_{i:03d}": 1600 + i for i in range(3)}
+    data = dump_all(make_set(tmp_path, lengths, rate=16000), tmp_path / "dump").path
+    options = ("decode", "--model", model, "--data", data, "--out", tmp_path / "out", "--nj", 2)
+    assert command(*options, "--job", 1)[0] == 0
+    status, _, err = command(*options, "--finish")
+    assert status == 1 and "2 of 3 utterances are missing" in err and err.count("\n") == 1
+    assert command(*options, "--job", 2)[0] == 0
+    assert command(*options, "--finish")[0] == 0
+    table = datadir.read_table(tmp_path / "out/spk1.scp")
+    assert {utt: soundfile.info(path).frames for utt, path in table.items()} == lengths
+    assert command(*options)[0] == 0  # alone: all shards and the end
+    for words, message in ((("--job", 3), "--job 3"), (("--job", 1, "--finish"), "one of them"), (("--nj", 0), "--nj")):
+        status, _, err = command(*options, *words)
+        assert status and message in err
+    (tmp_path / "empty").mkdir()
+    status, _, err = command("decode", "--model", model, "--data", tmp_path / "empty", "--out", tmp_path / "o")
+    assert status == 1 and "cannot be read" in err
+
+
+def test_info(command, model):
+    status, out, _ = command("info")
+    assert status == 0 and all(f"| {name} |" in out for name in ("small", "paper", "dccrn", "mini"))
+    status, out, _ = command("info", "--preset", "dccrn", "--json")
+    costs = json.loads(out)["dccrn"]
+    assert status == 0 and 8.5e9 < costs["macs_per_s"] < 8.8e9 and costs["config"]["window"] == 400
+    assert 4.7e6 < costs["parameters"] < 4.75e6 and costs["latency_s"] == 0.025
+    assert command("info", "--model", model)[1].count("\n") == 3
+    status, _, err = command("info", "--preset", "large")
+    assert status == 1 and "unknown preset 'large'; there are" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words", [("enhance", "--preset", "mini", "--seconds", 0.1, "--repeats", 1), ("dump", "--pairs", 1)]
+)
+def test_bench(command, words):
+    status, out, _ = command("bench", *words)
+    machine, _, *table = out.splitlines()
+    assert status == 0 and "cores" in machine and len(table) == 3 and table[1].startswith("| -")
+    status, out, _ = command("bench", *words, "--json")
+    assert status == 0 and len(json.loads(out)["rows"]) == 1

@@ -1,0 +1,124 @@
+"""Configs: from YAML to dataclasses and back; whatever does not fit is named with its place."""
+
+from dataclasses import dataclass, field
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sase.config import apply_overrides, from_mapping, read_yaml, to_mapping, to_yaml
+from sase.errors import InputError
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 1e-3
+    steps: int = 10
+    widths: tuple[int, ...] = (1, 2)
+    span: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner = field(default_factory=Inner)
+    loss: dict[str, float] = field(default_factory=dict)
+    name: str = "a"
+    flag: bool = False
+    limit: int | None = None
+
+
+def test_values_take_the_types_of_their_fields():
+    config = from_mapping(
+        Outer,
+        {
+            "inner": {"rate": "1e-4", "steps": 3.0, "widths": [4, 5, 6], "span": [-2, 17]},
+            "loss": {"si_snr": 1},
+            "flag": True,
+            "limit": 7,
+        },
+    )
+    assert config == Outer(Inner(1e-4, 3, (4, 5, 6), (-2.0, 17.0)), {"si_snr": 1.0}, "a", True, 7)
+    assert isinstance(config.inner.steps, int) and isinstance(config.loss["si_snr"], float)
+    assert from_mapping(Outer, {"limit": None}) == from_mapping(Outer, {}) == Outer()
+
+
+@pytest.mark.parametrize(
+    ("mapping", "words"),
+    [
+        ({"nam": "b"}, "unknown key nam; known here: flag, inner, limit, loss, name"),
+        ({"inner": {"step": 1}}, "unknown key inner.step"),
+        ({"inner": 3}, "inner must be a section"),
+        ({"inner": {"steps": 1.5}}, "inner.steps must be int"),
+        ({"inner": {"steps": True}}, "inner.steps must be int"),
+        ({"inner": {"rate": "fast"}}, "inner.rate must be float"),
+        ({"inner": {"rate": True}}, "inner.rate must be float"),
+        ({"inner": {"rate": None}}, "inner.rate must be float"),
+        ({"inner": {"widths": 3}}, "inner.widths"),
+        ({"inner": {"widths": [1, "x"]}}, "inner.widths must be int"),
+        ({"inner": {"span": [1]}}, "inner.span needs 2 values"),
+        ({"loss": [1]}, "loss"),
+        ({"loss": {"a": "b"}}, "loss.a must be float"),
+        ({"name": 3}, "name must be str"),
+        ({"flag": "yes"}, "flag must be bool"),
+        ({"flag": 1}, "flag must be bool"),
+        ([1], "must be a section"),
+    ],
+)
+def test_what_does_not_fit_is_named(mapping, words):
+    with pytest.raises(InputError, match=words) as error:
+        from_mapping(Outer, mapping)
+    assert "\n" not in str(error.value)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.builds(
+        Outer,
+        inner=st.builds(
+            Inner,
+            rate=st.floats(allow_nan=False, allow_infinity=False),
+            steps=st.integers(),
+            widths=st.lists(st.integers(), max_size=3).map(tuple),
+        ),
+        loss=st.dictionaries(st.sampled_from("abc"), st.floats(-1e9, 1e9)),
+        name=st.text(st.characters(codec="ascii", categories=["L", "N", "Zs"])),
+        flag=st.booleans(),
+        limit=st.none() | st.integers(),
+    )
+)
+def test_yaml_there_and_back(config):
+    assert from_mapping(Outer, yaml.safe_load(to_yaml(config))) == config
+    assert from_mapping(Outer, to_mapping(config)) == config
+
+
+def test_a_file_there_and_back(tmp_path):
+    (tmp_path / "c.yaml").write_text(to_yaml(Outer(name="ä")), encoding="utf-8")
+    assert from_mapping(Outer, read_yaml(tmp_path / "c.yaml")) == Outer(name="ä")
+
+
+def test_bad_yaml_is_named(tmp_path):
+    path = tmp_path / "c.yaml"
+    for text, words in (("a: [1", "not valid YAML"), ("- 1\n", "holds a list"), ("word", "holds a str")):
+        path.write_text(text)
+        with pytest.raises(InputError, match=f"c.yaml: .*{words}") as error:
+            read_yaml(path)
+        assert "\n" not in str(error.value)
+    path.write_text("# nothing\n")
+    assert read_yaml(path) == {}
+    with pytest.raises(InputError, match="cannot be read"):
+        read_yaml(tmp_path / "none.yaml")
+
+
+def test_overrides():
+    mapping = {"train": {"lr": 1.0, "keep": 1}, "seed": 0}
+    changed = apply_overrides(mapping, ["train.lr=1e-4", "train.on=true", "seed=3", "new.a.b=[1, 2]", "x=null", "y=a=b"])
+    train = {"lr": "1e-4", "keep": 1, "on": True}  # YAML 1.1 reads 1e-4 as text; from_mapping makes it a number
+    assert changed == {"train": train, "seed": 3, "new": {"a": {"b": [1, 2]}}, "x": None, "y": "a=b"}
+    assert mapping == {"train": {"lr": 1.0, "keep": 1}, "seed": 0}
+
+
+@pytest.mark.parametrize("override", ["train.lr", "=3", "", "seed.x=1"])
+def test_overrides_that_are_refused(override):
+    with pytest.raises(InputError, match="--set"):
+        apply_overrides({"train": {"lr": 1.0}, "seed": 0}, [override])
