@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 from sase.nn.attention import SAGOEA, SAGUEA
-from sase.nn.complex import ComplexConv2d, ComplexConvTranspose2d, ConvNorm, PReLU
-from sase.nn.gates import TFGA
+from sase.nn.complex import ComplexConv2d, ComplexConvTranspose2d
 from sase.nn.recurrent import TimeLSTM
+from sase.nn.unit import GatedUnit
 
 _STRIDE = 4  # of the first convolution over frequency
 
@@ -28,7 +28,7 @@ class BandRecurrent(nn.Module):
         if num_freq % _STRIDE or len(set(config.channels)) != 1:
             raise ValueError(f"BandRecurrent needs freq divisible by 4 and equal channels: {num_freq}, {config.channels}")
         channels, coarse, features = config.channels[0], num_freq // _STRIDE, config.recurrent
-        self.first = _Unit(config, ComplexConv2d(1, channels, (8, 1), stride=_STRIDE, padding=2), channels)
+        self.first = GatedUnit(config, ComplexConv2d(1, channels, (8, 1), stride=_STRIDE, padding=2), channels)
         self.encoder = nn.ModuleList(_residual(config, channels) for _ in config.channels[1:])
         self.to_bands = _FrequencyMap(coarse, config.bands)
         self.to_features = nn.Linear(2 * channels, features)
@@ -55,22 +55,8 @@ class BandRecurrent(nn.Module):
         return self.last(z, state)
 
 
-class _Unit(nn.Module):
-    """Convolution, norm, PReLU, and the gates where they are asked for."""
-
-    def __init__(self, config, conv, channels):
-        super().__init__()
-        self.conv = ConvNorm(conv, channels, config.norm)
-        self.activation = PReLU(2 * channels)
-        self.gate = TFGA(config.frames_per_s, config.causal) if config.gates else None
-
-    def forward(self, z, state=None, valid=None):
-        z = self.activation(self.conv(z, state))
-        return z if self.gate is None else self.gate(z, state, valid)
-
-
 def _residual(config, channels):
-    return _Unit(config, ComplexConv2d(channels, channels, (3, 1), padding=1), channels)
+    return GatedUnit(config, ComplexConv2d(channels, channels, (3, 1), padding=1), channels)
 
 
 class _FrequencyMap(nn.Module):

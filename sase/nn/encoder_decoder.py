@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 from sase.nn.attention import SAGOEA, SAGUEA
-from sase.nn.complex import ComplexConv2d, ComplexConvTranspose2d, ConvNorm, PReLU, concat
-from sase.nn.gates import TFGA
+from sase.nn.complex import ComplexConv2d, ComplexConvTranspose2d, concat
 from sase.nn.recurrent import TimeLSTM
+from sase.nn.unit import GatedUnit
 
 _MIN_FREQ = 16  # frequency positions below which attention over frequency has nothing to tell apart
 
@@ -26,7 +26,7 @@ class EncoderDecoder(nn.Module):
         if num_freq % 2**levels:
             raise ValueError(f"EncoderDecoder needs freq divisible by {2**levels}, got {num_freq}")
         self.encoder = nn.ModuleList(
-            _Level(config, ComplexConv2d(a, b, (5, 2), stride=2, padding=2), b) for a, b in zip(widths, widths[1:])
+            GatedUnit(config, ComplexConv2d(a, b, (5, 2), stride=2, padding=2), b) for a, b in zip(widths, widths[1:])
         )
         flat = 2 * widths[-1] * (num_freq >> levels)
         self.lstm = TimeLSTM(flat, config.recurrent, layers=2, causal=config.causal)
@@ -41,7 +41,7 @@ class EncoderDecoder(nn.Module):
             if config.frequency_attention and not self.over_frequency and size >= _MIN_FREQ:
                 self.over_frequency[str(level)] = SAGUEA(a, size)
             conv = ComplexConvTranspose2d(2 * a, b, (5, 2), stride=2, padding=2, output_padding=1)
-            self.decoder.append(_Level(config, conv, b) if level < levels - 1 else conv)
+            self.decoder.append(GatedUnit(config, conv, b) if level < levels - 1 else conv)
 
     def forward(self, z, state=None, valid=None):
         """Return a complex mask of the shape of ``z``.
@@ -65,19 +65,5 @@ class EncoderDecoder(nn.Module):
             if str(index) in self.over_frequency:
                 z = self.over_frequency[str(index)](z.permute(0, 3, 2, 1)).permute(0, 3, 2, 1)  # as (B, T, F, 2C)
             z = concat(z, skips.pop())
-            z = level(z, state, valid) if isinstance(level, _Level) else level(z, state)
+            z = level(z, state, valid) if isinstance(level, GatedUnit) else level(z, state)
         return z
-
-
-class _Level(nn.Module):
-    """Convolution, norm, PReLU, and the gates where they are asked for."""
-
-    def __init__(self, config, conv, channels):
-        super().__init__()
-        self.conv = ConvNorm(conv, channels, config.norm)
-        self.activation = PReLU(2 * channels)
-        self.gate = TFGA(config.frames_per_s, config.causal) if config.gates else None
-
-    def forward(self, z, state=None, valid=None):
-        z = self.activation(self.conv(z, state))
-        return z if self.gate is None else self.gate(z, state, valid)
