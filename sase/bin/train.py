@@ -42,6 +42,7 @@ def main():
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers)
     trainer = Trainer(config, args.train_set, args.dev_set, args.exp, workers)
     trainer.run()
+    workers.leave()
 
 
 if __name__ == "__main__":

@@ -25,13 +25,10 @@ class Workers:
         if self.count > 1:
             dist.barrier()
 
-    def any(self, flag):
-        """Return whether ``flag`` is true in any process."""
-        if self.count == 1:
-            return flag
-        value = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(value, dist.ReduceOp.MAX)
-        return bool(value)
+    def leave(self):
+        """End what :func:`join_workers` began."""
+        if self.count > 1:
+            dist.destroy_process_group()
 
 
 def join_workers(use_gpu):
