@@ -22,4 +22,4 @@ venv=$(cd "${SASE_VENV:-$root/tools/venv}" && pwd)
 export SASE_VENV=$venv PATH=$venv/bin:$PATH PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the networks of the tests are too small to share between cores
 cd "$root"
-exec python -m pytest "${selection[@]}" "$@" tests
+exec python -m pytest "${selection[@]}" "$@"
