@@ -51,7 +51,8 @@ def draw_spectrograms(path, signals, sample_rate, title=""):
     from librosa.display import specshow
     from matplotlib.figure import Figure
 
-    spectra = {name: np.abs(librosa.stft(wav, n_fft=WINDOW, hop_length=HOP)) for name, wav in signals.items()}
+    padded = {name: librosa.util.fix_length(wav, size=max(len(wav), WINDOW)) for name, wav in signals.items()}
+    spectra = {name: np.abs(librosa.stft(wav, n_fft=WINDOW, hop_length=HOP)) for name, wav in padded.items()}
     loudest = max(spec.max() for spec in spectra.values()) or 1.0
     figure = Figure(figsize=(8, 1.0 + 2.2 * len(signals)), layout="constrained")
     axes = figure.subplots(len(signals), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
