@@ -1,4 +1,4 @@
-"""write a data directory's sound as 16 kHz arks (stage 2)"""
+"""Write a data directory's sound as 16 kHz arks (stage 2)."""
 
 
 def main():
