@@ -34,6 +34,13 @@ def write_text(path, text):
         partial.write_text(text, encoding="utf-8")
 
 
+def remove_leftovers(*folders):
+    """Delete what killed writers of :func:`atomic_path` left in folders; only for folders that nobody writes to now."""
+    for folder in folders:
+        for leftover in Path(folder).glob(".*.partial*"):
+            leftover.unlink()
+
+
 @contextmanager
 def atomic_folder(path):
     """Yield an empty folder beside ``path``; it takes the place of ``path`` when the block ends without an error.

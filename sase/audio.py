@@ -1,5 +1,6 @@
 """Read, write and resample: the only file that opens sound files. Samples are float32 in [-1, 1]."""
 
+import logging
 import struct
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ RESAMPLER = f"soxr {soxr.__version__} HQ"
 _LOSSY_SUBTYPES = {".ogg": "VORBIS", ".mp3": "MPEG_LAYER_III"}
 _WRITE_FRAMES = 16384  # libvorbis keeps on the stack what it is given at once: minutes of sound end the process
 _MP3_SLACK = 2 * 1152  # samples: most MP3 headers tell a length that is wrong by less than two frames
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def write(path, wav, sample_rate):
     """Write float samples as a 16-bit WAV or FLAC, an OGG or an MP3, by the suffix; whole or not at all.
 
     Args:
-        path: where to; its folder is made. Samples outside [-1, 1] are clipped.
+        path: where to; its folder is made. Samples outside [-1, 1] are clipped, and counted in a warning.
         wav: float (time,) or (channels, time).
         sample_rate: in Hz.
     """
@@ -120,10 +123,13 @@ def open_writer(path, sample_rate, num_channels):
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path}: cannot write '{path.suffix}' files; use one of {' '.join(SUFFIXES)}")
     with atomic_path(path) as partial:
-        file = _create(path, partial, sample_rate, num_channels)
+        file, clipped = _create(path, partial, sample_rate, num_channels), 0
 
         def put(wav):
-            wav = np.clip(np.asarray(wav, dtype=np.float32), -1.0, 1.0)
+            nonlocal clipped
+            wav = np.asarray(wav, dtype=np.float32)
+            clipped += np.count_nonzero(np.abs(wav) > 1.0)
+            wav = np.clip(wav, -1.0, 1.0)
             for start in range(0, wav.shape[-1], _WRITE_FRAMES):
                 with _write_errors(path):
                     file.write(wav[..., start : start + _WRITE_FRAMES].T)
@@ -133,6 +139,8 @@ def open_writer(path, sample_rate, num_channels):
         finally:
             with _write_errors(path):
                 file.close()
+        if clipped:
+            log.warning("%s: %d samples were beyond full scale and are clipped", path, clipped)
 
 
 def resample(wav, from_rate, to_rate):

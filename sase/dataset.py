@@ -7,10 +7,9 @@ import numpy as np
 import torch
 
 from sase.datadir import read_data_dir
-from sase.dump import read_int16
+from sase.dump import FULL_SCALE, read_int16
 from sase.errors import InputError
 
-_FULL_SCALE = 32768.0
 _TALKERS = 6  # in babble
 _SILENCE = 1e-8  # mean power below which a segment has no level to speak of
 
@@ -117,7 +116,7 @@ class PairSet:
         inside = offset < length
         offset = offset % length if wrap else offset.minimum(length - 1)
         index = self.starts[utt][:, None] + offset
-        noisy, clean = (wav[index].float() / _FULL_SCALE for wav in (self._noisy, self._clean))
+        noisy, clean = (wav[index].float() / FULL_SCALE for wav in (self._noisy, self._clean))
         if wrap:
             return noisy, clean, torch.full_like(first, num_samples)
         return noisy * inside, clean * inside, inside.sum(1)

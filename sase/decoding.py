@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 import sase
 from sase import audio, dump
+from sase.atomic import remove_leftovers
 from sase.config import to_mapping
 from sase.datadir import read_data_dir, shard, write_table
 from sase.errors import InputError
@@ -80,8 +81,7 @@ def finish(enhancer, data_dir, out):
         expected, found = dump.read_entry(data.noisy[utt]).num_samples, audio.info(_wav(out, utt)).num_samples
         if expected != found:
             raise InputError(f"{_wav(out, utt)}: has {found} samples, not {expected}; delete it and decode again")
-    for leftover in (out / "wav").glob(".*.partial.wav"):  # of a killed job
-        leftover.unlink()
+    remove_leftovers(out, out / "wav")
     write_table(out / "spk1.scp", {utt: _wav(out, utt) for utt in data.utts})
     return len(data)
 

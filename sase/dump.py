@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from sase import audio
-from sase.atomic import atomic_path, write_text
+from sase.atomic import atomic_path, remove_leftovers, write_text
 from sase.datadir import read_data_dir, shard, validate_data_dir, write_data_dir, write_table
 from sase.errors import InputError
 
-_FULL_SCALE = 32768.0  # a 16-bit sample of -32768 is -1.0
+FULL_SCALE = 32768.0  # a 16-bit sample of -32768 is -1.0
 _KINDS = ("wav", "spk1")
 
 
@@ -82,12 +82,12 @@ def read_wav(spec, start=0, num_samples=None):
 
 def to_float(wav):
     """Return int16 samples of any shape as float32 in [-1, 1)."""
-    return wav.astype(np.float32) / np.float32(_FULL_SCALE)
+    return wav.astype(np.float32) / np.float32(FULL_SCALE)
 
 
 def to_int16(wav):
     """Return float samples of any shape as int16, rounded and clipped; undoes :func:`to_float` exactly."""
-    return np.clip(np.rint(np.asarray(wav) * _FULL_SCALE), -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
+    return np.clip(np.rint(np.asarray(wav) * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
 
 
 def dump_set(data_dir, dump_dir, sample_rate=16000, nj=1, job=1, keep_all=False, log=print):
@@ -145,6 +145,7 @@ def finish(data_dir, dump_dir, sample_rate=16000, nj=1, keep_all=False, log=prin
     kept = [{utt: value for utt, value in table.items() if utt in entries} for table in copied]
     write_data_dir(dump_dir, noisy, clean, *kept)
     validate_data_dir(dump_dir)
+    remove_leftovers(dump_dir, dump_dir / "shards")
     if bad:
         log(f"{dump_dir}: {len(bad)} of {len(bad) + len(entries)} utterances left out: {_tell(bad)}")
     hours = sum(count for _, _, count in entries.values()) / sample_rate / 3600

@@ -24,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sase import audio, dump
-from sase.atomic import write_text
+from sase.atomic import remove_leftovers, write_text
 from sase.datadir import read_data_dir, read_table, shard, write_table
 from sase.errors import InputError
 from sase.metrics import METRICS, evaluate
@@ -205,6 +205,7 @@ def join_shards(data_dir, enhanced_dir, out, nj=1):
         scores = _read_record(folder / "scores.json", pairs) or _join(name, pairs, folder, nj)
         write_scores(folder, scores, labels)
         _write_record(folder / "scores.json", pairs, scores)
+        remove_leftovers(folder, folder / "shards")
         joined.append(require_some(scores, name))
     return tuple(joined)
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from sase.atomic import atomic_folder, atomic_path, write_text
+from sase.atomic import atomic_folder, atomic_path, remove_leftovers, write_text
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path):
@@ -77,3 +77,15 @@ def test_a_failing_writer_leaves_the_old_folder(tmp_path, error):
             assert not list(partial.iterdir())
             raise error
     assert [file.name for file in path.iterdir()] == ["a"] and list(tmp_path.iterdir()) == [path]
+
+
+def test_leftovers_of_killed_writers_go_and_nothing_else(tmp_path):
+    with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "a.json") as partial:
+        left = partial.with_name(partial.name.replace(".partial", "0.partial"))  # as another process would name it
+        left.write_text("half")
+        raise KeyboardInterrupt
+    (tmp_path / "a.json").write_text("whole")
+    (tmp_path / ".hidden").write_text("mine")
+    assert left.exists()
+    remove_leftovers(tmp_path, tmp_path / "not there")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "a.json"]

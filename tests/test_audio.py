@@ -160,3 +160,11 @@ def test_resampling_keeps_a_tone_and_its_place():
     assert audio.resample(tone, 48000, 48000) is tone
     resampler = audio.Resampler(16000, 16000, 1)
     assert resampler.feed(tone[None]).shape == (1, 48000) and resampler.flush().shape == (1, 0)
+
+
+def test_clipping_is_told(tmp_path, caplog):
+    audio.write(tmp_path / "quiet.wav", np.array([0.5, -1.0, 1.0], dtype=np.float32), 16000)
+    assert not caplog.records
+    audio.write(tmp_path / "loud.wav", np.array([0.5, -1.5, 2.0], dtype=np.float32), 16000)
+    assert "loud.wav: 2 samples were beyond full scale" in caplog.text
+    assert np.abs(audio.read(tmp_path / "loud.wav")[0]).max() <= 1.0

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from sase.atomic import write_text
+from sase.atomic import remove_leftovers, write_text
 from sase.config import read_yaml, to_mapping, to_yaml
 from sase.dataset import Mixtures, PairSet
 from sase.errors import InputError
@@ -167,6 +167,7 @@ class Trainer:
         if path.exists() and (difference := first_difference(read_yaml(path), to_mapping(self.config))):
             raise InputError(f"{path}: this folder was begun with another config ({difference}); use another --tag")
         if self.workers.leads:
+            remove_leftovers(self.exp_dir)
             write_text(path, to_yaml(self.config))
         self.workers.barrier()
 
