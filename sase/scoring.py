@@ -205,8 +205,9 @@ def join_shards(data_dir, enhanced_dir, out, nj=1):
         scores = _read_record(folder / "scores.json", pairs) or _join(name, pairs, folder, nj)
         write_scores(folder, scores, labels)
         _write_record(folder / "scores.json", pairs, scores)
-        remove_leftovers(folder, folder / "shards")
         joined.append(require_some(scores, name))
+    # Not those of the unprocessed input: another experiment on the same set may be writing there now.
+    remove_leftovers(Path(out), Path(out) / "shards")
     return tuple(joined)
 
 

@@ -236,6 +236,17 @@ def test_scores_are_kept_until_their_input_changes(dumped, monkeypatch):
     assert run() == sorted(utts * 2)
 
 
+def test_what_killed_jobs_left_is_cleared_where_nobody_else_writes(dumped, tmp_path):
+    data, enhanced, out = dumped
+    scoring.score_shard(data, enhanced, out, log=silently)
+    folders = out, f"{data}/{scoring.UNPROCESSED}"
+    mine, anothers = (tmp_path / folder / "shards/.1of1.7.partial.json" for folder in folders)
+    mine.write_text("half")
+    anothers.write_text("being written by another experiment on the same set")
+    scoring.join_shards(data, enhanced, out)
+    assert not mine.exists() and anothers.exists()
+
+
 def test_nothing_that_can_be_scored_is_an_error(dumped):
     data, enhanced, out = dumped
     for utt in ("a_1", "a_2", "b_1", "b_2"):
