@@ -51,7 +51,8 @@ class Enhancer:
         """
         if not Path(name_or_path).exists():
             raise InputError(f"{name_or_path}: no such model; {NO_MODEL}")
-        return cls(load_model(name_or_path, _device(device)))
+        with torch.inference_mode(False):  # folded weights are renewed by their tensors' versions, which it takes away
+            return cls(load_model(name_or_path, _device(device)))
 
     @property
     def sample_rate(self):

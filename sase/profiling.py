@@ -6,7 +6,7 @@ import math
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-_LONG_S, _SHORT_S = 4, 2
+_FRAMES = 64  # a whole number of the chunks in which layers work along time
 
 
 def profile(model):
@@ -35,9 +35,8 @@ def macs_per_s(model):
 
     It is the difference between two lengths, so what is done once a call (folding norms into convolutions) is left out.
     """
-    rate = model.config.sample_rate
-    long, short = (count_macs(model, torch.zeros(1, seconds * rate)) for seconds in (_LONG_S, _SHORT_S))
-    return (long - short) // (_LONG_S - _SHORT_S)
+    long, short = (count_macs(model, torch.zeros(1, times * _FRAMES * model.config.hop)) for times in (2, 1))
+    return round((long - short) * model.config.frames_per_s / _FRAMES)
 
 
 def count_macs(module, *inputs):

@@ -252,6 +252,9 @@ def test_from_pretrained(tmp_path, enhancer):
         loaded = Enhancer.from_pretrained(name)
         assert loaded.sample_rate == 16000 and not loaded.model.training
         np.testing.assert_array_equal(loaded.enhance(noise(5000), 16000), enhancer.enhance(noise(5000), 16000))
+    with torch.inference_mode():
+        loaded = Enhancer.from_pretrained(name)
+        np.testing.assert_array_equal(loaded.enhance(noise(5000), 16000), enhancer.enhance(noise(5000), 16000))
     with pytest.raises(InputError, match="small: no such model; train one"):
         Enhancer.from_pretrained("small")
     with pytest.raises(InputError, match="device abacus"):
