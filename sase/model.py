@@ -88,7 +88,7 @@ def _mask_parts(z, mask):
 
 MASKS = {"complex": _mask_complex, "polar": _mask_polar, "parts": _mask_parts}
 FORMAT = "sase-1"
-_BLOCK_S = 4.0  # a causal network takes long input in blocks of this length
+_BLOCK_S = 1.0  # a causal network takes longer input in such blocks: their maps stay in the caches of a processor
 _OFFLINE_BLOCK_S, _OFFLINE_FADE_S = 10.0, 2.0
 
 

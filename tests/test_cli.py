@@ -228,3 +228,14 @@ def test_bench(command, words):
     assert status == 0 and "cores" in machine and len(table) == 3 and table[1].startswith("| -")
     status, out, _ = command("bench", *words, "--json")
     assert status == 0 and len(json.loads(out)["rows"]) == 1
+
+
+def test_a_missing_extra_is_named():
+    from sase.bin.main import run
+
+    def main():
+        raise ModuleNotFoundError("No module named 'pesq'", name="pesq")
+
+    with pytest.raises(SystemExit) as caught:
+        run(main, "score")
+    assert str(caught.value) == "sase score: needs the package pesq, which the recipes use: pip install 'sase[recipe]'"

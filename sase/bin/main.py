@@ -20,6 +20,10 @@ def run(main, name):
         if os.environ.get("SASE_DEBUG") == "1":
             raise
         sys.exit(f"sase {name}: {' '.join(str(error).split())}")
+    except ModuleNotFoundError as error:
+        if (error.name or "sase").startswith("sase"):
+            raise
+        sys.exit(f"sase {name}: needs the package {error.name}, which the recipes use: pip install 'sase[recipe]'")
     except KeyboardInterrupt:
         sys.exit(130)
 
