@@ -148,6 +148,11 @@ def test_offline_blocks_stay_near_one_pass():
     torch.testing.assert_close(model(wav, torch.tensor([30 * 16000])), blocks, atol=1e-5, rtol=1e-4)
 
 
+def test_a_model_made_in_inference_mode_runs_there():
+    with torch.inference_mode():
+        assert made("mini").forward(noise(1, 3000)).shape == (1, 3000)
+
+
 def test_an_offline_network_does_not_stream():
     with pytest.raises(InputError, match="offline"):
         made(OFFLINE).stream()

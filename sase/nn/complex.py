@@ -259,14 +259,17 @@ class ConvNorm(nn.Module):
 
     def _fold(self):
         # Whatever changes a tensor in place, or puts another in its place, changes this key.
-        key = tuple((t.data_ptr(), t._version, t.device, t.dtype) for t in self.state_dict(keep_vars=True).values())
+        tensors = self.state_dict(keep_vars=True).values()
+        versions = (0 if t.is_inference() else t._version for t in tensors)  # inference tensors keep no count
+        key = tuple((t.data_ptr(), version, t.device, t.dtype) for t, version in zip(tensors, versions))
         if key != self._folded_from:
             matrix, shift = self.norm.running_affine()
             axis = 1 if self.conv.transposed else 0
             real, imag = self.conv.block_weight().chunk(2, dim=axis)
             shape = (1, -1, 1, 1) if axis else (-1, 1, 1, 1)
             rows = [matrix[i, 0].view(shape) * real + matrix[i, 1].view(shape) * imag for i in range(2)]
-            self._folded = torch.cat(rows, dim=axis), shift.flatten()
+            weight = torch.cat(rows, dim=axis).contiguous(memory_format=torch.channels_last)  # as the maps mostly are
+            self._folded = weight, shift.flatten()
             self._folded_from = key
         return self._folded
 
