@@ -36,7 +36,7 @@ class AudioInfo:
 
 
 def info(path):
-    """Return the :class:`AudioInfo` of a sound file; raise InputError when it is missing, no sound file or cut short."""
+    """Return the :class:`AudioInfo` of a sound file; raise InputError when it is missing, no sound or cut short."""
     with _open(path) as file:
         return AudioInfo(file.samplerate, file.frames, file.channels)
 
@@ -113,7 +113,7 @@ def write(path, wav, sample_rate):
 
 @contextmanager
 def open_writer(path, sample_rate, num_channels):
-    """Yield ``put(wav)``, which appends float (time,) or (channels, time) samples; the file appears when all is written.
+    """Yield ``put(wav)``, which appends float (time,) or (channels, time) samples; the file appears at the end, whole.
 
     Raises:
         InputError: the suffix is unknown, or its format has no such rate or number of channels.
@@ -144,7 +144,7 @@ def open_writer(path, sample_rate, num_channels):
 
 
 def resample(wav, from_rate, to_rate):
-    """Return ``wav`` (..., time) at another rate, by soxr at its HQ setting, float32; equal rates return it as it is."""
+    """Return ``wav`` (..., time) at another rate, by soxr at its HQ setting, float32; as it is where rates are equal."""
     wav = np.asarray(wav, dtype=np.float32)
     if from_rate == to_rate:
         return wav
@@ -234,7 +234,7 @@ def _read_frames(file, frames, path):
 
 
 def _refuse_truncated_wav(path):
-    """Raise InputError when a RIFF file ends before its data chunk does: libsndfile reads what is left without a word."""
+    """Raise InputError when a RIFF file ends before its data chunk does: libsndfile would not say a word."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         if file.read(4) != b"RIFF":

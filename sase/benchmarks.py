@@ -135,7 +135,7 @@ def bench_dump(pairs=60, duration_s=5.0, sample_rate=48000):
 
 
 def bench_score(utterances=60, workers=1):
-    """Measure stage 5, every measure, on made-up utterances as long as those of VoiceBank+DEMAND's test set are on average.
+    """Measure stage 5, every measure, on made-up utterances as long as VoiceBank+DEMAND's test utterances are.
 
     Returns:
         One row: time for the utterances, and what it comes to for the 824 of the test set.

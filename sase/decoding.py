@@ -1,8 +1,9 @@
 """Stage 4: enhance a dumped set into ``wav/UTT.wav`` and ``spk1.scp``, in shards, each of which can be gone on with.
 
 ``done/`` of the output folder holds one line for every utterance that was decoded: ``utt key stamp``, appended once its
-file stands. The key stands for the weights and the input, the stamp for the file; a line that does not fit both any more
-counts for nothing, so a killed job goes on where it was, and another model, input or number of shards does no harm.
+file stands. The key stands for the weights and the input, the stamp for the file; a line that does not fit both any
+more counts for nothing, so a killed job goes on where it was, and another model, input or number of shards does no
+harm.
 """
 
 import hashlib

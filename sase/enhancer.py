@@ -174,8 +174,8 @@ class _Whole:
 def plan(inputs, out):
     """Return (source, target) of every sound file that ``sase enhance`` is asked for, in the order given.
 
-    A file goes to its name in ``out``, a folder's to the same place below ``out``, a pattern's to the same place as seen
-    from the first folder in it without wildcards. One file may also be given with a file as ``out``.
+    A file goes to its name in ``out``, a folder's to the same place below ``out``, a pattern's to the same place as
+    seen from the folder that the pattern begins with. One file may also be given with a file as ``out``.
 
     Args:
         inputs: files, folders and glob patterns (``**`` for folders at any depth).

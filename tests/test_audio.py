@@ -67,7 +67,8 @@ def bad_files(folder):
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes(whole[: len(whole) // 2])
     return {
-        "gone.wav": "no such file", "folder.wav": "no such file", "empty.wav": "not a readable", "text.wav": "not a readable",
+        "gone.wav": "no such file", "folder.wav": "no such file",
+        "empty.wav": "not a readable", "text.wav": "not a readable",
         "none.wav": "no samples", "nan.wav": "NaN", "inf.wav": "NaN", "cut.wav": "cut short", "cut.flac": "cut.flac",
     }  # fmt: skip
 

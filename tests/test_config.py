@@ -112,7 +112,8 @@ def test_bad_yaml_is_named(tmp_path):
 
 def test_overrides():
     mapping = {"train": {"lr": 1.0, "keep": 1}, "seed": 0}
-    changed = apply_overrides(mapping, ["train.lr=1e-4", "train.on=true", "seed=3", "new.a.b=[1, 2]", "x=null", "y=a=b"])
+    overrides = ["train.lr=1e-4", "train.on=true", "seed=3", "new.a.b=[1, 2]", "x=null", "y=a=b"]
+    changed = apply_overrides(mapping, overrides)
     train = {"lr": "1e-4", "keep": 1, "on": True}  # YAML 1.1 reads 1e-4 as text; from_mapping makes it a number
     assert changed == {"train": train, "seed": 3, "new": {"a": {"b": [1, 2]}}, "x": None, "y": "a=b"}
     assert mapping == {"train": {"lr": 1.0, "keep": 1}, "seed": 0}

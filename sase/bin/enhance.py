@@ -12,7 +12,7 @@ def main():
     parser.add_argument("-o", "--out", required=True, help="folder, or the output file when there is one input file")
     parser.add_argument("--model", help="file such as exp/<tag>/best.pt, or its folder")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (%(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="of the processor; more help large networks (%(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="more than one helps large networks (%(default)s)")
     args = parser.parse_args()
 
     if args.threads < 1:
