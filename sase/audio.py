@@ -144,7 +144,7 @@ def open_writer(path, sample_rate, num_channels):
 
 
 def resample(wav, from_rate, to_rate):
-    """Return ``wav`` (..., time) at another rate, by soxr at its HQ setting, float32; as it is where rates are equal."""
+    """Return ``wav`` (..., time) at another rate, by soxr at its HQ setting, float32; as it is if rates are equal."""
     wav = np.asarray(wav, dtype=np.float32)
     if from_rate == to_rate:
         return wav
