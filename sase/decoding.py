@@ -7,7 +7,6 @@ harm.
 """
 
 import hashlib
-import os
 import time
 from pathlib import Path
 
@@ -55,7 +54,7 @@ def decode_shard(enhancer, data_dir, out, nj=1, job=1, log=print):
             tqdm.write(f"{utt}: {' '.join(str(error).split())}")
             continue
         with open(out / "done" / str(job), "a", encoding="utf-8") as file:
-            file.write(f"\n{utt} {keys[utt]} {_stamp(_wav(out, utt))}")  # after a line that a kill has cut short
+            file.write(f"\n{utt} {keys[utt]} {dump.file_stamp(_wav(out, utt))}")  # after a line that a kill has cut short
         seconds += len(noisy) / rate
     wall = time.monotonic() - began
     counts = f"{len(todo) - failed} utterances enhanced, {len(utts) - len(todo)} before, {failed} failed"
@@ -96,15 +95,7 @@ def model_key(model):
 
 
 def _key(model, spec):
-    return hashlib.sha256(f"{model} {spec} {_stamp(spec.rpartition(':')[0])}".encode()).hexdigest()
-
-
-def _stamp(path):
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return "missing"  # told for what it is when the file is read
-    return f"{stat.st_size}-{stat.st_mtime_ns}"
+    return hashlib.sha256(f"{model} {spec} {dump.file_stamp(spec.rpartition(':')[0])}".encode()).hexdigest()
 
 
 def _wav(out, utt):
@@ -117,6 +108,6 @@ def _done(out):
     for path in sorted(out.glob("done/*")):
         for line in path.read_text(encoding="utf-8").splitlines():
             fields = line.split(" ")
-            if len(fields) == 3 and fields[2] == _stamp(_wav(out, fields[0])):
+            if len(fields) == 3 and fields[2] == dump.file_stamp(_wav(out, fields[0])):
                 done[fields[0]] = fields[1]
     return done

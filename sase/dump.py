@@ -176,16 +176,17 @@ def _plan(data, dump_dir, sample_rate, nj, job, keep_all):
     key = hashlib.sha256(f"1 {dump_dir} {sample_rate} {nj} {job} {keep_all} {audio.RESAMPLER}\n".encode())
     for utt in utts:
         for path in (data.noisy[utt], data.clean[utt]):
-            key.update(f"{utt} {path} {_stamp(path)}\n".encode())
+            key.update(f"{utt} {path} {file_stamp(path)}\n".encode())
     return utts, key.hexdigest()
 
 
-def _stamp(path):
+def file_stamp(path):
+    """Return a word that changes when a file does: its size and time, or ``missing``."""
     try:
         stat = os.stat(path)
     except OSError:
         return "missing"  # told for what it is when the file is read
-    return f"{stat.st_size} {stat.st_mtime_ns}"
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
 
 
 def _ark(dump_dir, kind, job):

@@ -347,11 +347,7 @@ def _input_key(pairs):
 def _stamp(spec):
     if spec is None:
         return "none"
-    try:
-        stat = os.stat(spec.rpartition(":")[0] if _is_ark(spec) else spec)
-    except OSError:
-        return f"{spec} missing"  # told for what it is when the file is read
-    return f"{spec} {stat.st_size} {stat.st_mtime_ns}"
+    return f"{spec} {dump.file_stamp(spec.rpartition(':')[0] if _is_ark(spec) else spec)}"
 
 
 def _write_record(path, pairs, scores):
