@@ -10,6 +10,7 @@ SERVERS = ("plain", "momentum", "adam", "yogi")
 PAYLOADS = ("float32", "bfloat16", "int8")
 NORM_POLICIES = ("average", "local", "none")
 SCHEDULES = ("cosine", "constant")
+OPERATIONAL = ("min_silos", "max_repeats", "repeat_wait_s", "round_timeout_s")  # may change while training goes on
 _SERVER_LR = {"plain": 1.0, "momentum": 1.0, "adam": 0.01, "yogi": 0.01}
 
 

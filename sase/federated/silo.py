@@ -1,8 +1,29 @@
-"""One silo: its local round, and the state that never leaves its disk."""
+"""One silo: its local round. It reads nothing but its own data directory and the instruction."""
 
+import math
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+import torch
+
+from sase import metrics
+from sase.config import from_mapping
+from sase.dataset import Mixtures, PairSet
+from sase.errors import InputError
+from sase.federated.aggregation import update_norm
+from sase.federated.config import FederatedConfig
+from sase.federated.drift import DriftGuard, control_variate
+from sase.federated.layout import layout_of, load_arrays, to_arrays
+from sase.federated.payload import encode, num_bytes
+from sase.federated.personal import PersonalState
+from sase.losses import build_loss
+from sase.model import build_model
+from sase.training.config import TrainConfig
+from sase.training.loop import EpochStats, Guard, learning_rate, train_epoch, validate
+
+CONTROL = "control/"  # before the names of SCAFFOLD's control variates
 
 
 @dataclass(frozen=True)
@@ -21,6 +42,16 @@ class Instruction:
     arrays: dict[str, np.ndarray]
     config: dict
 
+    @property
+    def model(self):
+        """Those arrays that are the network's."""
+        return {name: value for name, value in self.arrays.items() if not name.startswith(CONTROL)}
+
+    @property
+    def control(self):
+        """Parameter name to SCAFFOLD's global control variate; empty where there is none (yet)."""
+        return {n.removeprefix(CONTROL): value for n, value in self.arrays.items() if n.startswith(CONTROL)}
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -30,8 +61,9 @@ class Reply:
         silo: its index.
         round: of the instruction.
         arrays: as :func:`sase.federated.payload.encode` gives them (float32, uint16, int8 or int64 arrays).
-        metrics: name to float; the same names from every silo: ``examples``, ``steps``, ``bad_steps``, ``loss`` (mean),
-            ``last_loss`` (mean of the last local epoch), ``update_norm``, ``bytes``, ``seconds``, ``train_seconds``.
+        metrics: name to float; the same names from every silo: ``examples`` (segments that its audio fills), ``steps``,
+            ``bad_steps``, ``loss`` (mean), ``last_loss`` (mean of the last local epoch), ``update_norm``, ``bytes``,
+            ``seconds``, ``train_seconds``.
     """
 
     silo: int
@@ -51,13 +83,57 @@ class Silo:
     """
 
     def __init__(self, index, data_dir, state_dir, device="cpu"):
-        raise NotImplementedError
+        self.index, self.data_dir, self.device = index, Path(data_dir), torch.device(device)
+        self.personal = PersonalState(state_dir)
+        self._pairs = {}
 
     def run(self, instruction):
         """Train one round; return the :class:`Reply`. Raises InputError for bad data or training that went astray."""
-        raise NotImplementedError
+        began = time.monotonic()
+        train, fed = _configs(instruction)
+        torch.manual_seed(train.seed)
+        mine = self.personal.read(instruction)
+        model = self._model(train, fed, instruction, mine)
+        layout, mixtures = layout_of(model), Mixtures(self._set("tr", train), train.data, 1000 * train.seed + self.index)
+        start = to_arrays(model, layout.names)
+        local = _LocalTraining(model, mixtures, train, fed, instruction.round)
+        keep, upload = {}, {}
+        correction = None
+        if fed.scaffold:
+            keep["control"] = local.control_variate(layout)
+            upload = {CONTROL + name: value for name, value in keep["control"].items()}
+            if instruction.control and mine.get("control"):
+                correction = {name: value - mine["control"][name] for name, value in instruction.control.items()}
+        if not fed.fresh_optimizer and "optimizer" in mine:
+            local.optimizer.load_state_dict(mine["optimizer"])
+        train_began = time.monotonic()
+        stats, last = local.run(correction)
+        train_seconds = time.monotonic() - train_began
+        arrays = to_arrays(model, layout.names)
+        if fed.norm == "local":
+            keep["norms"] = {name: value for name, value in arrays.items() if name in layout.norms}
+        if not fed.fresh_optimizer:
+            keep["optimizer"] = local.optimizer.state_dict()
+        self.personal.write(instruction, keep)
+        shared = [name for name in layout.weights if fed.norm != "local" or name not in layout.norms]
+        norm = update_norm(start, arrays, shared)
+        reference = {**instruction.model, **{name: np.zeros_like(value) for name, value in upload.items()}}
+        compressed = {*layout.weights, *upload}
+        upload = encode(fed.payload, {**arrays, **upload}, reference, compressed)
+        values = {
+            "examples": train.data.batch_size * mixtures.batches_per_epoch,
+            "steps": stats.steps,
+            "bad_steps": stats.bad_steps,
+            "loss": stats.means().get("loss", math.nan),
+            "last_loss": last.means().get("loss", math.nan),
+            "update_norm": norm,
+            "bytes": num_bytes(upload),
+            "seconds": time.monotonic() - began,
+            "train_seconds": train_seconds,
+        }
+        return Reply(self.index, instruction.round, upload, {name: float(value) for name, value in values.items()})
 
-    def evaluate(self, instruction, personal, measures=("SI_SDR", "PESQ_WB", "STOI"), subset="tt"):
+    def evaluate(self, instruction, personal, measures=("SI_SDR", "PESQ_WB", "STOI"), subset="tt", max_utterances=0):
         """Score the instruction's model on this silo's own test part.
 
         Args:
@@ -65,8 +141,99 @@ class Silo:
             personal: whether with the silo's own norm layers of that round.
             measures: of :data:`sase.metrics.METRICS`.
             subset: folder within the data directory.
+            max_utterances: spread evenly over the part; 0 for all.
 
         Returns:
-            Measure to mean over the utterances, and ``utterances``.
+            Measure to mean over the utterances where it is defined, and ``utterances``.
         """
-        raise NotImplementedError
+        train, fed = _configs(instruction)
+        mine = self.personal.read(instruction) if personal else {}
+        if personal and "norms" not in mine:
+            raise InputError(f"silo {self.index}: {self.personal.folder} holds no norm layers of round {instruction.round - 1}")
+        model = self._model(train, fed, instruction, mine)
+        _, results = validate(model, self._set(subset, train))
+        step = -(-len(results) // max_utterances) if max_utterances else 1
+        rows = [metrics.evaluate(clean, enhanced, train.model.sample_rate, measures) for clean, enhanced in results[::step]]
+        means = {name: float(np.nanmean([row[name] for row in rows])) for name in measures}
+        return {**means, "utterances": len(rows)}
+
+    def _model(self, train, fed, instruction, mine):
+        model = build_model(train.model).to(self.device)
+        load_arrays(model, instruction.model)
+        if fed.norm == "local" and "norms" in mine:
+            load_arrays(model, mine["norms"])
+        return model
+
+    def _set(self, name, train):
+        folder = self.data_dir / name
+        if name not in self._pairs:
+            if not folder.is_dir():
+                raise InputError(f"{folder}: no such folder; make the silos with 'sase partition'")
+            self._pairs[name] = PairSet(folder, train.model.sample_rate, self.device)
+        return self._pairs[name]
+
+
+class _LocalTraining:
+    """The epochs of one silo's round; which batches and which learning rates is decided by the round's number."""
+
+    def __init__(self, model, mixtures, train, fed, number):
+        self.model, self.mixtures, self.train, self.fed = model, mixtures, train, fed
+        self.steps_per_epoch = fed.local_steps or mixtures.batches_per_epoch
+        self.steps_per_round = fed.local_epochs * self.steps_per_epoch
+        self.first = (number - 1) * self.steps_per_round
+        self.device = next(model.parameters()).device
+        self.criterion = build_loss(train.loss)
+        options = train.train
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay,
+            fused=self.device.type == "cuda",
+        )  # fmt: skip
+        self.guard = Guard(options.clip_norm, options.max_bad_steps)
+
+    def control_variate(self, layout):
+        count = self.fed.control_steps or self.steps_per_round
+        batches = (self.mixtures.batch(self.first + number) for number in range(count))
+        statistics = [name for name in layout.names if name not in layout.weights]
+        return control_variate(self.model, batches, self.criterion, self.guard, self._autocast, statistics)
+
+    def run(self, correction):
+        """Train; return the stats of the whole round and of its last epoch."""
+        parameters = list(self.model.named_parameters())
+        guard = self.guard
+        if self.fed.fedprox_mu or correction:
+            anchor = [p.detach().clone() for _, p in parameters] if self.fed.fedprox_mu else None
+            if correction:
+                correction = [torch.as_tensor(correction[name], device=self.device) for name, _ in parameters]
+            guard = DriftGuard(self.guard, self.fed.fedprox_mu, anchor, correction)
+        step = self.first
+        whole = EpochStats()
+
+        def rate():
+            options = self.train.train
+            if self.fed.schedule == "constant":
+                return options.learning_rate
+            total = self.fed.num_rounds * self.steps_per_round
+            return learning_rate(step, options.learning_rate, options.warmup_steps, total, options.final_ratio)
+
+        def on_step(stats):
+            nonlocal step
+            step += 1
+
+        for epoch in range(self.fed.local_epochs):
+            first = self.first + epoch * self.steps_per_epoch
+            batches = (self.mixtures.batch(number) for number in range(first, first + self.steps_per_epoch))
+            stats = train_epoch(self.model, batches, self.criterion, self.optimizer, guard, rate, None, self._autocast,
+                                on_step)  # fmt: skip
+            whole = whole.merged(stats)
+        return whole, stats
+
+    def _autocast(self):
+        wanted = self.train.train.precision == "bfloat16" and self.device.type == "cuda"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
+
+
+def _configs(instruction):
+    return (
+        from_mapping(TrainConfig, instruction.config["train"]),
+        from_mapping(FederatedConfig, instruction.config["federated"]),
+    )

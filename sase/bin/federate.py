@@ -1,0 +1,57 @@
+"""Train one network in several silos that keep their audio (stage 3); run again, it goes on from the last whole round."""
+
+import argparse
+import os
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="sase federate", description=__doc__)
+    parser.add_argument("--config", required=True, help="YAML file of the network and its training, as conf/train_fl.yaml")
+    parser.add_argument("--fl-config", required=True, help="YAML file of what is federated, as conf/fl.yaml")
+    parser.add_argument("--silos", help="folder of 'sase partition', with silo0 ... (deployment: they may be elsewhere)")
+    parser.add_argument("--num-clients", type=int, help="silos (default: as many as --silos holds, or the config's)")
+    parser.add_argument("--dev-set", required=True, help="the server's own dump directory: scores every round")
+    parser.add_argument("--exp", required=True, help="experiment folder")
+    parser.add_argument("--engine", default="simulation", help="inproc, simulation or deployment (%(default)s)")
+    parser.add_argument("--engine-option", action="append", default=[], metavar="A=B", help="what one engine alone wants")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of --config")
+    parser.add_argument("--fl-set", action="append", default=[], metavar="A=B", help="override a key of --fl-config")
+    parser.add_argument("--seed", type=int, help="replaces the config's")
+    parser.add_argument("--ngpu", type=int, default=0, help="0: the processor, 1: a GPU (%(default)s)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    args = parser.parse_args()
+
+    import importlib
+    import logging
+    from pathlib import Path
+
+    import torch
+
+    from sase.errors import InputError
+    from sase.federated import ENGINES
+    from sase.federated.config import load_federated_config
+    from sase.federated.inproc import count_silos
+    from sase.training.config import load_train_config
+
+    if args.engine not in ENGINES:
+        raise InputError(f"--engine {args.engine}: there are {', '.join(ENGINES)}")
+    if args.ngpu > torch.cuda.device_count() or args.ngpu > 1:
+        raise InputError(f"--ngpu {args.ngpu}: silos train on one GPU, this machine shows {torch.cuda.device_count()}")
+    if bad := [option for option in args.engine_option if "=" not in option]:
+        raise InputError(f"--engine-option {bad[0]}: must be name=value")
+    config = load_train_config(args.config, args.set, args.seed)
+    count = args.num_clients or (count_silos(args.silos) if args.silos else None)
+    fed_config = load_federated_config(args.fl_config, [*args.fl_set, *([f"num_silos={count}"] if count else [])])
+    torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
+    Path(args.exp).mkdir(parents=True, exist_ok=True)
+    handlers = [logging.StreamHandler(), logging.FileHandler(Path(args.exp) / "train.log")]
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers)
+    engine, device = importlib.import_module(f"sase.federated.{args.engine}"), "cuda" if args.ngpu else "cpu"
+    options = dict(option.split("=", 1) for option in args.engine_option)
+    engine.run(config, fed_config, args.silos, args.dev_set, args.exp, device, options)
+
+
+if __name__ == "__main__":
+    from sase.bin.main import run
+
+    run(main, "federate")

@@ -1,0 +1,61 @@
+"""What an experiment folder tells of a federated training: its configs, its rounds, and how long they took."""
+
+import json
+from pathlib import Path
+
+from sase.atomic import remove_leftovers, write_text
+from sase.config import read_yaml, to_mapping, to_yaml
+from sase.errors import InputError
+from sase.federated.config import OPERATIONAL
+from sase.training.checkpoint import first_difference
+
+
+def decisive(train_config, fed_config):
+    """Return what decides the numbers, as one mapping: both configs without what only says how long to wait."""
+    federated = {name: value for name, value in to_mapping(fed_config).items() if name not in OPERATIONAL}
+    return {"train": to_mapping(train_config), "federated": federated}
+
+
+def settle_configs(exp_dir, train_config, fed_config):
+    """Write ``config.yaml`` and ``fl.yaml`` of an experiment folder.
+
+    Raises:
+        InputError: the folder was begun with other configs.
+    """
+    folder = Path(exp_dir)
+    paths, wanted = {"train": folder / "config.yaml", "federated": folder / "fl.yaml"}, decisive(train_config, fed_config)
+    for part, path in paths.items():
+        if path.exists():
+            old = {name: value for name, value in read_yaml(path).items() if part == "train" or name not in OPERATIONAL}
+            if difference := first_difference(old, wanted[part]):
+                raise InputError(f"{path}: this folder was begun with another config ({difference}); use another --tag")
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
+    write_text(paths["train"], to_yaml(train_config))
+    write_text(paths["federated"], to_yaml(fed_config))
+
+
+def write_rounds(exp_dir, history):
+    """Write ``rounds.jsonl``, one mapping a round: the same for the same seed, to the bit."""
+    write_text(Path(exp_dir) / "rounds.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
+
+
+def read_lines(path):
+    """Return the mappings of a ``.jsonl`` file; an empty list where there is none."""
+    path = Path(path)
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def add_timing(exp_dir, number, seconds, replies):
+    """Append a line to ``round_timing.jsonl``, which stands beside the rounds since it is never the same.
+
+    Args:
+        number: of the round.
+        seconds: what to seconds.
+        replies: list of :class:`sase.federated.admission.Admitted`; what silos say of their own time is told as well.
+    """
+    silos = {str(r.silo): round(r.metrics.get("seconds", 0.0), 3) for r in replies}
+    train = {str(r.silo): round(r.metrics.get("train_seconds", 0.0), 3) for r in replies}
+    entry = {"round": number, **{name: round(value, 3) for name, value in seconds.items()}, "silos": silos, "train": train}
+    with open(Path(exp_dir) / "round_timing.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")

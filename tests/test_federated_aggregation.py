@@ -1,0 +1,139 @@
+"""The mathematics of a round, against closed forms."""
+
+import numpy as np
+import pytest
+
+from sase.federated.aggregation import aggregate, combine, nova_factors, pool_moments, silo_weights, softmax
+from sase.federated.layout import Layout
+from sase.federated.server_optimiser import ServerOptimiser
+
+LAYOUT = Layout(("a.weight", "n.gain"), (("n.running_mean", "n.running_cov"),), ("n.count",), frozenset(["n.gain", "n.running_mean", "n.running_cov", "n.count"]))
+
+
+def model(generator):
+    return {
+        "a.weight": generator.standard_normal((3, 4)).astype(np.float32),
+        "n.gain": generator.standard_normal(4).astype(np.float32),
+        "n.running_mean": generator.standard_normal(4).astype(np.float32),
+        "n.running_cov": np.abs(generator.standard_normal((3, 2))).astype(np.float32),
+        "n.count": np.int64(generator.integers(1, 100)),
+    }
+
+
+@pytest.fixture
+def models():
+    generator = np.random.default_rng(0)
+    return [model(generator) for _ in range(4)]
+
+
+def test_weights_of_silos_are_the_formulas():
+    n, losses, gains = [100, 200, 400, 800], [-9.0, -4.0, -6.0, -5.0], [0.5, -1.0, 0.0, 2.0]
+    np.testing.assert_allclose(silo_weights("examples", n), np.array(n) / 1500, rtol=1e-15)
+    np.testing.assert_allclose(silo_weights("uniform", n), 0.25)
+    for name, sign in (("loss", -1), ("fair", 1)):
+        powers = np.exp(sign * np.array(losses) / 3.0)
+        np.testing.assert_allclose(silo_weights(name, n, losses, tau=3.0), powers / powers.sum(), rtol=1e-12)
+    powers = np.array(n) ** 0.5 * np.exp(np.array(gains) / 2.0)
+    expected = 0.1 + 0.6 * powers / powers.sum()
+    np.testing.assert_allclose(
+        silo_weights("sase", n, losses, gains, tau=2.0, gamma=0.5, alpha_min=0.1), expected, rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("strategy", ["examples", "uniform", "loss", "fair", "sase"])
+def test_weights_of_silos_sum_to_one_whatever_the_numbers(strategy):
+    alphas = silo_weights(strategy, [1, 1e6, 3], [-900.0, 900.0, 0.0], [300.0, -300.0, 5.0], 0.5, 1.0, 0.05)
+    assert np.isfinite(alphas).all() and (alphas >= 0).all() and alphas.sum() == pytest.approx(1.0, abs=1e-12)
+    if strategy == "sase":
+        assert alphas.min() >= 0.05
+
+
+def test_the_order_of_gains_is_the_order_of_weights():
+    alphas = silo_weights("sase", [5, 5, 5], [0.0] * 3, [1.0, 3.0, -2.0], 1.0, 1.0, 0.0)
+    assert list(np.argsort(alphas)) == [2, 0, 1]
+    np.testing.assert_allclose(alphas, softmax([1, 3, -2]))
+
+
+def test_plain_aggregation_is_the_update_of_the_design(models):
+    reference, *silos = models
+    alphas = np.array([0.2, 0.3, 0.5])
+    for rate in (1.0, 0.7):
+        result = aggregate(reference, silos, alphas, LAYOUT, ServerOptimiser("plain", rate))
+        expected = reference["a.weight"].astype(np.float64)
+        for alpha, silo in zip(alphas, silos):
+            expected = expected - rate * alpha * (reference["a.weight"].astype(np.float64) - silo["a.weight"])
+        np.testing.assert_allclose(result["a.weight"], expected, rtol=1e-6)
+        assert result["a.weight"].dtype == np.float32
+        assert result["n.count"] == max(silo["n.count"] for silo in silos) and result["n.count"].dtype == np.int64
+
+
+def test_one_silo_comes_back_to_the_bit(models):
+    reference, silo = models[:2]
+    reference["a.weight"][0, 0], silo["a.weight"][0, 0] = 0.5, 1e-12  # their difference loses the second
+    result = aggregate(reference, [silo], np.array([1.0]), LAYOUT, ServerOptimiser(), nova_factors([1.0], [17]))
+    assert all(np.array_equal(result[name], silo[name]) for name in silo)
+
+
+def test_pooled_moments_are_those_of_all_data_together():
+    generator = np.random.default_rng(1)
+    parts = [generator.standard_normal((count, 6)) * 2 + generator.standard_normal(6) * 50 for count in (100, 300, 50)]
+    alphas = np.array([100, 300, 50]) / 450
+
+    def moments(x):
+        real, imag = (x - x.mean(0))[:, :3], (x - x.mean(0))[:, 3:]
+        return x.mean(0), np.stack([(real**2).mean(0), (imag**2).mean(0), (real * imag).mean(0)])
+
+    means, covs = zip(*map(moments, parts))
+    mean, cov = pool_moments(means, covs, alphas)
+    expected = moments(np.concatenate(parts))
+    np.testing.assert_allclose(mean, expected[0], rtol=1e-12)
+    np.testing.assert_allclose(cov, expected[1], rtol=1e-10)
+    mean, variance = pool_moments(means, [part.var(0) for part in parts], alphas)
+    np.testing.assert_allclose(variance, np.concatenate(parts).var(0), rtol=1e-10)
+
+
+def test_fednova_counts_updates_by_the_step():
+    """Three silos with equal mean gradient g per step: the update is τ_eff · g however the steps are spread."""
+    alphas, steps = np.array([0.2, 0.3, 0.5]), [10, 40, 5]
+    reference, gradient = {"w": np.ones(3)}, np.array([0.1, -0.2, 0.3])
+    silos = [{"w": reference["w"] - count * gradient} for count in steps]
+    result = combine(reference, silos, alphas * nova_factors(alphas, steps))
+    np.testing.assert_allclose(result["w"], reference["w"] - (0.2 * 10 + 0.3 * 40 + 0.5 * 5) * gradient, rtol=1e-12)
+    np.testing.assert_allclose(nova_factors(alphas, [7, 7, 7]), 1.0)
+
+
+def test_server_optimisers_follow_their_recursions():
+    deltas = np.array([0.3, -0.1, 0.2])
+    rate, beta, beta2, eps = 0.1, 0.9, 0.99, 1e-3
+    for name in ("momentum", "adam", "yogi"):
+        optimiser = ServerOptimiser(name, rate, beta, beta2, eps)
+        w, first, second = 1.0, 0.0, eps**2
+        weights = {"w": np.array([w])}
+        for delta in deltas:
+            silo = {"w": weights["w"] + delta}
+            weights = optimiser.step(weights, combine(weights, [silo], [1.0]), [silo], [1.0])
+            if name == "momentum":
+                first = beta * first + delta
+                w += rate * first
+            else:
+                first = beta * first + (1 - beta) * delta
+                sign = np.sign(second - delta**2)
+                second = beta2 * second + (1 - beta2) * delta**2 if name == "adam" else second - (1 - beta2) * delta**2 * sign
+                w += rate * first / (np.sqrt(second) + eps)
+            assert weights["w"][0] == pytest.approx(w, rel=1e-12)
+        again = ServerOptimiser(name, rate, beta, beta2, eps)
+        again.load(optimiser.state())
+        assert again.state() == optimiser.state()
+
+
+def test_server_optimisers_never_touch_norm_statistics(models):
+    reference, *silos = models
+    alphas = np.array([0.2, 0.3, 0.5])
+    plain = aggregate(reference, silos, alphas, LAYOUT, ServerOptimiser())
+    adam = aggregate(reference, silos, alphas, LAYOUT, ServerOptimiser("adam", 0.5))
+    for name in ("n.running_mean", "n.running_cov", "n.count"):
+        assert np.array_equal(plain[name], adam[name])
+    assert not np.allclose(plain["a.weight"], adam["a.weight"]) and not np.allclose(plain["n.gain"], adam["n.gain"])
+    apart = aggregate(reference, silos, alphas, LAYOUT, ServerOptimiser("adam", 0.5), norms_apart=True)
+    np.testing.assert_array_equal(apart["n.gain"], plain["n.gain"])  # FedBN: the plain average stands in the global model
+    np.testing.assert_array_equal(apart["a.weight"], adam["a.weight"])

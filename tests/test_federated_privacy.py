@@ -1,0 +1,60 @@
+"""ε of the Gaussian mechanism, against values known from elsewhere and against the definition."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from sase.errors import InputError
+from sase.federated.config import FederatedConfig
+from sase.federated.privacy import delta_of, epsilon_of, published_epsilon, require_accountable, upload_epsilon
+
+
+def test_delta_is_the_hockey_stick_divergence_of_two_gaussians():
+    grid = np.linspace(-30, 30, 400001)
+    for mu, epsilon in ((1.0, 0.5), (2.0, 3.0), (0.5, 1.0)):
+        excess = np.clip(norm.pdf(grid, mu) - math.exp(epsilon) * norm.pdf(grid), 0, None)
+        assert delta_of(epsilon, mu) == pytest.approx(np.trapezoid(excess, grid), rel=1e-5)
+
+
+@pytest.mark.parametrize("mu, delta, epsilon", [(1.0, 0.126936737, 1.0), (1.0, 1e-5, 4.3776)])
+def test_known_values(mu, delta, epsilon):
+    # Table of Dong, Roth and Su: a 1-GDP mechanism is (1, 0.127)-DP.
+    assert epsilon_of(mu, delta) == pytest.approx(epsilon, rel=2e-3)
+
+
+def test_epsilon_inverts_delta_over_a_wide_range():
+    for mu in (0.01, 0.1, 1.0, 5.0, 20.0):
+        for delta in (1e-3, 1e-5, 1e-9):
+            epsilon = epsilon_of(mu, delta)
+            assert delta_of(epsilon, mu) <= delta * (1 + 1e-6)
+            if epsilon > 0:
+                assert delta_of(epsilon * 0.999, mu) > delta
+
+
+def test_it_is_below_the_renyi_bound_and_not_far():
+    """RDP of the Gaussian, ε = μ²a/2 + ln(1/δ)/(a − 1), is an upper bound that is known to be loose by a little."""
+    for mu in (0.5, 1.0, 3.0):
+        bound = min(mu**2 * a / 2 + math.log(1e5) / (a - 1) for a in np.linspace(1.01, 200, 20000))
+        assert 0.75 * bound < epsilon_of(mu, 1e-5) < bound
+
+
+def test_more_noise_more_silos_and_fewer_rounds_are_more_private():
+    base = published_epsilon(2.0, 4, 10, 1e-5)
+    assert published_epsilon(4.0, 4, 10, 1e-5) < base and published_epsilon(2.0, 16, 10, 1e-5) < base
+    assert published_epsilon(2.0, 4, 40, 1e-5) > base and upload_epsilon(2.0, 10, 1e-5) > base
+    # T rounds at √T times the noise are one round.
+    assert published_epsilon(2.0 * math.sqrt(10), 4, 10, 1e-5) == pytest.approx(published_epsilon(2.0, 4, 1, 1e-5))
+    assert published_epsilon(0.0, 4, 10, 1e-5) == math.inf
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [({"strategy": "examples"}, "strategy is examples"), ({"min_silos": 3}, "min_silos is 3"), ({"fednova": True}, "fednova")],
+)
+def test_without_equal_weights_and_full_participation_none_is_told(change, message):
+    good = {"strategy": "uniform", "min_silos": 4, "norm": "none", "dp_clip_norm": 1.0, "dp_noise_multiplier": 1.0}
+    require_accountable(FederatedConfig(**good))
+    with pytest.raises(InputError, match=message):
+        require_accountable(FederatedConfig(**{**good, **change}))

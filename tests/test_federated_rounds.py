@@ -1,0 +1,397 @@
+"""Rounds of the engine inproc: equal to central training where they must be, and whole after bad days."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from sase.config import from_mapping
+from sase.errors import InputError
+from sase.federated.config import FederatedConfig, checked, load_federated_config
+from sase.federated.inproc import count_silos, exchange_with, local_silos, run
+from sase.federated.server import Server, run_rounds
+from sase.federated.silo import Reply, Silo
+from sase.model import load_model, model_config
+from sase.config import to_mapping
+from sase.training.config import TrainConfig
+from sase.training.distributed import join_workers
+from sase.training.trainer import Trainer
+from test_dataset import dumped
+from test_training import states
+
+SECONDS = ((0.4, 0.6), (0.9,), (0.5, 0.7, 0.6))  # of the utterances of each silo
+
+
+@pytest.fixture(scope="module")
+def silos_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("silos")
+    for index, seconds in enumerate(SECONDS):
+        made = dumped(folder / f"made{index}", [int(16000 * s) for s in seconds], seed=index)
+        (folder / "silos").mkdir(exist_ok=True)
+        (folder / f"silos/silo{index}").mkdir()
+        shutil.copytree(made, folder / f"silos/silo{index}/tr")
+        shutil.copytree(made, folder / f"silos/silo{index}/tt")
+    return folder / "silos"
+
+
+@pytest.fixture(scope="module")
+def dev_set(tmp_path_factory):
+    return dumped(tmp_path_factory.mktemp("dev"), [9000, 7000, 8000, 5000], seed=9)
+
+
+def train_config(norm="layer", **train):
+    mapping = {
+        "model": to_mapping(model_config({"preset": "mini", "recurrent": 4, "bands": 8, "norm": norm})),
+        "data": {"batch_size": 2, "segment_s": 0.2},
+        "loss": {"si_snr": 1.0},
+        "train": {"epochs": 3, "warmup_steps": 2, "ema_decay": 0.0, **train},
+    }
+    return from_mapping(TrainConfig, mapping)
+
+
+def fed_config(**values):
+    return checked(from_mapping(FederatedConfig, {"num_silos": 3, "num_rounds": 3, "repeat_wait_s": 0, **values}))
+
+
+def weights(path):
+    return load_model(path).state_dict()
+
+
+def assert_equal(first, second):
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        same = torch.equal(value, second[name]) if isinstance(value, torch.Tensor) else value == second[name]
+        assert same, name
+
+
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+def test_one_silo_is_central_training_to_the_bit(silos_dir, dev_set, tmp_path, norm):
+    """One local epoch equals one central epoch, and, the optimiser kept, so do all: same batches, rates, sums."""
+    config = train_config(norm)
+    trainer = Trainer(config, silos_dir / "silo0/tr", dev_set, tmp_path / "central", join_workers(use_gpu=False))
+    first = []
+    finish = trainer._finish_epoch
+    trainer._finish_epoch = lambda *args: (first.append({k: v.clone() for k, v in trainer.model.state_dict().items()}), finish(*args))
+    trainer.run()
+    fed = fed_config(num_silos=1, fresh_optimizer=False)
+    server = Server(config, fed, dev_set, tmp_path / "federated")
+    exchange = exchange_with(local_silos(silos_dir, 1, tmp_path / "federated"))
+    assert server.finish_round(*exchange(server.instruction()))
+    assert_equal(first[0], weights(tmp_path / "federated/last.pt"))
+    run_rounds(server, exchange)
+    assert_equal(trainer.model.state_dict(), weights(tmp_path / "federated/last.pt"))
+    assert [entry["dev_SI_SNR"] for entry in trainer.history] == [entry["dev_SI_SNR"] for entry in server.history]
+    assert trainer.history[-1]["loss"] == pytest.approx(server.history[-1]["silos"]["0"]["loss"], abs=1e-6)
+
+
+def test_a_fresh_optimiser_equals_the_central_one_for_the_first_epoch_alone(silos_dir, dev_set, tmp_path):
+    histories = {}
+    for fresh in (True, False):
+        fed = fed_config(num_silos=1, fresh_optimizer=fresh)
+        histories[fresh] = run(train_config(), fed, silos_dir, dev_set, tmp_path / str(fresh)).history
+    assert histories[True][0] == histories[False][0] and histories[True][1] != histories[False][1]
+
+
+VARIANTS = {
+    "plain": {},
+    "sase": {"strategy": "sase", "common_dev_s": 0.5},
+    "adam": {"server": "adam", "payload": "bfloat16"},
+    "scaffold": {"scaffold": True, "payload": "int8"},
+    "fedbn": {"norm": "local", "local_epochs": 2},
+    "prox": {"fedprox_mu": 0.1, "fednova": True, "strategy": "loss", "fresh_optimizer": False},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_going_on_equals_never_having_stopped(silos_dir, dev_set, tmp_path, variant):
+    """Stopped at every point of a round, with or without the silos' own states of it: the same to the bit."""
+    config, fed = train_config("batch"), fed_config(**VARIANTS[variant])
+    whole = run(config, fed, silos_dir, dev_set, tmp_path / "whole")
+    exp = tmp_path / "parts"
+
+    class Killed(BaseException):
+        pass
+
+    def dies(function, after):
+        def wrapper(*args, **kwargs):
+            if after:
+                function(*args, **kwargs)
+            raise Killed
+
+        return wrapper
+
+    for place in ("second silo", "last silo", "best", "state"):
+        server, silos = Server(config, fed, dev_set, exp), local_silos(silos_dir, 3, exp)
+        if place == "second silo":
+            silos[1].run = dies(silos[1].run, after=False)
+        elif place == "last silo":
+            silos[2].run = dies(silos[2].run, after=True)
+        elif place == "best":  # the round is aggregated, nothing of it is written
+            server._keep = dies(server._keep, after=False)
+        else:  # the round is whole, its timing is not
+            server._keep = dies(server._keep, after=True)
+        with pytest.raises(Killed):
+            run_rounds(server, exchange_with(silos))
+    run(config, fed, silos_dir, dev_set, exp)
+    for name in ("server.pt", "best.pt", "last.pt"):
+        assert_equal(states(tmp_path / "whole" / name), states(exp / name))
+    assert (exp / "rounds.jsonl").read_text() == (tmp_path / "whole/rounds.jsonl").read_text()
+    assert len(whole.history) == 3
+    for silo in (exp / "silos").glob("*"):
+        assert {p.name for p in silo.iterdir()} == {p.name for p in (tmp_path / "whole/silos" / silo.name).iterdir()}
+
+
+def test_every_variant_trains_and_differs(silos_dir, dev_set, tmp_path):
+    results = {name: run(train_config("batch"), fed_config(num_rounds=2, **values), silos_dir, dev_set, tmp_path / name)
+               for name, values in VARIANTS.items()}  # fmt: skip
+    lasts = {name: weights(tmp_path / name / "last.pt")["network.last.weight_real"] for name in results}
+    for a in lasts:
+        assert all(a == b or not torch.equal(lasts[a], lasts[b]) for b in lasts)
+        entry = results[a].history[-1]
+        assert entry["attempts"] == 1 and not entry["failed"] and not entry["refused"]
+        assert sum(silo["alpha"] for silo in entry["silos"].values()) == pytest.approx(1.0, abs=1e-5)
+    examples = [results["plain"].history[0]["silos"][str(k)]["examples"] for k in range(3)]
+    assert [results["plain"].history[0]["silos"][str(k)]["alpha"] for k in range(3)] == pytest.approx(
+        [n / sum(examples) for n in examples], abs=1e-5
+    )
+
+
+class Exchange:
+    """The silos of a folder, of which some can be made to misbehave in chosen attempts."""
+
+    def __init__(self, silos, spoil):
+        self.exchange, self.spoil, self.calls = exchange_with(silos), spoil, 0
+
+    def __call__(self, instruction):
+        replies, failures = self.exchange(instruction)
+        self.calls += 1
+        kept = []
+        for reply in replies:
+            changed = self.spoil(self.calls, reply)
+            if isinstance(changed, str):
+                failures.append(changed)
+            else:
+                kept.append(changed)
+        return kept[::-1], failures
+
+
+def changed(reply, change):
+    return Reply(reply.silo, reply.round, {n: change(n, v) for n, v in reply.arrays.items()}, dict(reply.metrics))
+
+
+def nan(name, value):
+    return np.full_like(value, np.nan) if "last" in name else value
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda r: changed(r, nan), "network.last.weight_real holds NaN or infinity"),
+        (lambda r: changed(r, lambda n, v: v[:1] if "to_bands" in n else v), "to_bands.weight is of shape"),
+        (lambda r: changed(r, lambda n, v: v * 1e4), "its update has norm"),
+        (lambda r: Reply(r.silo, r.round + 1, r.arrays, r.metrics), "answers round 2, not 1"),
+        (lambda r: Reply(r.silo, r.round, r.arrays, {**r.metrics, "last_loss": float("nan")}), "its last_loss is nan"),
+        (lambda r: Reply(7, r.round, r.arrays, r.metrics), "only silos 0 to 2"),
+    ],
+)
+def test_a_bad_reply_is_refused_named_and_counted(silos_dir, dev_set, tmp_path, spoil, message):
+    """The round goes on with the others, exactly as if that silo had not answered at all."""
+    config, fed = train_config(), fed_config(num_rounds=1)
+    results = {}
+    for name in ("refused", "absent"):
+        exp = tmp_path / name
+        server = Server(config, fed, dev_set, exp)
+
+        def misbehave(call, reply, name=name):
+            if reply.silo != 1:
+                return reply
+            return spoil(reply) if name == "refused" else "silo 1 failed: it is off"
+
+        run_rounds(server, Exchange(local_silos(silos_dir, 3, exp), misbehave))
+        results[name] = server
+    assert_equal(*(weights(tmp_path / name / "last.pt") for name in results))
+    entry = results["refused"].history[0]
+    assert list(entry["silos"]) == ["0", "2"] and len(entry["refused"]) == 1 and message in entry["refused"][0]
+    assert sum(results["refused"].refusals.values()) == 1 and not results["absent"].refusals
+    assert results["absent"].history[0]["failed"] == ["silo 1 failed: it is off"]
+
+
+def test_an_update_of_two_cannot_be_told_from_the_other(silos_dir, dev_set, tmp_path):
+    server = Server(train_config(), fed_config(num_silos=2, num_rounds=1), dev_set, tmp_path / "exp")
+    big = Exchange(local_silos(silos_dir, 2, tmp_path / "exp"), lambda call, r: changed(r, lambda n, v: v * 30) if r.silo else r)
+    run_rounds(server, big)
+    assert not server.history[0]["refused"]
+
+
+def test_too_few_silos_repeat_the_round_alike(silos_dir, dev_set, tmp_path):
+    config, fed = train_config("batch"), fed_config(min_silos=3, norm="local", scaffold=True, num_rounds=2)
+    run(config, fed, silos_dir, dev_set, tmp_path / "whole")
+    server = Server(config, fed, dev_set, tmp_path / "repeated")
+    off = Exchange(local_silos(silos_dir, 3, tmp_path / "repeated"), lambda call, r: "silo 2 failed: off" if r.silo == 2 and call in (1, 3, 4) else r)
+    run_rounds(server, off)
+    assert off.calls == 5 and [entry["attempts"] for entry in server.history] == [2, 3]
+    assert_equal(weights(tmp_path / "whole/last.pt"), weights(tmp_path / "repeated/last.pt"))
+
+
+def test_a_round_that_never_succeeds_fails_clearly_and_keeps_the_model(silos_dir, dev_set, tmp_path):
+    config, fed = train_config(), fed_config(max_repeats=2)
+    silos = local_silos(silos_dir, 3, tmp_path / "exp")
+    server = Server(config, fed, dev_set, tmp_path / "exp")
+    off = Exchange(silos, lambda call, reply: reply if call == 1 else f"silo {reply.silo} failed: off")
+    with pytest.raises(InputError, match=r"round 2 failed 3 times: fewer than 2 silos.*silo 2 failed: off.*round 1 is kept"):
+        run_rounds(server, off)
+    kept = weights(tmp_path / "exp/best.pt")
+    again = run(config, fed, silos_dir, dev_set, tmp_path / "exp")  # and goes on when the silos are back
+    assert len(again.history) == 3
+    whole = run(config, fed, silos_dir, dev_set, tmp_path / "whole")
+    assert [e["dev_SI_SNR"] for e in whole.history] == [e["dev_SI_SNR"] for e in again.history]
+    assert kept.keys() == weights(tmp_path / "whole/last.pt").keys()
+
+
+def test_a_silo_without_data_is_named_and_the_others_go_on(silos_dir, dev_set, tmp_path):
+    shutil.copytree(silos_dir, tmp_path / "silos")
+    shutil.rmtree(tmp_path / "silos/silo1/tr")
+    server = run(train_config(), fed_config(num_rounds=1), tmp_path / "silos", dev_set, tmp_path / "exp")
+    assert "silo1/tr: no such folder" in server.history[0]["failed"][0] and list(server.history[0]["silos"]) == ["0", "2"]
+
+
+def test_norms_that_stay_with_the_silo_are_its_own_and_averaged(silos_dir, dev_set, tmp_path):
+    config, fed = train_config("batch"), fed_config(norm="local", num_rounds=2)
+    server = run(config, fed, silos_dir, dev_set, tmp_path / "exp")
+    silos = local_silos(silos_dir, 3, tmp_path / "exp")
+    server2 = Server(config, fed, dev_set, tmp_path / "exp")
+    instruction = replace(server2.instruction(), arrays=server2._arrays)
+    own = [silo.personal.read(instruction)["norms"] for silo in silos]
+    name = "network.first.conv.norm.running_mean"
+    name = next(n for n in own[0] if n.endswith("running_mean"))
+    assert not np.allclose(own[0][name], own[1][name])
+    alphas = [server.history[-1]["silos"][str(k)]["alpha"] for k in range(3)]
+    expected = sum(a * norms[name].astype(np.float64) for a, norms in zip(alphas, own))
+    np.testing.assert_allclose(server2._arrays[name], expected, rtol=1e-4, atol=1e-6)
+    scores = [silo.evaluate(instruction, personal, ("SI_SDR",)) for silo in silos for personal in (False, True)]
+    assert all(np.isfinite(score["SI_SDR"]) for score in scores)
+    assert scores[0]["SI_SDR"] != scores[1]["SI_SDR"] and scores[0]["utterances"] == 2
+
+
+def test_personal_states_are_the_last_two_and_the_best_and_of_this_experiment(silos_dir, dev_set, tmp_path):
+    config, fed = train_config("batch"), fed_config(norm="local", num_rounds=5)
+    server = run(config, fed, silos_dir, dev_set, tmp_path / "exp")
+    names = {p.name for p in (tmp_path / "exp/silos/silo0").iterdir()}
+    assert {"state-4.pt", "state-5.pt"} <= names <= {"state-4.pt", "state-5.pt", f"state-{server.best_round}.pt"}
+    other = Server(config, replace(fed, momentum=0.5), dev_set, tmp_path / "other")
+    silo = Silo(0, silos_dir / "silo0", tmp_path / "exp/silos/silo0")
+    assert silo.personal.read(replace(other.instruction(), round=6)) == {}
+    best = server.best_instruction()
+    assert best.round == server.best_round + 1
+    assert silo.evaluate(best, True, ("SI_SDR",))["SI_SDR"] != silo.evaluate(best, False, ("SI_SDR",))["SI_SDR"]
+
+
+def test_constants_are_never_sent(silos_dir, dev_set, tmp_path):
+    server = Server(train_config("batch"), fed_config(num_rounds=1), dev_set, tmp_path / "exp")
+    sent = server.instruction().arrays
+    received = Silo(0, silos_dir / "silo0", tmp_path / "s").run(server.instruction()).arrays
+    constant = set(server.model.state_dict()) - set(sent)
+    assert constant and all(name.endswith("omega") for name in constant) and received.keys() == sent.keys()
+
+
+def test_another_config_is_refused_but_waiting_longer_is_not(silos_dir, dev_set, tmp_path):
+    run(train_config(), fed_config(num_rounds=1), silos_dir, dev_set, tmp_path / "exp")
+    with pytest.raises(InputError, match="fl.yaml: this folder was begun with another config .strategy is uniform"):
+        Server(train_config(), fed_config(num_rounds=1, strategy="uniform"), dev_set, tmp_path / "exp")
+    with pytest.raises(InputError, match="config.yaml: .*train.learning_rate"):
+        Server(train_config(learning_rate=0.5), fed_config(num_rounds=1), dev_set, tmp_path / "exp")
+    assert Server(train_config(), fed_config(num_rounds=1, round_timeout_s=7, min_silos=1), dev_set, tmp_path / "exp").finished
+    state = tmp_path / "exp/server.pt"
+    state.write_bytes(state.read_bytes()[:500])
+    with pytest.raises(InputError, match="not a readable checkpoint"):
+        Server(train_config(), fed_config(num_rounds=1), dev_set, tmp_path / "exp")
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("stragety=sase", "unknown key stragety"),
+        ("strategy=best", "strategy is 'best'; there are examples"),
+        ("tau=0", "tau must be above 0"),
+        ("min_silos=9", "min_silos is 9, but there are 4"),
+        ("alpha_min=0.25", None),
+        ("dp_noise_multiplier=1", "needs dp_clip_norm"),
+        ("dp_clip_norm=1", "norm: none"),
+        ("max_norm_ratio=1", "above 1"),
+    ],
+)
+def test_bad_federated_configs_are_refused(tmp_path, override, message):
+    path = tmp_path / "fl.yaml"
+    path.write_text("num_silos: 4\n")
+    assert load_federated_config(path) == FederatedConfig()
+    if message is None:
+        load_federated_config(path, [override])
+        override, message = [override, "strategy=sase"], "below 1/4"
+    with pytest.raises(InputError, match=message):
+        load_federated_config(path, override if isinstance(override, list) else [override])
+
+
+def test_norm_none_wants_a_network_without_statistics(dev_set, tmp_path):
+    Server(train_config("layer"), fed_config(norm="none"), dev_set, tmp_path / "layer")
+    with pytest.raises(InputError, match="use model.norm=layer"):
+        Server(train_config("batch"), fed_config(norm="none"), dev_set, tmp_path / "batch")
+
+
+def test_silos_are_counted_without_gaps(silos_dir, tmp_path):
+    assert count_silos(silos_dir) == 3
+    (tmp_path / "silo0").mkdir()
+    (tmp_path / "silo2").mkdir()
+    with pytest.raises(InputError, match="holds silo0, silo2"):
+        count_silos(tmp_path)
+
+
+@pytest.fixture
+def command(silos_dir, dev_set, tmp_path):
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(to_mapping(train_config("batch"))))
+    (tmp_path / "fl.yaml").write_text("num_rounds: 4\nnorm: local\nscaffold: true\nlocal_steps: 4\n")
+
+    def make(name, *more):
+        arguments = ["--config", tmp_path / "train.yaml", "--fl-config", tmp_path / "fl.yaml", "--silos", silos_dir]
+        arguments += ["--dev-set", dev_set, "--exp", tmp_path / name, "--engine", "inproc", "--threads", "1", *more]
+        return [sys.executable, "-m", "sase.bin.main", "federate", *map(str, arguments)]
+
+    return make
+
+
+@pytest.mark.recipe
+def test_a_killed_federation_goes_on_to_the_bit(command, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command("whole"), check=True, capture_output=True, env=environment)
+    for wait_s in (0.05, 0.2, 0.35):
+        process = subprocess.Popen(command("killed"), stderr=subprocess.DEVNULL, env=environment)
+        deadline, rounds = time.monotonic() + 100, tmp_path / "killed/train.log"
+        before = rounds.stat().st_size if rounds.exists() else 0
+        while not (rounds.exists() and rounds.stat().st_size > before) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(wait_s)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command("killed"), check=True, capture_output=True, env=environment)
+    for name in ("server.pt", "best.pt", "last.pt"):
+        assert_equal(states(tmp_path / "whole" / name), states(tmp_path / "killed" / name))
+
+
+@pytest.mark.recipe
+def test_the_command_fails_in_one_line_and_keeps_what_it_has(command, tmp_path):
+    result = subprocess.run(command("exp", "--fl-set", "max_norm_ratio=0"), capture_output=True, text=True)
+    assert result.returncode == 1 and result.stderr.strip().splitlines()[-1].startswith("sase federate: federated config: max_norm_ratio")
+    result = subprocess.run(command("exp", "--engine", "ray"), capture_output=True, text=True)
+    assert result.returncode == 1 and "there are inproc, simulation, deployment" in result.stderr
+    bad = ["--set", "data.segment_s=0.2", "--fl-set", "repeat_wait_s=0", "--set", "train.max_bad_steps=1", "--set", "train.learning_rate=1e30"]
+    result = subprocess.run(command("exp", *bad), capture_output=True, text=True)
+    assert result.returncode == 1 and "failed 4 times" in result.stderr.strip().splitlines()[-1]
+    assert [json.loads(line) for line in (tmp_path / "exp/train.log").read_text().splitlines() if line.startswith("{")] == []
