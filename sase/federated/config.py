@@ -22,6 +22,7 @@ class FederatedConfig:
         num_silos: how many there are; the command counts the folders.
         num_rounds: of training.
         local_epochs: of each silo in a round. One epoch is as many batches as the silo's audio fills.
+        epoch_share: of the silo's audio that a local epoch has; less than 1 for shorter rounds.
         local_steps: batches of a local epoch instead of that, the same for every silo; 0 for an epoch.
         strategy: whose update counts how much: ``examples``, ``uniform``, ``loss``, ``fair`` or ``sase``.
         tau: temperature; of ``loss`` and ``fair`` in units of the loss, of ``sase`` in dB.
@@ -56,6 +57,7 @@ class FederatedConfig:
     num_silos: int = 4
     num_rounds: int = 20
     local_epochs: int = 1
+    epoch_share: float = 1.0
     local_steps: int = 0
     strategy: str = "examples"
     tau: float = 1.0
@@ -112,7 +114,7 @@ def checked(config):
     for name, known in choices:
         if (value := getattr(config, name)) not in known:
             raise InputError(f"federated config: {name} is {value!r}; there are {', '.join(known)}")
-    for name in ("num_silos", "num_rounds", "local_epochs", "tau", "round_timeout_s", "adaptivity"):
+    for name in ("num_silos", "num_rounds", "local_epochs", "epoch_share", "tau", "round_timeout_s", "adaptivity"):
         if not getattr(config, name) > 0:
             raise InputError(f"federated config: {name} must be above 0, is {getattr(config, name)}")
     for name in ("local_steps", "fedprox_mu", "control_steps", "dev_s", "min_silos", "max_repeats", "repeat_wait_s",

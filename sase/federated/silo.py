@@ -178,7 +178,7 @@ class _LocalTraining:
 
     def __init__(self, model, mixtures, train, fed, number):
         self.model, self.mixtures, self.train, self.fed = model, mixtures, train, fed
-        self.steps_per_epoch = fed.local_steps or mixtures.batches_per_epoch
+        self.steps_per_epoch = fed.local_steps or math.ceil(fed.epoch_share * mixtures.batches_per_epoch)
         self.steps_per_round = fed.local_epochs * self.steps_per_epoch
         self.first = (number - 1) * self.steps_per_round
         self.device = next(model.parameters()).device
