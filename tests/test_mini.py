@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sase import audio, datadir
-from sase.corpora import mini, sentences, voicebank_demand
+from sase.corpora import mini, sentences, synthetic, voicebank_demand
 from sase.corpora.espeak import Voice, speak
 from sase.errors import InputError
 
@@ -97,10 +97,10 @@ def test_again_is_skipped_another_seed_replaces_and_strangers_are_left_alone(tmp
     shrink(monkeypatch, utterances=1, speakers=1)
     target = tmp_path / "mini"
     mini.download(target, 0)
-    first, written = hashes(target), (target / mini.MARKER).stat().st_mtime_ns
+    first, written = hashes(target), (target / synthetic.MARKER).stat().st_mtime_ns
     mini.download(target, 0)
-    assert (target / mini.MARKER).stat().st_mtime_ns == written
-    assert f"delete {target / mini.MARKER}" in capsys.readouterr().out
+    assert (target / synthetic.MARKER).stat().st_mtime_ns == written
+    assert f"delete {target / synthetic.MARKER}" in capsys.readouterr().out
     mini.download(target, 1)
     assert hashes(target) != first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mini"]

@@ -1,4 +1,4 @@
-"""English speech by eSpeak NG, whose library and voices the wheel espeakng-loader brings along."""
+"""Speech by eSpeak NG, whose library and voices the wheel espeakng-loader brings along."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ def speak(voice, sentences, seed=0):
 
     Args:
         voice: a :class:`Voice`.
-        sentences: list of English text.
+        sentences: list of text in the language of the voice.
         seed: of the breath in the voice.
 
     Returns:

@@ -5,24 +5,19 @@ names of the real corpus, so that the recipe's defaults hold: p226 and p287 for 
 Test speakers, sentences, noise realisations and the talkers in the test's babble are not in the training set.
 """
 
-import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
 from sase import audio, mixing, noises
-from sase.atomic import atomic_folder, write_text
-from sase.corpora import espeak, espeak_process, sentences
+from sase.atomic import write_text
 from sase.corpora.espeak import Voice
-from sase.errors import InputError
+from sase.corpora.sentences import ENGLISH
+from sase.corpora.synthetic import SAMPLE_RATE, TALKERS, make_once, talk
 
-SAMPLE_RATE = 48000
-MARKER = ".done"
 KINDS = ("babble", "engine", "helicopter", "hum", "machinegun", "pink", "rain", "siren", "white", "wind")
 SNRS_DB = {"trainset_28spk": (15.0, 10.0, 5.0, 0.0), "testset": (17.5, 12.5, 7.5, 2.5)}
-TALKERS = 6
 
 TRAIN = {
     "p227": Voice("en+m1", pitch=45, speed=165),
@@ -66,37 +61,18 @@ def download(target, seed=0):
     """Generate the corpus in a folder, whole or not at all; nothing is done where it stands already.
 
     Args:
-        target: the folder, afterwards in the layout of VoiceBank+DEMAND: 48 kHz, 16 bit. A corpus of another seed in it
-            is replaced; any other folder with something in it is an InputError.
+        target: the folder, afterwards in the layout of VoiceBank+DEMAND: 48 kHz, 16 bit.
         seed: same seed, same bytes.
     """
-    target = Path(target)
-    inputs = f"mini corpus, seed {seed}, sources {_sources_hash()}\n"
-    if (target / MARKER).exists():
-        if (target / MARKER).read_text() == inputs:
-            print(f"{target}: is there, made with seed {seed} (delete {target / MARKER} to make it anew)", flush=True)
-            return
-        print(f"{target}: was made with another seed or by another version, is made anew", flush=True)
-    elif target.exists() and any(target.iterdir()):
-        raise InputError(f"{target}: holds something else than a generated corpus; choose another folder, or delete it")
-    with atomic_folder(target) as folder:
-        counts = _generate(folder, seed)
-        write_text(folder / MARKER, inputs)
-    print(f"{target}: {counts['trainset_28spk']} training and {counts['testset']} test pairs, generated", flush=True)
+    make_once(target, seed, __file__, _generate)
 
 
 def _generate(folder, seed):
-    """Write both parts of the corpus to ``folder``; return their numbers of utterances."""
+    """Write both parts of the corpus to ``folder``; return how many pairs they have, in words."""
     # Threads are enough: numpy, soxr and eSpeak's processes leave the interpreter alone while they work.
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         voices = {**TRAIN, **DEV, **TEST, **BACKGROUND}
-        texts = iter(sentences.sentences(20 * len(voices), np.random.default_rng([seed, 0])))
-        requests = []
-        for number, (speaker, voice) in enumerate(voices.items()):
-            lines = [next(texts) for _ in range(UTTERANCES_PER_SPEAKER.get(speaker, 10))]
-            requests.append((voice, lines, seed, np.random.default_rng([seed, 1, number])))
-        speech = dict(zip(voices, pool.map(lambda request: _speak(*request), requests)))
-
+        speech, _ = talk(voices, UTTERANCES_PER_SPEAKER, ENGLISH, seed, pool)
         parts = {"trainset_28spk": ((TRAIN, TRAIN), (DEV, TRAIN)), "testset": ((TEST, BACKGROUND),)}
         counts = {}
         for number, (part, groups) in enumerate(parts.items()):
@@ -111,7 +87,7 @@ def _generate(folder, seed):
             lines = sorted(f"{utt} {kind} {snr_db:g}\n" for utt, _, kind, snr_db, _, _ in jobs)
             write_text(folder / f"log_{part}.txt", "".join(lines))
             counts[part] = len(jobs)
-    return counts
+    return f"{counts['trainset_28spk']} training and {counts['testset']} test pairs"
 
 
 def _conditions(count, snrs_db, generator):
@@ -123,20 +99,6 @@ def _conditions(count, snrs_db, generator):
     return conditions[:count]
 
 
-def _speak(voice, lines, seed, generator):
-    """Return the lines spoken, at 48 kHz, with a breath before and after, in a quiet room; list of float32 (time,)."""
-    wavs, rate = espeak.speak(voice, lines, seed)
-    result = []
-    for wav in wavs:
-        wav = audio.resample(wav, rate, SAMPLE_RATE)
-        before, after = (int(SAMPLE_RATE * generator.uniform(0.1, 0.3)) for _ in range(2))
-        wav = np.pad(mixing.set_level(wav) * 10 ** (generator.uniform(-9, -3) / 20), (before, after))
-        # 55 dB below the speech: a recording is never digitally silent, and measures stumble where it is.
-        room = noises.pink(len(wav), SAMPLE_RATE, generator) * 10 ** (-61 / 20)
-        result.append((wav + room).astype(np.float32))
-    return result
-
-
 def _write_pair(folder, part, utt, clean, kind, snr_db, others, generator):
     if kind == "babble":
         noise = mixing.babble(others, TALKERS, generator, len(clean))
@@ -145,12 +107,3 @@ def _write_pair(folder, part, utt, clean, kind, snr_db, others, generator):
     clean, noisy = mixing.mix_at_snr(clean, noise, snr_db)
     for name, wav in (("clean", clean), ("noisy", noisy)):
         audio.write(folder / f"{name}_{part}_wav" / f"{utt}.wav", wav, SAMPLE_RATE)
-
-
-def _sources_hash():
-    """Return a hash of the code that shapes the corpus: another version of it makes the corpus anew."""
-    digest = hashlib.sha256()
-    for module in (mixing, noises, espeak, espeak_process, sentences):
-        digest.update(Path(module.__file__).read_bytes())
-    digest.update(Path(__file__).read_bytes())
-    return digest.hexdigest()[:16]
