@@ -2,7 +2,7 @@
 
 ``dump/<set>`` holds ``wav.J.ark`` (noisy) and ``spk1.J.ark`` (clean) of every shard J, and tables whose values are
 ``path.ark:offset``, which kaldiio and :func:`read_wav` read. ``shards/J.json`` says that shard J is finished, and of
-what input.
+what input. The pairs are files (``wav.scp``, ``spk1.scp``) or are mixed here, as ``mixtures.tsv`` says.
 """
 
 import hashlib
@@ -18,8 +18,9 @@ import numpy as np
 
 from sase import audio
 from sase.atomic import atomic_path, remove_leftovers, write_text
-from sase.datadir import read_data_dir, shard, validate_data_dir, write_data_dir, write_table
+from sase.datadir import shard, validate_data_dir, write_data_dir, write_table
 from sase.errors import InputError
+from sase.sources import read_source
 
 FULL_SCALE = 32768.0  # a 16-bit sample of -32768 is -1.0
 _KINDS = ("wav", "spk1")
@@ -97,14 +98,14 @@ def dump_set(data_dir, dump_dir, sample_rate=16000, nj=1, job=1, keep_all=False,
     ``keep_all``, for test sets, it is an error after all others have been tried, and a silent one is kept.
 
     Args:
-        data_dir: with ``wav.scp`` (noisy) and ``spk1.scp`` (clean).
+        data_dir: with ``wav.scp`` (noisy) and ``spk1.scp`` (clean), or with ``mixtures.tsv``.
         dump_dir: where the arks go.
         sample_rate: of the arks, in Hz.
         nj, job: how many shards there are, and which this is, from 1.
         keep_all: refuse to leave utterances out.
         log: called with each line of the report.
     """
-    data, dump_dir = read_data_dir(data_dir), Path(dump_dir)
+    data, dump_dir = read_source(data_dir), Path(dump_dir)
     utts, key = _plan(data, dump_dir, sample_rate, nj, job, keep_all)
     if _read_record(dump_dir, job, key):
         log(f"shard {job} of {nj}: finished before, left as it is (to make it again, delete {_record(dump_dir, job)})")
@@ -127,7 +128,7 @@ def finish(data_dir, dump_dir, sample_rate=16000, nj=1, keep_all=False, log=prin
     Raises:
         InputError: a shard is missing, unfinished or of other input, or no utterance is left.
     """
-    data, dump_dir = read_data_dir(data_dir), Path(dump_dir)
+    data, dump_dir = read_source(data_dir), Path(dump_dir)
     plans = {job: _plan(data, dump_dir, sample_rate, nj, job, keep_all)[1] for job in range(1, nj + 1)}
     records = {job: _read_record(dump_dir, job, key) for job, key in plans.items()}
     if missing := [str(job) for job, record in records.items() if record is None]:
@@ -141,9 +142,12 @@ def finish(data_dir, dump_dir, sample_rate=16000, nj=1, keep_all=False, log=prin
             path.unlink()  # of an earlier run with more jobs
     write_table(dump_dir / "utt2num_samples", {utt: str(count) for utt, (_, _, count) in entries.items()})
     noisy, clean = ({utt: specs[i] for utt, specs in entries.items()} for i in range(2))
-    copied = (data.utt2spk, data.utt2noise, data.utt2snr)
-    kept = [{utt: value for utt, value in table.items() if utt in entries} for table in copied]
-    write_data_dir(dump_dir, noisy, clean, *kept)
+    kept = [{utt: value for utt, value in table.items() if utt in entries} for table in data.tables]
+    if kept[3]:
+        write_table(dump_dir / "utt2silo", kept[3])
+    else:
+        (dump_dir / "utt2silo").unlink(missing_ok=True)
+    write_data_dir(dump_dir, noisy, clean, *kept[:3])
     validate_data_dir(dump_dir)
     remove_leftovers(dump_dir, dump_dir / "shards")
     if bad:
@@ -172,11 +176,11 @@ def _parse_header(file, spec, path):
 
 def _plan(data, dump_dir, sample_rate, nj, job, keep_all):
     """Return the utterances of a shard, and a hash of everything that its arks depend on."""
-    utts = shard(list(data.noisy), nj, job)
+    utts = shard(data.utts, nj, job)
     key = hashlib.sha256(f"1 {dump_dir} {sample_rate} {nj} {job} {keep_all} {audio.RESAMPLER}\n".encode())
     for utt in utts:
-        for path in (data.noisy[utt], data.clean[utt]):
-            key.update(f"{utt} {path} {file_stamp(path)}\n".encode())
+        for what, path in data.inputs(utt):
+            key.update(f"{utt} {what} {file_stamp(path)}\n".encode())
     return utts, key.hexdigest()
 
 
@@ -227,7 +231,7 @@ def _write_arks(data, utts, dump_dir, sample_rate, job, keep_all, log):
         with _ark_writer(_ark(dump_dir, "spk1", job), sample_rate) as put_clean:
             for utt in utts:
                 try:
-                    noisy, clean = _read_pair(data.noisy[utt], data.clean[utt], sample_rate, keep_all)
+                    noisy, clean = _read_pair(data, utt, sample_rate, keep_all)
                 except (InputError, OSError) as error:
                     bad[utt] = " ".join(str(error).split())
                     log(f"{utt}: {bad[utt]}")
@@ -253,20 +257,14 @@ def _ark_writer(path, sample_rate):
         file.flush()
 
 
-def _read_pair(noisy_path, clean_path, sample_rate, keep_silent):
-    """Return noisy and clean as int16 (time,) of one length at ``sample_rate``, or raise InputError."""
-    (noisy, noisy_rate), (clean, clean_rate) = audio.read_mono(noisy_path), audio.read_mono(clean_path)
-    if noisy_rate != clean_rate:
-        raise InputError(f"noisy and clean differ in rate: {noisy_path} {noisy_rate} Hz, {clean_path} {clean_rate} Hz")
-    if len(noisy) != len(clean):
-        lengths = f"{noisy_path} {len(noisy)}, {clean_path} {len(clean)} samples"
-        raise InputError(f"noisy and clean differ in length: {lengths}")
-    noisy, clean = (to_int16(audio.resample(wav, noisy_rate, sample_rate)) for wav in (noisy, clean))
+def _read_pair(source, utt, sample_rate, keep_silent):
+    """Return noisy and clean as int16 (time,) of one length, or raise InputError."""
+    noisy, clean = map(to_int16, source.read(utt, sample_rate))
     if not len(noisy):
-        raise InputError(f"{noisy_path}: has no sample left at {sample_rate} Hz")
-    for path, wav in ((noisy_path, noisy), (clean_path, clean)):
+        raise InputError(f"{source.noisy_name(utt)}: has no sample left at {sample_rate} Hz")
+    for name, wav in ((source.noisy_name(utt), noisy), (source.clean_name(utt), clean)):
         if not keep_silent and not wav.any():
-            raise InputError(f"{path}: is silent")
+            raise InputError(f"{name}: is silent")
     return noisy, clean
 
 

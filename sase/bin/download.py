@@ -1,6 +1,7 @@
 """Stage 0: fetch or generate a corpus."""
 
 import argparse
+import importlib
 
 
 def main():
@@ -12,19 +13,28 @@ def main():
     official.add_argument("--trainset", default="28spk", choices=["28spk", "56spk"], help="(default: %(default)s)")
     official.add_argument("--remove-zips", action="store_true", help="delete each archive once it is unpacked")
 
-    mini = corpora.add_parser("mini", help="a generated stand-in in the same layout: no network, half a minute")
+    mini = corpora.add_parser("mini", help="a generated stand-in in a corpus' layout: no network, half a minute")
     mini.add_argument("--dir", required=True, help="where to")
     mini.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: %(default)s)")
+    mini.add_argument(
+        "--language", choices=["english", "mandarin"], default="english",
+        help="english: as VoiceBank+DEMAND; mandarin: as Common Voice, with a folder of noises (default: %(default)s)",
+    )  # fmt: skip
+
+    for name, what in (("commonvoice", "Common Voice: which has to be there"), ("noisex92", "NOISEX-92, likewise")):
+        corpora.add_parser(name, help=f"{what}; tells how to get it").add_argument("--dir", required=True)
 
     args = parser.parse_args()
-    if args.corpus == "mini":
-        from sase.corpora.mini import download
-
-        download(args.dir, args.seed)
-    else:
+    if args.corpus == "voicebank_demand":
         from sase.corpora.voicebank_demand import download
 
         download(args.dir, args.trainset, args.remove_zips)
+        return
+    if args.corpus == "mini":
+        name = "mini" if args.language == "english" else "mini_mandarin"
+        importlib.import_module(f"sase.corpora.{name}").download(args.dir, args.seed)
+    else:
+        importlib.import_module(f"sase.corpora.{args.corpus}").download(args.dir)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,92 @@
+"""Folders of noises: sound files and .mat files under their usual names, other folders, and what does not fit."""
+
+import numpy as np
+import pytest
+import scipy.io
+import soundfile
+
+from sase import audio
+from sase.corpora import noisex92
+from sase.errors import InputError
+
+RATE = 16000
+
+
+def write(path, wav, rate=RATE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, wav, rate)
+
+
+def tone(hertz, duration_s=2.5, rate=RATE):
+    return 0.3 * np.sin(2 * np.pi * hertz * np.arange(int(duration_s * rate)) / rate)
+
+
+def test_names_lengths_and_centroids(tmp_path):
+    write(tmp_path / "noise/Volvo.wav", tone(100))
+    write(tmp_path / "noise/white.flac", tone(6000, 3.0))
+    write(tmp_path / "noise/.hidden.wav", tone(1))
+    noises = noisex92.prepare(tmp_path / "noise", tmp_path / "wav")
+    assert [(noise.name, noise.duration_s) for noise in noises] == [("volvo", 2.5), ("white", 3.0)]
+    assert [noise.centroid_hz for noise in noises] == pytest.approx([100, 6000], rel=0.01)
+    assert not (tmp_path / "wav").exists()
+
+
+def test_a_mat_file_becomes_a_wav_of_19980_hz(tmp_path):
+    wav = np.random.default_rng(0).integers(-20000, 20000, 3 * 19980).astype(np.int16)
+    (tmp_path / "noise").mkdir()
+    scipy.io.savemat(tmp_path / "noise/babble.mat", {"babble": wav[:, None], "n": 3})
+    (noise,) = noisex92.prepare(tmp_path / "noise", tmp_path / "wav")
+    assert noise.name == "babble" and noise.path == str(tmp_path / "wav/babble.wav") and noise.duration_s == 3.0
+    read, rate = audio.read_mono(noise.path)
+    assert rate == 19980
+    assert np.abs(read - 0.9 * wav / np.abs(wav.astype(float)).max()).max() < 1e-4
+    write(tmp_path / "noise/babble.wav", tone(500))  # the same noise, and one that tells its rate
+    assert noisex92.prepare(tmp_path / "noise", tmp_path / "wav")[0].duration_s == 2.5
+
+
+def test_equal_names_in_several_folders_are_told_apart_by_them(tmp_path):
+    for name in ("kitchen/ch 01.wav", "street/ch 01.wav", "street/bus.wav"):
+        write(tmp_path / name, tone(300))
+    assert [n.name for n in noisex92.prepare(tmp_path, tmp_path / "x")] == ["bus", "kitchen_ch_01", "street_ch_01"]
+
+
+def test_what_is_there_is_told(tmp_path, capsys):
+    for name in ("babble", "white", "ours"):
+        write(tmp_path / f"{name}.wav", tone(300))
+    noisex92.download(tmp_path)
+    line = capsys.readouterr().out
+    assert "3 noises, 2 of the 15 of NOISEX-92; not there: buccaneer1" in line and line.count("\n") == 1
+    (tmp_path / "babble.wav").unlink()
+    (tmp_path / "white.wav").unlink()
+    noisex92.download(tmp_path)
+    assert "not there" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name, make, message",
+    [
+        ("a.wav", lambda path: soundfile.write(path, tone(100, 1.0), RATE), "lasts 1.00 s; a noise needs 2 s"),
+        ("a.wav", lambda path: soundfile.write(path, np.zeros(5 * RATE), RATE), "a.wav: is silent"),
+        ("a.wav", lambda path: path.write_bytes(b"RIFF"), "a.wav: not a readable sound file"),
+        ("a.mat", lambda path: path.write_bytes(b"nothing of the kind"), "a.mat: not a readable .mat file"),
+        ("a.mat", lambda path: scipy.io.savemat(path, {"x": np.zeros((3, 3))}), "holds no vector of numbers"),
+        ("a.mat", lambda path: scipy.io.savemat(path, {"x": np.full(9, np.nan)}), "holds NaN"),
+        ("a.txt", lambda path: path.write_text("x"), "holds no noises .* no public address"),
+    ],
+)
+def test_a_noise_that_does_not_fit_is_named(tmp_path, name, make, message):
+    (tmp_path / "noise").mkdir()
+    make(tmp_path / "noise" / name)
+    with pytest.raises(InputError, match=message):
+        noisex92.prepare(tmp_path / "noise", tmp_path / "wav")
+
+
+def test_a_missing_folder_says_how_to_get_the_corpus(tmp_path):
+    with pytest.raises(InputError, match="no such folder of noises.*no public address.*any other folder"):
+        noisex92.download(tmp_path / "none")
+
+
+def test_the_real_noises(real_audio, tmp_path):
+    noises = {noise.name: noise for noise in noisex92.prepare(real_audio / "noisex92", tmp_path)}
+    assert len(noises) == 9 and set(noises) <= set(noisex92.NAMES)
+    assert noises["volvo"].centroid_hz < noises["babble"].centroid_hz < noises["white"].centroid_hz
