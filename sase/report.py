@@ -69,7 +69,7 @@ def draw_spectrograms(path, signals, sample_rate, title=""):
     axes[-1].set_xlabel("time (s)")
     figure.colorbar(image, ax=list(axes), label="level (dB, the loudest point of all being 0)", pad=0.02)
     figure.suptitle(title, fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_example(path, utt, signals, sample_rate, unprocessed, enhanced):
@@ -111,7 +111,7 @@ def draw_improvements(path, unprocessed, enhanced, labels):
     for axis, kind in zip(axes[-1], kinds):
         axis.set_xlabel(_AXES.get(kind, ""))
     figure.suptitle("Enhanced minus unprocessed: every utterance, median, quartiles, 5 and 95 %", fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _boxes(axis, values):
@@ -140,7 +140,7 @@ def _scores(row):
     return ", ".join(_TITLES[name].format(value) for name, value in known.items())
 
 
-def _save(figure, path):
+def save_figure(figure, path):
     """Write a figure as PNG, whole or not at all, without the version that would make equal ones differ."""
     with atomic_path(path) as partial:
         figure.savefig(partial, dpi=120, format="png", metadata={"Software": None})
