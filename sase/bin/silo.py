@@ -1,0 +1,36 @@
+"""Be one silo of a deployed federation: connect to the server, train when it asks, end when it says so."""
+
+import argparse
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="sase silo", description=__doc__)
+    parser.add_argument("--silo", type=int, required=True, help="which silo this is, from 0")
+    parser.add_argument("--data-dir", required=True, help="its data: tr/, a dump directory, and perhaps tt/")
+    parser.add_argument("--server", required=True, metavar="HOST:PORT", help="where the server listens")
+    parser.add_argument("--certificates", help="folder with ca.crt and silo.key, or the one above it")
+    parser.add_argument("--insecure", action="store_true", help="no encryption and no keys; for tests on one machine")
+    parser.add_argument("--state-dir", help="for its own state and logs (default: silo<N>.state beside the data)")
+    parser.add_argument("--device", default="cpu", help="where to train, cpu or cuda (%(default)s)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    parser.add_argument("--wait-s", type=float, default=600.0, help="patience with an absent server (%(default)s s)")
+    args = parser.parse_args()
+
+    import logging
+    from pathlib import Path
+
+    from sase.errors import InputError
+    from sase.federated.silo_process import run_silo
+
+    if bool(args.certificates) == args.insecure:
+        raise InputError("needs --certificates DIR, of tools/make_certificates.sh, or else --insecure")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    data_dir = Path(args.data_dir)
+    state_dir = args.state_dir or data_dir.parent / f"silo{args.silo}.state"
+    run_silo(args.silo, data_dir, state_dir, args.server, args.certificates, args.device, args.threads, args.wait_s)
+
+
+if __name__ == "__main__":
+    from sase.bin.main import run
+
+    run(main, "silo")

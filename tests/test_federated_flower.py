@@ -1,0 +1,439 @@
+"""What the Flower engines are made of, without Flower's processes: messages, client app, server loop, fence, keys."""
+
+import asyncio
+import json
+import math
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from dataclasses import replace
+from io import BytesIO
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from flwr.app import Context, Error, Message, MessageType, RecordDict
+from flwr.cli.build import build_fab_from_disk
+from flwr.cli.config_utils import load_and_validate
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+
+from sase.errors import InputError
+from sase.federated import deployment, simulation
+from sase.federated.app import write_app
+from sase.federated.certificates import make_certificates, make_silo_key
+from sase.federated.client_app import app as client_app
+from sase.federated.client_app import privacy
+from sase.federated.config import FederatedConfig, checked
+from sase.federated.inproc import run as run_inproc
+from sase.federated.messages import pack_instruction, pack_reply, unpack_instruction, unpack_reply
+from sase.federated.processes import alone, end, environment, free_port, members, start
+from sase.federated.server_app import FINISH, Silos
+from sase.federated.server_app import app as server_app
+from sase.federated.silo import Instruction, Reply
+from sase.federated.silo_process import FINISHED, run_silo
+from sase.federated.superlink import Fence
+from sase.federated.supernode import is_our_app
+from test_federated_rounds import dev_set, silos_dir, train_config  # noqa: F401  (fixtures)
+from test_training import assert_same
+
+
+class LocalGrid(Grid):
+    """A Flower grid whose nodes answer at once, in this process."""
+
+    def __init__(self, answer, names):
+        self.answer, self.nodes = answer, {100 + k: name for k, name in enumerate(names)}
+        self.activated, self.sent, self.replies, self.silent = dict.fromkeys(self.nodes, "1"), [], {}, set()
+        TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
+
+    run = property(lambda self: None)
+
+    def set_run(self, run):
+        raise NotImplementedError
+
+    def create_message(self, *args, **kwargs):
+        raise NotImplementedError
+
+    def send_and_receive(self, messages, *, timeout=None):
+        raise NotImplementedError
+
+    def get_node_ids(self):
+        return list(self.nodes)
+
+    def get_nodes(self):
+        return [
+            SimpleNamespace(node_id=node, name=name, registered_at=f"{node}", last_activated_at=self.activated[node])
+            for node, name in self.nodes.items()
+        ]
+
+    def push_messages(self, messages):
+        for message in messages:
+            number = f"m{len(self.sent)}"
+            message.metadata.__dict__["_message_id"] = number
+            self.sent.append(message)
+            node = message.metadata.dst_node_id
+            if node not in self.silent:
+                reply = self.answer(message, node)
+                self.replies[number] = reply
+        return [f"m{len(self.sent) - len(messages) + k}" for k in range(len(messages))]
+
+    def pull_messages(self, message_ids):
+        return [self.replies.pop(number) for number in message_ids if number in self.replies]
+
+
+def context(settings, silo, run_id=1):
+    return Context(run_id=run_id, node_id=100 + silo, node_config={"partition-id": silo}, state=RecordDict(),
+                   run_config={"settings": str(settings)})  # fmt: skip
+
+
+def fed_config(**values):
+    mapping = {"num_silos": 3, "num_rounds": 2, "repeat_wait_s": 0.0, "max_repeats": 0, **values}
+    return checked(replace(FederatedConfig(), **mapping))
+
+
+@pytest.fixture
+def experiment(tmp_path, silos_dir, dev_set):  # noqa: F811
+    def make(name, config, **settings):
+        home = tmp_path / name / "flower"
+        values = {"silos_dir": str(silos_dir), "state_dir": str(tmp_path / name / "silos"),
+                  "exp_dir": str(tmp_path / name), "dev_set": str(dev_set), "device": "cpu", "simulated": True,
+                  "order": [0, 1, 2], "server_threads": 1, "connect_s": 1.0, "poll_s": 0.01, **settings}  # fmt: skip
+        write_app(home, "127.0.0.1:1", None, train_config(values.pop("norm", "layer")), config, **values)
+        return home / "settings.json"
+
+    return make
+
+
+def serve(settings, names=("", "", ""), broken=()):
+    def answer(message, node):
+        if node - 100 in broken:
+            return Message(Error(0, "ran out of\nluck"), reply_to=message)
+        return client_app(message, context(settings, node - 100))
+
+    grid = LocalGrid(answer, names)
+    server_app(grid, context(settings, 0))
+    return grid
+
+
+def test_messages_carry_every_array_to_the_bit():
+    arrays = {
+        "weight": np.array([[1.5, np.nan], [np.inf, -0.0]], np.float32), "count": np.array(7),
+        "bits": np.arange(6, dtype=np.uint16).reshape(2, 3), "steps": np.array([-127, 3], np.int8),
+        "empty": np.zeros((0, 4), np.float32),
+    }  # fmt: skip
+    config = {"train": {"seed": 3}, "federated": {"dp_clip_norm": 0.0}, "experiment": "é", "best_round": 0}
+    instruction = unpack_instruction(pack_instruction(Instruction(4, arrays, config)))
+    reply = unpack_reply(pack_reply(Reply(2, 4, arrays, {"loss": math.nan, "steps": 5})))
+    assert instruction.round == reply.round == 4 and instruction.config == config and reply.silo == 2
+    assert math.isnan(reply.metrics["loss"]) and reply.metrics["steps"] == 5.0
+    for got in (instruction.arrays, reply.arrays):
+        assert list(got) == list(arrays)
+        for name, array in arrays.items():
+            assert got[name].dtype == array.dtype and got[name].shape == array.shape
+            assert got[name].tobytes() == array.tobytes()
+
+
+def test_through_flower_as_without_it(experiment, silos_dir, dev_set, tmp_path):  # noqa: F811
+    config = fed_config(payload="int8", scaffold=True)
+    serve(experiment("flower", config))
+    run_inproc(train_config(), config, silos_dir, dev_set, tmp_path / "inproc")
+    assert_same(tmp_path / "flower/server.pt", tmp_path / "inproc/server.pt")
+    assert (tmp_path / "flower/rounds.jsonl").read_text() == (tmp_path / "inproc/rounds.jsonl").read_text()
+
+
+def test_silos_with_norms_of_their_own_are_scored_with_them(experiment, tmp_path):
+    settings = experiment("own", fed_config(norm="local"), norm="batch")
+    serve(settings)
+    scores = json.loads((tmp_path / "own/silo_scores.json").read_text())
+    assert sorted(scores) == ["0", "1", "2"]
+    for values in scores.values():
+        assert values["own/SI_SDR"] != values["global/SI_SDR"] and values["own/utterances"] >= 1
+
+
+def test_too_few_good_replies_fail_in_one_line_and_a_broken_silo_does_not(experiment, tmp_path):
+    settings = experiment("few", fed_config())
+    serve(settings, broken=(1,))
+    first = json.loads((tmp_path / "few/rounds.jsonl").read_text().splitlines()[0])
+    assert first["failed"] == ["silo 1: ran out of luck"] and sorted(first["silos"]) == ["0", "2"]
+    settings = experiment("none", fed_config())
+    with pytest.raises(InputError, match="round 1 failed"):
+        serve(settings, broken=(0, 1, 2))
+    assert (tmp_path / "none/flower/error.txt").read_text().count("\n") == 1
+
+
+def test_real_silos_are_told_the_end_and_choose_their_own_folders(experiment, silos_dir, tmp_path):  # noqa: F811
+    settings = experiment("real", fed_config(), simulated=False, order=None, silos_dir="/nowhere")
+
+    def answer(message, node):
+        silo = node - 100
+        here = {"silo": silo, "data-dir": str(silos_dir / f"silo{silo}"), "state-dir": str(tmp_path / f"mine{silo}"),
+                "device": "cpu"}  # fmt: skip
+        return client_app(message, replace(context(settings, silo), node_config=here))
+
+    grid = LocalGrid(answer, ["silo0", "silo1", "silo2"])
+    server_app(grid, context(settings, 0))
+    assert [message.metadata.message_type for message in grid.sent[-3:]] == [FINISH] * 3
+    assert all((tmp_path / f"mine{silo}" / FINISHED).exists() for silo in range(3))
+
+
+def reply_of(silo):
+    arrays = {"w": np.zeros(2, np.float32)}
+    return lambda message, node: Message(pack_reply(Reply(silo(node), 1, arrays, {})), reply_to=message)
+
+
+def ask(grid, count=3, order=None, timeout_s=0.3):
+    return Silos(grid, count, order, 0.0, 0.01).ask(RecordDict({}), MessageType.TRAIN, timeout_s, "1", unpack_reply)
+
+
+def test_a_silo_is_who_its_key_says():
+    grid = LocalGrid(reply_of(lambda node: 1), ["silo0", "silo1", "silo7"])
+    replies, failures = ask(grid)
+    assert [reply.silo for reply in replies] == [1]
+    assert failures[0] == "silo 2: not connected" and "silo 0: it calls itself silo 1" in failures[1:]
+
+
+def test_without_keys_a_silo_is_who_it_says_but_only_one_of_them_is():
+    grid = LocalGrid(reply_of(lambda node: 0 if node == 102 else node - 100), ["", "", ""])
+    replies, failures = ask(grid)
+    assert [reply.silo for reply in replies] == [0, 1] and "calls itself silo 0" in failures[0]
+
+
+def test_who_does_not_answer_is_named_and_not_waited_for_when_started_anew(monkeypatch):
+    grid = LocalGrid(reply_of(lambda node: node - 100), ["silo0", "silo1", "silo2"])
+    grid.silent = {101}
+    replies, failures = ask(grid)
+    assert [reply.silo for reply in replies] == [0, 2] and failures == ["silo 1: no answer in 0 s"]
+    monkeypatch.setattr("sase.federated.server_app._LOOK_S", 0.0)
+    push = grid.push_messages
+
+    def push_and_restart(messages):
+        numbers = push(messages)
+        threading.Timer(0.2, lambda: grid.activated.update({101: "2"})).start()
+        return numbers
+
+    grid.push_messages = push_and_restart
+    began = time.monotonic()
+    _, failures = ask(grid, timeout_s=60.0)
+    assert failures == ["silo 1: was started anew during the round"] and time.monotonic() - began < 10.0
+
+
+def test_replies_that_are_none_are_failures():
+    grid = LocalGrid(lambda message, node: Message(RecordDict({}), reply_to=message), ["silo0"])
+    replies, failures = ask(grid, count=1)
+    assert not replies and "its reply cannot be read" in failures[0]
+
+
+def private(trained, **federated):
+    """What leaves a silo that trained to ``trained`` from zeros, through the privacy mod."""
+    federated = {"dp_clip_norm": 0.0, "dp_noise_multiplier": 0.0, "dp_delta": 1e-5, **federated}
+    config = {"train": {}, "federated": federated}
+    start_arrays = {name: np.zeros_like(value) for name, value in trained.items()}
+    TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
+    message = Message(pack_instruction(Instruction(1, start_arrays, config)), 5, MessageType.TRAIN)
+    message.metadata.__dict__["_message_id"] = "m"
+
+    def train(message, context):
+        np.random.seed(0)  # as careless code might
+        return Message(pack_reply(Reply(0, 1, trained, {}), list(trained)), reply_to=message)
+
+    reply = privacy(message, None, train)
+    assert not reply.has_error(), reply.error
+    return unpack_reply(reply.content).arrays
+
+
+def test_updates_are_clipped_and_noised_as_configured():
+    trained = {"a": np.full((50, 40), 3.0, np.float32), "b": np.full(1000, -4.0, np.float32)}
+
+    def norm(arrays):
+        return math.sqrt(sum(float((value.astype(np.float64) ** 2).sum()) for value in arrays.values()))
+
+    free = private(trained)
+    assert all(free[name].tobytes() == trained[name].tobytes() for name in trained)
+    clipped = private(trained, dp_clip_norm=2.0)
+    assert norm(clipped) == pytest.approx(2.0, rel=1e-4)
+    np.testing.assert_allclose(clipped["a"] / clipped["b"][0], trained["a"] / trained["b"][0], rtol=1e-5)
+    noised = [private(trained, dp_clip_norm=2.0, dp_noise_multiplier=0.7) for _ in range(2)]
+    noise = np.concatenate([(noised[0][name] - clipped[name]).ravel() for name in trained])
+    assert noise.std() == pytest.approx(2.0 * 0.7, rel=0.05) and abs(noise.mean()) < 0.1
+    assert not np.array_equal(noised[0]["b"], noised[1]["b"])  # nobody can seed it away
+    assert noised[0]["a"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "path, client, status",
+    [
+        ("/v1/fleet/pull-messages", ("10.1.2.3", 5), 200),
+        ("/health", ("10.1.2.3", 5), 200),
+        ("/v1/control/start-run", ("10.1.2.3", 5), 403),
+        ("/v1/control/register-node", ("10.1.2.3", 5), 403),
+        ("/v1/runtime/acquire-task", ("10.1.2.3", 5), 403),
+        ("/v1/fleet", ("10.1.2.3", 5), 403),
+        ("/docs", None, 403),
+        ("/v1/control/start-run", ("127.0.0.1", 5), 200),
+        ("/v1/control/start-run", ("::1", 5), 200),
+        ("/v1/control/start-run", ("10.9.9.9", 5), 200),  # the server's own address
+    ],
+)
+def test_other_machines_reach_nothing_but_what_silos_need(path, client, status):
+    said = []
+
+    async def inner(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def send(event):
+        said.append(event)
+
+    scope = {"type": "http", "path": path, "method": "POST", "headers": [], "client": client}
+    scope["server"] = ("10.9.9.9", 18000)
+    asyncio.run(Fence(inner)(scope, None, send))
+    assert said[0]["status"] == status
+
+
+def test_the_fence_is_where_flower_looks_for_it():
+    import flwr.superlink.main as superlink
+
+    assert callable(superlink._get_middleware) and superlink._get_middleware() is not superlink._get_middleware()
+    code = ("import sase.federated.superlink as s; s.flower_superlink = lambda: None; s.main();"
+            "import flwr.superlink.main as m; print(m._get_middleware()[0].cls.__name__)")  # fmt: skip
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "Fence"
+
+
+def test_silos_run_our_app_and_nothing_else(tmp_path):
+    write_app(tmp_path, "127.0.0.1:1", None, train_config(), fed_config(), exp_dir="a 'quoted' \"path\"\\")
+    load_and_validate(tmp_path / "app/pyproject.toml")
+    bundle = build_fab_from_disk(tmp_path / "app")
+    assert is_our_app(bundle)
+    assert not is_our_app(b"no zip")
+
+    def changed(old="", new="", extra=None):
+        out = BytesIO()
+        with zipfile.ZipFile(BytesIO(bundle)) as source, zipfile.ZipFile(out, "w") as target:
+            for name in source.namelist():
+                target.writestr(name, source.read(name).decode().replace(old, new))
+            if extra:
+                target.writestr(extra, "import os")
+        return out.getvalue()
+
+    assert is_our_app(changed())
+    assert not is_our_app(changed(extra="sase/federated/client_app.py"))
+    assert not is_our_app(changed("sase.federated.client_app:app", "os:system"))
+    assert not is_our_app(changed("dependencies = []", 'dependencies = ["evil"]'))
+
+
+def test_processes_of_a_federation_are_found_and_ended(tmp_path):
+    env = environment(tmp_path, 1)
+    assert env["FLWR_TELEMETRY_ENABLED"] == "0" and env["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
+    # One that detaches, hides its environment as Flower's executor does, and does not listen to SIGTERM.
+    hidden = ("import ctypes, signal, time; ctypes.CDLL(None).prctl(4, 0); signal.signal(15, signal.SIG_IGN);"
+              "print('up', flush=True); time.sleep(300)")  # fmt: skip
+    parent = (f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {hidden!r}],"
+              "start_new_session=True); time.sleep(300)")  # fmt: skip
+    process = start([sys.executable, "-c", parent], env, tmp_path / "log")
+    deadline = time.monotonic() + 30
+    while "up" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(members(tmp_path)) == 2 and process.pid in members(tmp_path)
+    assert not members(tmp_path / "other")
+    assert end(tmp_path, patience_s=0.5) == 2 and not members(tmp_path)
+    process.wait()
+
+
+def test_one_federation_at_a_time(tmp_path):
+    with alone(tmp_path):
+        with pytest.raises(InputError, match="running already"):
+            with alone(tmp_path):
+                pass
+    with alone(tmp_path):
+        with pytest.raises(KeyboardInterrupt):
+            with alone(tmp_path / "inner"):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(5)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("certificates")
+    make_certificates(folder / "ours", ["fl.example.org", "10.0.0.5"], 2)
+    make_certificates(folder / "others", ["localhost"], 1)
+    return folder
+
+
+def test_certificates_are_kept_and_private(certificates):
+    ours = certificates / "ours"
+    names = ("ca.key", "ca.crt", "server/server.crt", "server/server.key", "silo0/silo.key", "server/silo1.pub")
+    before = {name: (ours / name).read_bytes() for name in names}
+    make_certificates(ours, ["fl.example.org", "10.0.0.5"], 3)
+    assert before == {name: (ours / name).read_bytes() for name in names}
+    assert (ours / "silo2/silo.key").exists() and (ours / "server/silo2.pub").exists()
+    for name in ("ca.key", "server/server.key", "silo0/silo.key"):
+        assert (ours / name).stat().st_mode & 0o077 == 0
+    make_certificates(ours, ["elsewhere"], 3)
+    assert (ours / "server/server.crt").read_bytes() != before["server/server.crt"]
+    assert (ours / "ca.crt").read_bytes() == before["ca.crt"]
+    with pytest.raises(InputError, match="silo.key"):
+        make_silo_key(ours / "silo0")
+
+
+def test_a_silo_refuses_a_server_with_another_certificate(certificates, silos_dir, tmp_path):  # noqa: F811
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificates / "others/server/server.crt", certificates / "others/server/server.key")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        def answer():
+            for _ in range(2):
+                try:
+                    with tls.wrap_socket(listener.accept()[0], server_side=True) as connection:
+                        connection.recv(1)
+                except OSError:
+                    pass
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        server = f"127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(InputError, match="refused, its certificate"):
+            run_silo(0, silos_dir / "silo0", tmp_path / "state", server, certificates / "ours", wait_s=5)
+        context = ssl.create_default_context(cafile=certificates / "others/ca.crt")
+        with socket.create_connection(listener.getsockname()) as plain:
+            with context.wrap_socket(plain, server_hostname="localhost"):
+                pass  # and one whose authority it is does not
+        thread.join(5)
+    assert not members(tmp_path / "state/flower")
+
+
+def test_what_a_silo_cannot_begin_with_is_told(silos_dir, tmp_path, certificates):  # noqa: F811
+    with pytest.raises(InputError, match="no folder tr"):
+        run_silo(0, tmp_path, tmp_path / "state", "127.0.0.1:1", None)
+    with pytest.raises(InputError, match="ca.crt: no such file"):
+        run_silo(0, silos_dir / "silo0", tmp_path / "state", "127.0.0.1:1", tmp_path)
+    with pytest.raises(InputError, match="HOST:PORT"):
+        run_silo(0, silos_dir / "silo0", tmp_path / "state", "nowhere", None)
+    with pytest.raises(InputError, match="nobody answers there"):
+        run_silo(0, silos_dir / "silo0", tmp_path / "state", f"127.0.0.1:{free_port()}", None, wait_s=0)
+
+
+def test_engines_refuse_what_they_do_not_know(silos_dir, dev_set, tmp_path):  # noqa: F811
+    def engine(module, silos, **options):
+        module.run(train_config(), fed_config(), silos, dev_set, tmp_path / "exp", "cpu", options)
+
+    for module in (simulation, deployment):
+        with pytest.raises(InputError, match="--engine-option prot"):
+            engine(module, silos_dir, prot="1")
+    with pytest.raises(InputError, match="--silos"):
+        engine(simulation, None)
+    with pytest.raises(InputError, match="certificates=DIR"):
+        engine(deployment, None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(InputError, match="choose another"):
+            engine(deployment, silos_dir, port=str(taken.getsockname()[1]))
+    assert not members(tmp_path / "exp/flower")
+
+
+def test_what_takes_longest_begins_first(silos_dir, tmp_path):  # noqa: F811
+    assert simulation.largest_first(silos_dir, 3) == [2, 0, 1]
+    with pytest.raises(InputError, match="wav.scp"):
+        simulation.largest_first(tmp_path, 1)
