@@ -21,7 +21,8 @@ from sase.dataset import Mixtures, PairSet
 from sase.enhancer import Enhancer
 from sase.losses import build_loss
 from sase.model import build_model
-from sase.profiling import with_unit
+from sase.profiling import macs_per_s, with_unit
+from sase.training.arithmetic import compile_network, keep_freed_memory, training_precision
 from sase.training.loop import Guard, train_epoch
 
 _REFERENCE_SIZE, _REFERENCE_COUNT = 512, 8  # matrices, and how many products of them: 1.07 GMAC
@@ -80,38 +81,59 @@ def bench_enhance(models, durations_s=(4.0, 60.0), repeats=5):
     return rows
 
 
-def bench_train(config, steps=10):
-    """Measure training as a config says, on a made-up corpus and all cores: batch, step, everything but validation.
+def bench_train(configs, switches=False, steps=10):
+    """Measure training as configs say, on a made-up corpus and all cores: batch, step, everything but validation.
 
     Args:
-        config: a :class:`sase.training.config.TrainConfig`.
+        configs: :class:`sase.training.config.TrainConfig` objects of one sample rate.
+        switches: measure each without kept memory, bfloat16 and compiling as well, and with each added in turn.
         steps: how many are measured, after two that are not.
 
     Returns:
-        One row: median and best of the hours of sound that one hour trains on.
+        A row each: median and best of the hours of sound that one hour trains on.
     """
     with tempfile.TemporaryDirectory() as folder:
-        dump_dir = Path(folder) / "dump"
-        _dump(make_corpus(folder, 24, 5.0, config.model.sample_rate), dump_dir)
-        mixtures = Mixtures(PairSet(dump_dir, config.model.sample_rate), config.data, config.seed)
+        rate, dump_dir = configs[0].model.sample_rate, Path(folder) / "dump"
+        _dump(make_corpus(folder, 24, 5.0, rate), dump_dir)
+        pairs = PairSet(dump_dir, rate)
+    rows = []
+    if switches:  # kept memory cannot be given back, so what does without comes first
+        rows += [_bench_train(config, pairs, "none", "float32", False, steps) for config in configs]
+        keep_freed_memory()
+        for name, precision, compiled in (
+            ("kept memory", "float32", False),
+            ("kept memory, bfloat16", "bfloat16", False),
+            ("kept memory, bfloat16, compiled", "bfloat16", True),
+        ):
+            rows += [_bench_train(config, pairs, name, precision, compiled, steps) for config in configs]
+        return rows
+    keep_freed_memory()
+    return [_bench_train(c, pairs, "of the config", c.train.precision, c.train.compile, steps) for c in configs]
+
+
+def _bench_train(config, pairs, switches, precision, compiled, steps):
+    mixtures = Mixtures(pairs, config.data, config.seed)
     model, train = build_model(config.model), config.train
+    if compiled:
+        torch.compiler.reset()  # what was compiled for another network makes this one's shapes dynamic
+        compile_network(model.network)
     optimizer = torch.optim.AdamW(model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay)
     criterion, guard, seconds = build_loss(config.loss), Guard(train.clip_norm, train.max_bad_steps), []
-    for step in range(steps + 2):
-        batches = (mixtures.batch(step) for _ in range(1))
-        seconds.append(_time(train_epoch, model, batches, criterion, optimizer, guard)[0])
+    with training_precision(precision, pairs.device):
+        for step in range(steps + 2):
+            batches = (mixtures.batch(step) for _ in range(1))
+            seconds.append(_time(train_epoch, model, batches, criterion, optimizer, guard)[0])
     batch_s = config.data.batch_size * config.data.segment_s
-    return [
-        {
-            "network": config.model.network,
-            "parameters": with_unit(sum(p.numel() for p in model.parameters())),
-            "batch s": batch_s,
-            "loss": " ".join(config.loss),
-            "threads": torch.get_num_threads(),
-            "hours an hour, median": batch_s / statistics.median(seconds[2:]),
-            "hours an hour, best": batch_s / min(seconds[2:]),
-        }
-    ]
+    return {
+        "network": config.model.network,
+        "MACs per second": with_unit(macs_per_s(build_model(config.model).eval())),
+        "batch s": batch_s,
+        "loss": " ".join(config.loss),
+        "switches": switches,
+        "threads": torch.get_num_threads(),
+        "hours an hour, median": batch_s / statistics.median(seconds[2:]),
+        "hours an hour, best": batch_s / min(seconds[2:]),
+    }
 
 
 def bench_dump(pairs=60, duration_s=5.0, sample_rate=48000):

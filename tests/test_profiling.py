@@ -79,8 +79,8 @@ def test_benchmarks_run(tmp_path):
     assert row["sound s"] == 1.2 and row["× real time"] > 0
     config = tmp_path / "c.yaml"
     config.write_text("model: {preset: mini}\ndata: {batch_size: 2, segment_s: 0.2}\nloss: {si_snr: 1.0}\n")
-    (row,) = benchmarks.bench_train(load_train_config(config), steps=1)
-    assert row["batch s"] == 0.4 and row["hours an hour, median"] > 0
+    (row,) = benchmarks.bench_train([load_train_config(config)], steps=1)
+    assert row["batch s"] == 0.4 and row["hours an hour, median"] > 0 and row["switches"] == "of the config"
     assert "cores" in benchmarks.machine()
 
 

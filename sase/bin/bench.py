@@ -8,12 +8,14 @@ def main():
     parser.add_argument("--json", action="store_true", help="print JSON instead of a Markdown table")
     subjects = parser.add_subparsers(dest="subject", required=True, metavar="SUBJECT")
     enhance = subjects.add_parser("enhance", help="real-time factor from waveform to waveform, one thread")
-    enhance.add_argument("--preset", nargs="+", default=["small", "paper"], help="(default: small paper)")
+    enhance.add_argument("--preset", nargs="+", default=["tiny", "small", "paper"], help="(tiny small paper)")
     enhance.add_argument("--model", help="a saved model, instead of presets")
     enhance.add_argument("--seconds", nargs="+", type=float, default=[4, 60], help="lengths of the input (4 60)")
     enhance.add_argument("--repeats", type=int, default=5, help="(%(default)s)")
     train = subjects.add_parser("train", help="hours of sound that an hour trains on, all cores")
     train.add_argument("--config", default="egs/voicebank_demand/conf/train_small.yaml", help="(%(default)s)")
+    train.add_argument("--preset", nargs="+", help="networks in place of the config's")
+    train.add_argument("--switches", action="store_true", help="also without kept memory, bfloat16 and compiling")
     train.add_argument("--steps", type=int, default=10, help="(%(default)s)")
     dump = subjects.add_parser("dump", help="times real time of stage 2, one core")
     dump.add_argument("--pairs", type=int, default=60, help="noisy and clean files of 5 s (%(default)s)")
@@ -27,16 +29,19 @@ def main():
     import json
 
     from sase import benchmarks
-    from sase.model import build_model, load_model
+    from sase.model import build_model
+    from sase.pretrained import load
     from sase.profiling import markdown
     from sase.training.config import load_train_config
 
     machine = benchmarks.machine()
     if args.subject == "enhance":
-        models = {args.model: load_model(args.model)} if args.model else {p: build_model(p) for p in args.preset}
+        models = {args.model: load(args.model)} if args.model else {p: build_model(p) for p in args.preset}
         rows = benchmarks.bench_enhance(models, args.seconds, args.repeats)
     elif args.subject == "train":
-        rows = benchmarks.bench_train(load_train_config(args.config), args.steps)
+        presets = [[f"model={{preset: {name}}}"] for name in args.preset or ()] or [[]]
+        configs = [load_train_config(args.config, overrides) for overrides in presets]
+        rows = benchmarks.bench_train(configs, args.switches, args.steps)
     elif args.subject == "dump":
         rows = benchmarks.bench_dump(args.pairs)
     else:

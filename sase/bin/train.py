@@ -22,6 +22,7 @@ def main():
     import torch
 
     from sase.errors import InputError
+    from sase.training.arithmetic import keep_freed_memory
     from sase.training.config import load_train_config
     from sase.training.distributed import join_workers
     from sase.training.trainer import Trainer
@@ -35,6 +36,7 @@ def main():
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={args.ngpu}", "-m", "sase.bin.train"]
         os.execv(sys.executable, [sys.executable, *launcher, *sys.argv[1:]])
     torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
+    keep_freed_memory()
     workers, handlers = join_workers(use_gpu=args.ngpu > 0), [logging.StreamHandler()]
     if workers.leads:
         Path(args.exp).mkdir(parents=True, exist_ok=True)

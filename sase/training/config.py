@@ -24,7 +24,10 @@ class OptimiserConfig:
         max_bad_steps: how many steps in a row may have gradients that are not finite before training stops.
         ema_decay: of the averaged weights, which are the ones validated and kept; 0 for none.
         select_by: ``SI_SNR`` or ``PESQ_WB`` on the development set chooses ``best.pt``.
-        precision: ``float32``; ``tf32`` or ``bfloat16`` on a GPU (spectra and losses stay float32).
+        precision: ``float32``; ``tf32`` on a GPU; ``bfloat16``, on a GPU for what autocast chooses, on a CPU inside of
+            convolutions and matrix products alone. Spectra and losses stay float32.
+        compile: whether ``torch.compile`` makes the network's training step (a minute at the start, or on a second
+            start less); validation is as ever.
         checkpoint_s: seconds between checkpoints within an epoch.
     """
 
@@ -39,6 +42,7 @@ class OptimiserConfig:
     ema_decay: float = 0.999
     select_by: str = "SI_SNR"
     precision: str = "float32"
+    compile: bool = False
     checkpoint_s: float = 300.0
 
 

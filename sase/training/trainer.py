@@ -19,6 +19,7 @@ from sase.errors import InputError
 from sase.losses import build_loss
 from sase.metrics import pesq_wb
 from sase.model import build_model, save_model
+from sase.training.arithmetic import autocast, compile_network, eager, training_precision
 from sase.training.checkpoint import first_difference, load_checkpoint, save_checkpoint
 from sase.training.loop import EpochStats, Guard, learning_rate, train_epoch, validate
 
@@ -59,6 +60,8 @@ class Trainer:
         self.averaged = None
         if train.ema_decay:
             self.averaged = AveragedModel(self.model, multi_avg_fn=_average(train.ema_decay), use_buffers=True)
+        if train.compile:
+            compile_network(self.model.network)
         self.guard = Guard(train.clip_norm, train.max_bad_steps)
         self.step, self.history, self.partial = 0, [], EpochStats()
         if self.checkpoint_path.exists():
@@ -67,8 +70,6 @@ class Trainer:
     def run(self):
         """Train to the last epoch; return the history, one mapping an epoch."""
         config = self.config.train
-        if config.precision == "tf32":
-            torch.set_float32_matmul_precision("high")
         wrapped = self.model
         if self.workers.count > 1:
             ids = [self.workers.device.index] if self.workers.device.type == "cuda" else None
@@ -107,18 +108,19 @@ class Trainer:
                 self._save(before.merged(stats))
                 saved = time.monotonic()
 
-        stats = train_epoch(model, batches(), self.criterion, self.optimizer, self.guard, rate, self.averaged,
-                            self._autocast, on_step)  # fmt: skip
+        with training_precision(self.config.train.precision, self.workers.device):
+            stats = train_epoch(model, batches(), self.criterion, self.optimizer, self.guard, rate, self.averaged,
+                                self._autocast, on_step)  # fmt: skip
         progress.close()
         return before.merged(stats)
 
     def _autocast(self):
-        wanted = self.config.train.precision == "bfloat16" and self.workers.device.type == "cuda"
-        return torch.autocast(self.workers.device.type, torch.bfloat16, enabled=wanted)
+        return autocast(self.config.train.precision, self.workers.device)
 
     def _finish_epoch(self, stats, began):
         model = self.model if self.averaged is None else self.averaged.module
-        ratio, results = validate(model, self.dev_pairs)
+        with eager():
+            ratio, results = validate(model, self.dev_pairs)
         means = {name: round(value, 6) for name, value in stats.means().items()}
         entry = {"epoch": len(self.history) + 1, "steps": self.step, "bad_steps": stats.bad_steps, **means}
         entry["dev_SI_SNR"] = round(ratio, 4)
