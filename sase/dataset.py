@@ -11,6 +11,7 @@ from sase.dump import FULL_SCALE, read_int16
 from sase.errors import InputError
 
 _TALKERS = 6  # in babble
+_OCTAVES = 8  # of the equaliser: 62.5 Hz to 8 kHz
 _SILENCE = 1e-8  # mean power below which a segment has no level to speak of
 
 
@@ -29,6 +30,11 @@ class DataConfig:
         coloured: share of segments whose noise is Gaussian with a random spectral tilt.
         second_noise: share of segments with the noise of two pairs.
         tilt_db: speech and noise each pass a random linear tilt of up to this many dB an octave, about 1 kHz.
+        equaliser_db: speech and noise each pass a random equaliser, gains of up to this many dB at octaves of 62.5 Hz.
+        band_limited: share of segments whose noisy and clean sound both end at a random frequency above 2 kHz.
+        reverberant: share of segments whose noise passes a room, a random decay of 0.1 to 0.8 s.
+        clean: share of segments without noise.
+        speechless: share of segments without speech.
     """
 
     batch_size: int = 12
@@ -40,6 +46,11 @@ class DataConfig:
     coloured: float = 0.0
     second_noise: float = 0.0
     tilt_db: float = 0.0
+    equaliser_db: float = 0.0
+    band_limited: float = 0.0
+    reverberant: float = 0.0
+    clean: float = 0.0
+    speechless: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -160,16 +171,40 @@ class Mixtures:
             value = low + (high - low) * torch.rand(count, 1, generator=generator)
             return value.to(clean.device)
 
-        noise = self._noise(count, generator)
-        if config.tilt_db:
-            clean = tilt(clean, uniform(-config.tilt_db, config.tilt_db), self.pairs.sample_rate) * valid
-            noise = tilt(noise, uniform(-config.tilt_db, config.tilt_db), self.pairs.sample_rate)
-        noise = noise * valid
+        clean, noise = self._filtered(clean, self._noise(count, generator), generator, uniform)
+        clean, noise = clean * valid, noise * valid
         clean = set_level(clean, uniform(*config.level_db), lengths)
         noise = set_level(noise, _level_db(clean, lengths) - uniform(*config.snr_db), lengths)
+        if config.clean:
+            noise = noise * (uniform(0.0, 1.0) >= config.clean)
+        if config.speechless:
+            clean = clean * (uniform(0.0, 1.0) >= config.speechless)
         noisy = clean + noise
         peak = torch.maximum(noisy.abs(), clean.abs()).amax(1, keepdim=True).clamp(min=1.0)  # no clipping
         return noisy / peak, clean / peak
+
+    def _filtered(self, clean, noise, generator, uniform):
+        """Pass speech and noise, (batch, time) each, through filters drawn for every segment, as the config says."""
+        config, rate = self.config, self.pairs.sample_rate
+        if not any((config.tilt_db, config.equaliser_db, config.band_limited, config.reverberant)):
+            return clean, noise
+        spectra, frequency = [torch.fft.rfft(clean), torch.fft.rfft(noise)], _frequencies(clean, rate)
+        for index in range(2):
+            if config.tilt_db:
+                spectra[index] = spectra[index] * _tilt(uniform(-config.tilt_db, config.tilt_db), frequency)
+            if config.equaliser_db:
+                gains = torch.rand(len(clean), _OCTAVES, generator=generator).to(clean.device)
+                spectra[index] = spectra[index] * _equaliser(config.equaliser_db * (2.0 * gains - 1.0), frequency)
+        if config.reverberant:
+            wanted = uniform(0.0, 1.0) < config.reverberant
+            noise_of_room = torch.randn(clean.shape, generator=generator).to(clean.device)
+            room = _room(noise_of_room, uniform(0.1, 0.8), uniform(-6.0, 6.0), rate)
+            spectra[1] = spectra[1] * torch.where(wanted, torch.fft.rfft(room), 1.0)
+        if config.band_limited:
+            wanted = uniform(0.0, 1.0) < config.band_limited
+            low_pass = (frequency < uniform(2000.0, rate / 2)) | ~wanted
+            spectra = [spectrum * low_pass for spectrum in spectra]
+        return [torch.fft.irfft(spectrum, n=clean.shape[1]) for spectrum in spectra]
 
     def _noise(self, count, generator):
         """Noise for ``count`` segments: of the set's own pairs, babble or coloured noise, in the shares wanted."""
@@ -203,10 +238,37 @@ def tilt(wav, db_per_octave, sample_rate):
     Args:
         db_per_octave: (batch, 1)
     """
-    spec = torch.fft.rfft(wav)
-    frequency = torch.linspace(0.0, sample_rate / 2, spec.shape[-1], device=wav.device).clamp(min=50.0)
-    gain = 10 ** (db_per_octave * torch.log2(frequency / 1000.0) / 20.0)
-    return torch.fft.irfft(spec * gain, n=wav.shape[-1])
+    return torch.fft.irfft(torch.fft.rfft(wav) * _tilt(db_per_octave, _frequencies(wav, sample_rate)), n=wav.shape[1])
+
+
+def _frequencies(wav, sample_rate):
+    """In Hz, (bins,) of the whole segment's transform; none below 50, where filters stay flat."""
+    return torch.linspace(0.0, sample_rate / 2, wav.shape[1] // 2 + 1, device=wav.device).clamp(min=50.0)
+
+
+def _tilt(db_per_octave, frequency):
+    return 10 ** (db_per_octave * torch.log2(frequency / 1000.0) / 20.0)
+
+
+def _equaliser(gain_db, frequency):
+    """Gain (batch, bins) that goes through ``gain_db`` (batch, octaves) at 62.5 Hz · 2^i, linear between in octaves."""
+    place = torch.log2(frequency / 62.5).clamp(0.0, _OCTAVES - 1.001)
+    low = place.long()
+    gain_db = torch.lerp(gain_db[:, low], gain_db[:, low + 1], place - low)
+    return 10 ** (gain_db / 20.0)
+
+
+def _room(noise, decay_s, direct_db, sample_rate):
+    """Impulse response (batch, time): the direct sound, then noise that falls by 60 dB in ``decay_s`` (batch, 1).
+
+    Args:
+        noise: Gaussian (batch, time).
+        direct_db: energy of the direct sound over that of all that follows, (batch, 1).
+    """
+    time_s = torch.arange(noise.shape[1], device=noise.device) / sample_rate
+    room = noise * 10 ** (-3.0 * time_s / decay_s)
+    room[:, 0] = room[:, 1:].square().sum(1).sqrt() * 10 ** (direct_db[:, 0] / 20.0)
+    return room
 
 
 def set_level(wav, level_db, lengths):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sase import audio
-from sase.dataset import DataConfig, Mixtures, PairSet, set_level, tilt
+from sase.dataset import DataConfig, Mixtures, PairSet, _equaliser, _room, set_level, tilt
 from sase.datadir import write_data_dir
 from sase.dump import dump_set, finish
 from sase.errors import InputError
@@ -75,6 +75,54 @@ def test_mixtures_have_the_snr_and_the_level_asked_for(pairs, more):
     level = 10 * torch.log10(batch.clean.square().sum(1) / batch.lengths)
     assert level.min() > -30.01 and level.max() < -24.99
     assert batch.noisy.abs().max() <= 1.0 and len(batch.utts) == 16
+
+
+FILTERS = {"equaliser_db": 6.0, "reverberant": 1.0, "band_limited": 1.0}
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_filtered_mixtures_have_the_snr_asked_for_and_can_be_drawn_again(pairs, name):
+    config = DataConfig(batch_size=8, segment_s=0.25, snr_db=(3.0, 6.0), **{name: FILTERS[name]})
+    plain = DataConfig(batch_size=8, segment_s=0.25, snr_db=(3.0, 6.0))
+    batch, again = (Mixtures(pairs, config, 0).batch(3) for _ in range(2))
+    assert torch.equal(batch.noisy, again.noisy)
+    assert not torch.allclose(batch.noisy, Mixtures(pairs, plain, 0).batch(3).noisy, atol=1e-3)
+    snr = ratio_db(batch.clean, batch.noisy - batch.clean)
+    assert snr.min() > 2.99 and snr.max() < 6.01
+
+
+def test_a_band_limit_ends_speech_and_noise_at_one_frequency(pairs):
+    config = DataConfig(batch_size=16, segment_s=0.25, snr_db=(0.0, 0.0), coloured=1.0, band_limited=1.0)
+    batch = Mixtures(pairs, config, 0).batch(0)
+    power = torch.fft.rfft(batch.noisy * (batch.lengths == 4000)[:, None]).abs().square()
+    whole = power[batch.lengths == 4000]
+    share = whole.flip(1).cumsum(1).flip(1) / whole.sum(1, keepdim=True)  # of the power from each bin on
+    last = (share > 1e-9).sum(1) * 4.0  # Hz
+    assert (last > 1990).all() and last.min() < 5000 and last.max() - last.min() > 1000
+
+
+def test_the_equaliser_goes_through_its_gains():
+    frequency = torch.tensor([62.5, 125.0, 1000.0, 1414.2, 8000.0])
+    gain_db = torch.arange(8.0)[None] * 3.0
+    expected = torch.tensor([[0.0, 3.0, 12.0, 13.5, 21.0]])
+    torch.testing.assert_close(20 * torch.log10(_equaliser(gain_db, frequency)), expected, atol=0.01, rtol=0)
+
+
+def test_a_room_falls_by_60_db_in_its_decay_time():
+    noise = torch.randn(4, 2 * RATE, generator=torch.Generator().manual_seed(0))
+    room = _room(noise, torch.full((4, 1), 0.4), torch.zeros(4, 1), RATE)
+    power = room[:, 1:].square().unfold(1, 800, 800).mean(2).mean(0)  # 50 ms
+    fall_db = 10 * torch.log10(power[0] / power[8])  # 0.4 s later
+    assert abs(fall_db - 60) < 2
+    torch.testing.assert_close(room[:, 0].square(), room[:, 1:].square().sum(1))
+
+
+def test_shares_without_noise_and_without_speech(pairs):
+    shares = {"clean": 0.3, "speechless": 0.3}
+    batch = Mixtures(pairs, DataConfig(batch_size=400, segment_s=0.05, **shares), 0).batch(0)
+    silent, quiet = ~batch.clean.any(1), ~(batch.noisy - batch.clean).any(1)
+    assert 0.22 < silent.float().mean() < 0.38 and 0.22 < quiet.float().mean() < 0.38
+    assert torch.isfinite(batch.noisy).all()
 
 
 def test_mixtures_do_not_clip(pairs):
