@@ -64,12 +64,13 @@ class ModelConfig:
 _PAPER = ModelConfig()
 _SMALL = ModelConfig(
     network="band_recurrent", window=512, hop=256, root_window=True, compression=0.3,
-    channels=(16, 16), recurrent=32, heads=1, bands=32, blocks=2, mask="complex",
+    channels=(16, 16), recurrent=48, heads=1, bands=32, blocks=2, mask="residual",
 )  # fmt: skip
 PRESETS = {
     "paper": _PAPER,
     "dccrn": replace(_PAPER, gates=False, time_attention=False, frequency_attention=False),
     "small": _SMALL,
+    "tiny": replace(_SMALL, channels=(12, 12), recurrent=24, bands=24),
     "mini": replace(_SMALL, channels=(4, 4), recurrent=8, bands=16, blocks=1),
 }
 
@@ -86,7 +87,11 @@ def _mask_parts(z, mask):
     return z * mask
 
 
-MASKS = {"complex": _mask_complex, "polar": _mask_polar, "parts": _mask_parts}
+def _mask_residual(z, mask):
+    return complex_multiply(z, mask, one=1.0)  # a network that gives nothing yet passes its input
+
+
+MASKS = {"complex": _mask_complex, "polar": _mask_polar, "parts": _mask_parts, "residual": _mask_residual}
 FORMAT = "sase-1"
 _BLOCK_S = 1.0  # a causal network takes longer input in such blocks: their maps stay in the caches of a processor
 _OFFLINE_BLOCK_S, _OFFLINE_FADE_S = 10.0, 2.0

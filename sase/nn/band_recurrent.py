@@ -9,6 +9,7 @@ from sase.nn.recurrent import TimeLSTM
 from sase.nn.unit import GatedUnit
 
 _STRIDE = 4  # of the first convolution over frequency
+_FIRST_MASK = 0.1  # of a new network, against what its last layer would give
 
 
 class BandRecurrent(nn.Module):
@@ -37,6 +38,9 @@ class BandRecurrent(nn.Module):
         self.from_bands = _FrequencyMap(config.bands, coarse)
         self.decoder = nn.ModuleList(_residual(config, channels) for _ in config.channels[1:])
         self.last = ComplexConvTranspose2d(channels, 1, (8, 1), stride=_STRIDE, padding=2)
+        with torch.no_grad():  # nearly nothing at first: a residual mask then passes its input
+            self.last.weight_real.mul_(_FIRST_MASK)
+            self.last.weight_imag.mul_(_FIRST_MASK)
 
     def forward(self, z, state=None, valid=None):
         """Return a complex mask of the shape of ``z``; arguments as :meth:`EncoderDecoder.forward`."""
