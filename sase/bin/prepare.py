@@ -18,17 +18,28 @@ def main():
     mixed.add_argument("--silos", type=int, default=4, help="with own speakers and noises each (default: %(default)s)")
     mixed.add_argument("--seed", type=int, default=0, help="same seed, same lists (default: %(default)s)")
 
+    own = corpora.add_parser("folders", help="any folders of speech and of noise: lists of mixtures, no test set")
+    own.add_argument("--speech", action="append", required=True, help="folder of clean speech; may come again")
+    own.add_argument("--noise", action="append", required=True, help="folder of noises; may come again")
+    own.add_argument("--generated", type=int, default=0, help="files of each computed noise besides (%(default)s)")
+    own.add_argument("--seed", type=int, default=0, help="same seed, same lists (default: %(default)s)")
+
     for each in (pairs, mixed):
         each.add_argument("--corpus", dest="corpus_dir", required=True, help="its folder")
+    for each in (pairs, mixed, own):
         each.add_argument("--data", required=True, help="where to: DATA/tr, DATA/cv and DATA/tt are replaced")
     args = parser.parse_args()
 
-    if args.corpus == "commonvoice":
-        from sase.corpora.commonvoice import prepare
+    if args.corpus in ("commonvoice", "folders"):
+        from sase.corpora import commonvoice, folders
 
-        if args.silos < 1:
+        if args.corpus == "folders":
+            sets = folders.prepare(args.speech, args.noise, args.data, args.generated, seed=args.seed)
+        elif args.silos < 1:
             parser.error("--silos must be 1 or more")
-        for name, mixtures in prepare(args.corpus_dir, args.noise, args.data, args.silos, args.seed).items():
+        else:
+            sets = commonvoice.prepare(args.corpus_dir, args.noise, args.data, args.silos, args.seed)
+        for name, mixtures in sets.items():
             speakers, noises = ({getattr(m, what) for m in mixtures.values()} for what in ("speaker", "noise"))
             counts = f"{len(mixtures)} mixtures of {len(speakers)} speakers and {len(noises)} noises"
             print(f"{args.data}/{name}/mixtures.tsv: {counts}")

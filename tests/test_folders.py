@@ -1,0 +1,57 @@
+"""Any folders of speech and noise as lists of mixtures."""
+
+import numpy as np
+import pytest
+
+from sase import audio
+from sase.corpora.folders import prepare
+from sase.dump import dump_set, finish
+from sase.errors import InputError
+from sase.mixtures import read_mixtures
+
+RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    folder, generator = tmp_path_factory.mktemp("sounds"), np.random.default_rng(0)
+
+    def write(name, seconds=0.5):
+        audio.write(folder / name, 0.1 * generator.standard_normal(int(seconds * RATE)), RATE)
+
+    for speaker in range(20):
+        for number in range(2):
+            write(f"speech/s{speaker:02d}_{number}.wav")
+    for number in range(3):
+        write(f"speech/nameless/take{number}.flac", 8.0)
+    for number in range(12):
+        write(f"noise/saw_{number:02d}.wav", 0.2)
+    write("noise/tap.ogg", 2.0)
+    return folder
+
+
+def test_no_speaker_and_no_noise_file_is_in_both_sets(sounds, tmp_path):
+    sets = prepare([sounds / "speech"], [sounds / "noise"], tmp_path, generated=1, dev_speakers=5, dev_utterances=8)
+    train, dev = ({getattr(m, what) for m in part.values()} for what in ("speaker",) for part in sets.values())
+    assert len(dev) >= 4 and len(train) >= 15 and not train & dev
+    assert "nameless" in train  # most of the speech: never left to choose by
+    files = [{m.noise_file for m in part.values()} for part in sets.values()]
+    assert not files[0] & files[1]
+    assert "tap" in {m.noise for m in sets["tr"].values()} and "tap" not in {m.noise for m in sets["cv"].values()}
+    assert len(sets["cv"]) == 8 and len(sets["tr"]) == 33
+    again = prepare([sounds / "speech"], [sounds / "noise"], tmp_path, generated=1, dev_speakers=5, dev_utterances=8)
+    assert again == sets == {name: read_mixtures(tmp_path / name / "mixtures.tsv") for name in sets}
+    dump_set(tmp_path / "cv", tmp_path / "dump")
+    finish(tmp_path / "cv", tmp_path / "dump")
+    assert (tmp_path / "dump/wav.scp").read_text().count("\n") == 8
+
+
+@pytest.mark.parametrize(
+    ("speech", "noise", "words"),
+    [("gone", "noise", "no such folder"), ("noise", "noise", "development speakers"), ("speech", "empty", "no sound files")],
+)
+def test_what_does_not_suffice_is_told(sounds, tmp_path, speech, noise, words):
+    (sounds / "empty").mkdir(exist_ok=True)
+    with pytest.raises(InputError, match=words):
+        prepare([sounds / speech], [sounds / noise], tmp_path)
+    assert not (tmp_path / "tr").exists()
