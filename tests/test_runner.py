@@ -1,3 +1,4 @@
+import importlib
 import os
 import re
 import signal
@@ -20,7 +21,7 @@ def run(runner, *arguments, cwd):
 
 def test_job_is_replaced_in_command_and_log(runner, tmp_path):
     assert run(runner, "JOB=2:4", "log/x.JOB.log", "echo", "job JOB of JOBs", cwd=tmp_path) == (0, "", "")
-    logs = sorted((tmp_path / "log").iterdir())
+    logs = sorted((tmp_path / "log").glob("*.log"))
     assert [log.name for log in logs] == ["x.2.log", "x.3.log", "x.4.log"]
     assert "job 3 of 3s\n" in logs[1].read_text()
 
@@ -41,10 +42,10 @@ def test_all_jobs_are_run_and_the_failed_ones_counted(runner, tmp_path):
     assert (status, output) == (1, "")
     assert error.splitlines() == [
         "2 of 8 failed, see log/x.*.log",
-        "  log/x.2.log ends with: tried 2",
-        "  log/x.5.log ends with: tried 5",
+        "  log/x.2.log ends with: tried 2 (exit status 1)",
+        "  log/x.5.log ends with: tried 5 (exit status 1)",
     ]
-    ended = {log.name: log.read_text().splitlines()[-1] for log in (tmp_path / "log").iterdir()}
+    ended = {log.name: log.read_text().splitlines()[-1] for log in (tmp_path / "log").glob("*.log")}
     assert len(ended) == 8
     assert [name for name, line in sorted(ended.items()) if "Ended (code 0)" not in line] == ["x.2.log", "x.5.log"]
     assert "Ended (code 1)" in ended["x.2.log"]
@@ -57,8 +58,9 @@ def test_a_program_that_is_not_there_fails(runner, tmp_path):
 
 def test_a_job_that_is_killed_fails_and_says_by_what(runner, tmp_path):
     status, _, error = run(runner, "x.log", "bash", "-c", "kill -9 $$", cwd=tmp_path)
-    assert status == 1 and "1 of 1 failed" in error
+    assert status == 1 and "1 of 1 failed" in error and "killed by SIGKILL" in error
     assert "# Ended (code 137; signal 9)" in (tmp_path / "x.log").read_text()
+    assert (tmp_path / "q/x.log/1.status").read_text() == "137\n"
 
 
 def test_operators_work_and_everything_else_is_quoted(runner, tmp_path):
@@ -73,8 +75,8 @@ def test_threads_are_limited(runner, tmp_path, options, threads):
     assert f"\n{threads} {threads}\n" in (tmp_path / "x.log").read_text()
 
 
-def test_options_of_other_runners_are_accepted(runner, tmp_path):
-    options = ("--mem", "4G", "--gpu", "1", "--time", "4:0:0", "--max-jobs-run", "1")
+def test_all_options_are_accepted(runner, tmp_path):
+    options = ("--mem", "40M", "--gpu", "1", "--time", "4:0:0", "--max-jobs-run", "1")
     assert run(runner, *options, "JOB=1:2", "x.JOB.log", "echo", "--mem", "JOB", cwd=tmp_path)[0] == 0
     assert "--mem 2\n" in (tmp_path / "x.2.log").read_text()
 
@@ -84,9 +86,104 @@ def test_no_more_jobs_than_allowed_run_at_one_time(runner, tmp_path):
     assert run(runner, "--max-jobs-run", "1", "JOB=1:4", "x.JOB.log", "bash", "-ec", script, cwd=tmp_path)[0] == 0
 
 
+def test_no_more_jobs_run_than_memory_is_there_for(runner, tmp_path, resources):
+    script = "mkdir running; sleep 0.1; rmdir running"
+    most = f"{resources.memory_of_machine()[0] // 2**20 * 2 // 3}M"  # two of them are more than there is
+    assert run(runner, "--mem", most, "JOB=1:3", "x.JOB.log", "bash", "-ec", script, cwd=tmp_path)[0] == 0
+
+
+def test_a_job_over_its_time_is_ended_with_all_that_it_started(runner, tmp_path):
+    script = "[ JOB = 1 ] || { sleep 300 & echo $! > pid; sleep 300; }"
+    status, _, error = run(runner, "--time", "0:1", "JOB=1:2", "x.JOB.log", "bash", "-c", script, cwd=tmp_path)
+    assert status == 1
+    assert error.splitlines()[1] == "  x.2.log ends with: it said nothing (over its time of 0:00:01)"
+    assert not is_alive(int((tmp_path / "pid").read_text()))
+    statuses = [(tmp_path / f"q/x.JOB.log/{job}.status").read_text() for job in (1, 2)]
+    assert statuses == ["0\n", "143 over its time of 0:00:01\n"]
+    assert "# Ended (code 143; signal 15)" in (tmp_path / "x.2.log").read_text()
+
+
+def tries(folder):
+    return {path.name: len(path.read_text().splitlines()) for path in folder.glob("tried.*")}
+
+
+def test_what_ended_well_is_left_out_when_asked_for_and_only_while_its_files_are_the_same(runner, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/table").write_text("1\n")
+    words = ("JOB=1:3", "log/x.JOB.log", "bash", "-c", "echo >> tried.JOB; [ JOB != 2 ] || [ -e good ]", "sh", "in")
+    failing = ("--pick", "failed", *words)
+    assert run(runner, *failing, cwd=tmp_path)[2].startswith("1 of 3 failed, see log/x.2.log")
+    assert run(runner, *failing, cwd=tmp_path)[2].startswith("1 of 3 failed (2 ended well before), see log/x.2.log")
+    assert tries(tmp_path) == {"tried.1": 1, "tried.2": 2, "tried.3": 1}
+    (tmp_path / "in/table").write_text("22\n")  # what the others had read
+    run(runner, *failing, cwd=tmp_path)
+    assert tries(tmp_path) == {"tried.1": 2, "tried.2": 3, "tried.3": 2}
+    run(runner, *words, cwd=tmp_path)  # all, since nothing else was asked for
+    assert tries(tmp_path) == {"tried.1": 3, "tried.2": 4, "tried.3": 3}
+    (tmp_path / "good").touch()
+    assert run(runner, *failing, cwd=tmp_path) == (0, "", "")
+    assert tries(tmp_path) == {"tried.1": 3, "tried.2": 5, "tried.3": 3}
+    assert run(runner, *failing, cwd=tmp_path) == (0, "", "")  # of a call that went well nothing is remembered
+    assert tries(tmp_path) == {"tried.1": 4, "tried.2": 6, "tried.3": 4}
+
+
+def test_another_command_is_another_call(runner, tmp_path):
+    for word in ("a", "b"):
+        script = f"echo {word} >> tried.JOB; [ JOB != 2 ]"
+        run(runner, "--pick", "failed", "JOB=1:2", "x.JOB.log", "bash", "-c", script, cwd=tmp_path)
+    assert (tmp_path / "tried.1").read_text() == "a\nb\n"
+
+
+def test_a_log_that_another_call_is_writing_is_refused(runner, tmp_path):
+    process = subprocess.Popen([*runner, "x.log", "bash", "-c", "touch begun; sleep 60"], cwd=tmp_path)
+    try:
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        status, _, error = run(runner, "x.log", "true", cwd=tmp_path)
+        assert (status, error) == (1, "run_local.py: another call is writing x.log now")
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+@pytest.fixture
+def resources(root, monkeypatch):
+    monkeypatch.syspath_prepend(root / "utils")
+    return importlib.import_module("resources")
+
+
+@pytest.mark.parametrize(
+    "text, seconds",
+    [
+        ("2", 120),
+        ("0:30", 30),
+        ("4:0:0", 14400),
+        ("1-0", 86400),
+        ("1-2:30", 95400),
+        ("1-2:30:15", 95415),
+        ("100:00:00", 360000),
+    ],
+)
+def test_times_are_read_as_slurm_reads_them(resources, text, seconds):
+    assert resources.parse_time(text) == seconds
+    assert resources.parse_time(resources.format_time(seconds)) == seconds
+
+
+def test_memory_is_read(resources):
+    texts = {"4G": 4 * 2**30, "500M": 500 * 2**20, "500": 500 * 2**20, "1.5g": 3 * 2**29, "2T": 2**41, "8GB": 2**33}
+    assert {text: resources.parse_memory(text) for text in texts} == texts
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
+        (("--mem", "lots", "x.log", "true"), "lots: must be a size, as in 4G"),
+        (("--mem", "900T", "x.log", "true"), "--mem: each task needs 921600.0 GiB, this machine has"),
+        (("--time", "0:0:0", "x.log", "true"), "no time at all"),
+        (("--time", "1:2:3:4", "x.log", "true"), "must be minutes, minutes:seconds or"),
+        (("--time", "1h", "x.log", "true"), "must be minutes, minutes:seconds or"),
+        (("JOB=1:4", "JOB/x.log", "true"), "must have JOB in its name"),
         (("JOB=1:4", "x.log", "true"), "must have JOB in its name"),
         (("JOB=4:1", "x.JOB.log", "true"), "holds no job"),
         (("x.log",), "a log file and a command are needed"),
@@ -135,6 +232,7 @@ def test_a_signal_ends_the_jobs_and_their_children(runner, tmp_path, number):
         time.sleep(0.05)
     assert not any(map(is_alive, pids))
     assert "# Ended (code " in (tmp_path / "x.1.log").read_text()
+    assert (tmp_path / "q/x.JOB.log/1.status").read_text() in ("143 interrupted\n", "130 interrupted\n")
     assert not (tmp_path / "x.3.log").exists()
 
 
