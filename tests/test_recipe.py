@@ -1,110 +1,26 @@
 """The recipe as a user runs it, on the generated corpus, in a copy of the repository: in order, again, and killed."""
 
 import csv
-import filecmp
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
 
 import pytest
 import soundfile
 import torch
 import yaml
+from recipes import QUICK_ARGS, Recipe, assert_equal, assert_same_files, files
 
 from sase.datadir import read_data_dir, read_table, validate_data_dir
 
 pytestmark = pytest.mark.recipe
 
-QUICK = {
-    "model.preset": "mini",
-    "data.batch_size": "4",
-    "data.segment_s": "1.0",
-    "train.epochs": "3",
-    "train.steps_per_epoch": "6",
-    "train.warmup_steps": "2",
-    "train.select_by": "SI_SNR",
-    "train.checkpoint_s": "0",
-}
-QUICK_ARGS = "--threads 1 " + " ".join(f"--set {name}={value}" for name, value in QUICK.items())
-
-
-class Recipe:
-    """A copy of the repository, and ways to run its recipe."""
-
-    def __init__(self, root, copy):
-        self.folder = copy / "egs/voicebank_demand"
-        self.mini = self.folder / "mini"
-        ignore = shutil.ignore_patterns("venv*", "downloads", "data", "dump", "exp", "mini", "__pycache__")
-        for name in ("egs", "sase", "tools", "utils"):
-            shutil.copytree(root / name, copy / name, ignore=ignore if name != "sase" else None)
-        shutil.copy(root / "setup.py", copy)
-        self.environment = {**os.environ, "SASE_VENV": sys.prefix}
-        # Not from the copy, whose path an editable installation would keep.
-        subprocess.run([root / "tools/install.sh", "--if-needed"], env=self.environment, check=True)
-
-    def start(self, *arguments):
-        """Start run.sh --mini true in a process group of its own."""
-        command = [self.folder / "run.sh", "--mini", "true", *map(str, arguments)]
-        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True)
-        return subprocess.Popen(command, cwd="/", env=self.environment, start_new_session=True, **pipes)
-
-    def run(self, *arguments):
-        """Run it to the end; return what it prints."""
-        process = self.start(*arguments)
-        output = process.communicate()[0]
-        assert process.returncode == 0, output
-        return output
-
-    def run_killed(self, *arguments, when, delay_s=0.0):
-        """Start it, kill it and its jobs with SIGKILL ``delay_s`` after ``when()`` is true; return its status."""
-        process = self.start(*arguments)
-        deadline = time.monotonic() + 120
-        while not when() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-        time.sleep(delay_s)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()  # its output ends when the last of its processes has
-        return process.returncode
-
-
-def files(folder, without=("logs",)):
-    """Return the files below a folder, relative to it, sorted, but for those below folders named in ``without``."""
-    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return sorted(path for path in paths if not set(path.parts) & set(without))
-
-
-def assert_same_files(left, right):
-    assert files(left) == files(right)
-    different = [str(name) for name in files(left) if not filecmp.cmp(left / name, right / name, shallow=False)]
-    assert not different
-
-
-def assert_equal(left, right, where="checkpoint"):
-    """Everything in two checkpoints is equal, tensors to the bit."""
-    assert type(left) is type(right), where
-    if isinstance(left, torch.Tensor):
-        assert left.dtype == right.dtype and torch.equal(left, right), where
-    elif isinstance(left, dict):
-        assert left.keys() == right.keys(), where
-        for key in left:
-            assert_equal(left[key], right[key], f"{where}.{key}")
-    elif isinstance(left, (list, tuple)):
-        assert len(left) == len(right), where
-        for number, pair in enumerate(zip(left, right)):
-            assert_equal(*pair, f"{where}[{number}]")
-    else:
-        assert left == right, where
-
 
 @pytest.fixture(scope="module")
 def recipe(root, tmp_path_factory):
     """The recipe with stages 0 to 2 done."""
-    recipe = Recipe(root, tmp_path_factory.mktemp("recipe") / "copy")
+    recipe = Recipe(root, tmp_path_factory.mktemp("recipe") / "copy", "voicebank_demand")
     output = recipe.run("--stop-stage", 2, "--nj", 2)
     assert [line.split()[3] for line in output.splitlines() if " stage " in line] == ["0:", "1:", "2:"]
     return recipe

@@ -1,0 +1,1 @@
+../voicebank_demand/cmd.sh

@@ -1,0 +1,162 @@
+# Sourced by every run.sh before it sets its own options: the options that all recipes have, and what stages share.
+#
+# The run.sh then sets options of its own and $help_message, with $recipe_help in it, sources utils/parse_options.sh, and
+# calls settle_recipe. It sets $fl_partition to what fits its corpus.
+# shellcheck disable=SC2034  # options are set and read by their names
+
+recipe=$(cd "$(dirname "$0")" && pwd)
+recipe=${recipe%/local} # a recipe's further scripts may use this as well
+command="cd $(printf '%q' "$PWD") && $(printf '%q ' "$recipe/run.sh" "$@")"
+
+stage=0
+stop_stage=5
+mini=false
+nj=$(getconf _NPROCESSORS_ONLN)
+ngpu=0
+seed=0
+tag=
+train_config=
+train_args=
+fl=false
+num_clients=4
+fl_partition=
+fl_alpha=0.5
+fl_strategy=
+fl_server=
+num_rounds=
+local_epochs=
+fedprox_mu=
+fl_payload=
+fl_engine=simulation
+fl_config=
+fl_args=
+
+recipe_help="  --mini true|false           a small generated corpus, offline; all that comes of it is in mini/ ($mini)
+  --stage N, --stop-stage N   first and last stage to run ($stage, $stop_stage):
+                              0 download, 1 data, 2 dump, 3 train, 4 decode, 5 score
+  --nj N                      jobs of stages 2, 4 and 5: as many as there are cores ($nj)
+  --ngpu N                    graphics cards to train on, 0: the processor ($ngpu)
+  --seed N                    of the training ($seed)
+  --tag NAME                  name of the experiment, exp/NAME (the configuration's name and what the options change)
+  --train_config FILE         YAML file (conf/train_small.yaml; with --mini true conf/train_mini.yaml)
+  --train_args \"...\"          more options for the training, such as \"--set train.learning_rate=1e-4\"
+  --fl true|false             federated training: silos train, and never send audio ($fl)
+  --num_clients N             how many silos ($num_clients)
+  --fl_partition WHICH        what silos differ in: speaker, noise, snr or dirichlet; silo where stage 1 decides
+  --fl_alpha X                of dirichlet: the smaller, the more unlike the silos ($fl_alpha)
+  --fl_engine ENGINE          simulation: Flower on this machine; deployment: a process a silo; inproc ($fl_engine)
+  --fl_config FILE            YAML file of what is federated (conf/fl.yaml; with --mini true conf/fl_mini.yaml)
+  --fl_strategy WHICH         instead of what FILE says: whose update counts: examples, uniform, loss, fair or sase
+  --fl_server WHICH           likewise: optimiser of the server: plain, momentum, adam or yogi
+  --num_rounds N, --local_epochs N, --fedprox_mu X
+                              likewise: rounds, epochs of a silo in each, the pull to the global model
+  --fl_payload TYPE           likewise: silos send float32, bfloat16 or int8
+  --fl_args \"...\"             more options for 'sase federate', such as \"--fl-set scaffold=true\"
+  --config FILE               a shell file that sets any of these"
+
+fail() {
+  echo "$0: $*" >&2
+  exit 1
+}
+
+run_stage() { # run_stage NUMBER NAME: true when the stage is one of those to run
+  ((stage <= $1 && $1 <= stop_stage)) || return 1
+  echo "$(date '+%F %T') stage $1: $2"
+}
+
+run_jobs() { # run_jobs RUNNER LOG command...: its nj shards, then what joins them
+  local runner=$1 log=$2
+  shift 2
+  # shellcheck disable=SC2086  # a runner may bring options
+  $runner --pick failed JOB=1:"$nj" "$log" "$@" --nj "$nj" --job JOB
+  "$@" --nj "$nj" --finish
+}
+
+absolute() { # absolute FILE: as seen from here, or else from the recipe's folder; nothing stays nothing
+  case $1 in
+    '' | /*) echo "$1" ;;
+    *) if [ ! -e "$1" ] && [ -e "$recipe/$1" ]; then echo "$recipe/$1"; else echo "$PWD/$1"; fi ;;
+  esac
+}
+
+settle_recipe() { # settle_recipe "$@": check what all recipes have in common, name the folders, and go to the recipe
+  [ $# -eq 0 ] || fail "no such argument: $1; --help names the options"
+  ((stage <= stop_stage)) || fail "--stage $stage comes after --stop-stage $stop_stage"
+  ((nj >= 1)) || fail "--nj must be 1 or more, not $nj"
+  ((num_clients >= 1)) || fail "--num_clients must be 1 or more, not $num_clients"
+  local preset=small fl_preset=
+  work=
+  if $mini; then work=mini/ preset=mini fl_preset=_mini; fi
+  train_config=$(absolute "${train_config:-conf/train_$preset.yaml}")
+  fl_config=$(absolute "${fl_config:-conf/fl$fl_preset.yaml}")
+  read -ra train_args <<<"$train_args"
+  read -ra fl_args <<<"$fl_args"
+  local name
+  for name in fl_strategy fl_server num_rounds local_epochs fedprox_mu fl_payload; do
+    if [ -n "${!name}" ]; then fl_args+=(--fl-set "${name#fl_}=${!name}"); fi
+  done
+  partition=$fl_partition
+  if [ "$fl_partition" = dirichlet ]; then partition+=$fl_alpha; fi
+  if [ -z "$tag" ]; then tag=$(name_experiment); fi
+
+  cd "$recipe" || exit 1
+  # shellcheck source=../egs/voicebank_demand/path.sh
+  . ./path.sh
+  # shellcheck source=../egs/voicebank_demand/cmd.sh
+  . ./cmd.sh
+  data=${work}data dump=${work}dump exp=${work}exp/$tag
+  silos=$dump/silos/${partition}_$num_clients
+  enhanced=$exp/enhanced_tt
+}
+
+name_experiment() { # the configuration's name, and what the options change of it
+  local name words=("${train_args[@]}") word
+  name=$(basename "$train_config" .yaml)
+  if $fl; then
+    name+=_fl${num_clients}_$partition
+    words+=("${fl_args[@]}")
+  fi
+  for word in "${words[@]}"; do
+    case $word in *=*) name+=_$(sed 's/^[^=]*\.//; s/=//; s/[^[:alnum:].+-]/_/g' <<<"$word") ;; esac
+  done
+  if [ "$seed" != 0 ]; then name+=_seed$seed; fi
+  echo "$name"
+}
+
+dump_sets() { # stage 2
+  local set keep
+  for set in tr cv tt; do
+    keep=()
+    if [ $set = tt ]; then keep=(--keep-all); fi # no test utterance is ever left out
+    run_jobs "$train_cmd" "$dump/$set/logs/dump.JOB.log" \
+      sase dump --data "$data/$set" --out "$dump/$set" "${keep[@]}"
+  done
+}
+
+train() { # stage 3
+  mkdir -p "$exp"
+  local again=$exp/run.sh # replaced, never written into: it may be what is running now
+  printf '#!/usr/bin/env bash\n# This made the experiment; options may follow.\n%s "$@"\n' "$command" >"$again.partial"
+  chmod +x "$again.partial"
+  mv "$again.partial" "$again"
+  local options=(--config "$train_config" --dev-set "$dump/cv" --exp "$exp" --seed "$seed" --ngpu "$ngpu")
+  if $fl; then
+    sase partition --train "$dump/tr" --test "$dump/tt" --out "$silos" \
+      --by "$fl_partition" --num-silos "$num_clients" --alpha "$fl_alpha"
+    sase federate "${options[@]}" --silos "$silos" --fl-config "$fl_config" --engine "$fl_engine" \
+      "${train_args[@]}" "${fl_args[@]}"
+  else
+    sase train "${options[@]}" --train-set "$dump/tr" "${train_args[@]}"
+  fi
+}
+
+decode() { # stage 4
+  run_jobs "$decode_cmd" "$enhanced/logs/decode.JOB.log" \
+    sase decode --model "$exp/best.pt" --data "$dump/tt" --out "$enhanced"
+}
+
+score() { # stage 5
+  run_jobs "$decode_cmd" "$enhanced/scoring/logs/score.JOB.log" \
+    sase score --data "$dump/tt" --enhanced "$enhanced" --out "$enhanced/scoring"
+  echo "$(date '+%F %T') done: the tables are in $PWD/$exp/RESULTS.md"
+}
