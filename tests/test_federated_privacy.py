@@ -51,7 +51,11 @@ def test_more_noise_more_silos_and_fewer_rounds_are_more_private():
 
 @pytest.mark.parametrize(
     "change, message",
-    [({"strategy": "examples"}, "strategy is examples"), ({"min_silos": 3}, "min_silos is 3"), ({"fednova": True}, "fednova")],
+    [
+        ({"strategy": "examples"}, "strategy is examples"),
+        ({"min_silos": 3}, "min_silos is 3"),
+        ({"fednova": True}, "fednova"),
+    ],
 )
 def test_without_equal_weights_and_full_participation_none_is_told(change, message):
     good = {"strategy": "uniform", "min_silos": 4, "norm": "none", "dp_clip_norm": 1.0, "dp_noise_multiplier": 1.0}

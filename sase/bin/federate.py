@@ -1,4 +1,4 @@
-"""Train one network in several silos that keep their audio (stage 3); run again, it goes on from the last whole round."""
+"""Train one network in several silos that keep their audio (stage 3); run again, it goes on where it was stopped."""
 
 import argparse
 import os
@@ -6,14 +6,14 @@ import os
 
 def main():
     parser = argparse.ArgumentParser(prog="sase federate", description=__doc__)
-    parser.add_argument("--config", required=True, help="YAML file of the network and its training, as conf/train_fl.yaml")
+    parser.add_argument("--config", required=True, help="YAML file of network and training, as conf/train_small.yaml")
     parser.add_argument("--fl-config", required=True, help="YAML file of what is federated, as conf/fl.yaml")
-    parser.add_argument("--silos", help="folder of 'sase partition', with silo0 ... (deployment: they may be elsewhere)")
+    parser.add_argument("--silos", help="folder of 'sase partition' (deployment: they may be elsewhere)")
     parser.add_argument("--num-clients", type=int, help="silos (default: as many as --silos holds, or the config's)")
     parser.add_argument("--dev-set", required=True, help="the server's own dump directory: scores every round")
     parser.add_argument("--exp", required=True, help="experiment folder")
     parser.add_argument("--engine", default="simulation", help="inproc, simulation or deployment (%(default)s)")
-    parser.add_argument("--engine-option", action="append", default=[], metavar="A=B", help="what one engine alone wants")
+    parser.add_argument("--engine-option", action="append", default=[], metavar="A=B", help="of one engine alone")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of --config")
     parser.add_argument("--fl-set", action="append", default=[], metavar="A=B", help="override a key of --fl-config")
     parser.add_argument("--seed", type=int, help="replaces the config's")

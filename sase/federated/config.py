@@ -36,11 +36,11 @@ class FederatedConfig:
         adaptivity: what ``adam`` and ``yogi`` add to the root of the second moment.
         fedprox_mu: weight of FedProx's pull to the global model; 0 for none.
         scaffold: correct local gradients by control variates (SCAFFOLD).
-        control_steps: batches whose mean gradient at the global model is a silo's control variate; 0 for all of a round.
+        control_steps: batches whose mean gradient at the global model is a silo's control variate; 0 for a round's.
         fednova: count updates by the local step (FedNova), so that longer rounds do not count more.
-        norm: of norm layers: ``average`` statistics and weights; keep both ``local`` with the silo (FedBN; their average
-            stands in the global model); ``none``: refuse a network whose norms keep statistics.
-        fresh_optimizer: the local optimiser starts anew each round; else its state stays with the silo.
+        norm: of norm layers: ``average`` statistics and weights; keep both ``local`` with the silo (FedBN; their
+            average stands in the global model); ``none``: refuse a network whose norms keep statistics.
+        fresh_optimizer: local optimisers start anew each round; else its state stays with the silo.
         schedule: of the local learning rate: ``cosine`` over all rounds, as central training has it, or ``constant``.
         payload: type in which silos send updates: ``float32``, ``bfloat16`` or ``int8``.
         dev_s: seconds of the development set that score each round, spread evenly over it; 0 for all.
@@ -50,7 +50,7 @@ class FederatedConfig:
         round_timeout_s: how long the server waits for the silos' replies.
         max_norm_ratio: an update of more than this many times the median norm is refused (from three replies on).
         dp_clip_norm: differential privacy: norm to which each silo clips its update; 0 for none. Flower engines only.
-        dp_noise_multiplier: standard deviation of the Gaussian noise on each clipped update, as a multiple of that norm.
+        dp_noise_multiplier: standard deviation of the Gaussian noise on a clipped update, in units of that norm.
         dp_delta: δ of the (ε, δ) that is printed.
     """
 

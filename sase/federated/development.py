@@ -14,14 +14,18 @@ class PairSubset:
 
     Args:
         pairs: the whole.
-        seconds: of speech, at least, in utterances spread evenly over the set; 0 for all.
+        seconds: of speech, about, in utterances spread evenly over the set; 0 for all.
+        utts: names of utterances, in the set's order, instead.
     """
 
-    def __init__(self, pairs, seconds):
+    def __init__(self, pairs, seconds=0.0, utts=None):
         count = len(pairs)
         if seconds:
             count = min(count, int(np.ceil(seconds / (pairs.duration_s / count))))
         chosen = np.unique(np.linspace(0, len(pairs) - 1, count).round().astype(int))
+        if utts is not None:
+            wanted = set(utts)
+            chosen = np.array([place for place, utt in enumerate(pairs.utts) if utt in wanted])
         self._pairs = pairs
         self._index = torch.as_tensor(chosen, device=pairs.device)
         self.utts, self.lengths = [pairs.utts[i] for i in chosen], pairs.lengths[self._index]

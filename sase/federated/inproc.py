@@ -1,4 +1,4 @@
-"""The engine ``inproc``: all silos one after the other in this process, without flwr. What tests of the mathematics use."""
+"""The engine ``inproc``: all silos one after the other in this process, without flwr."""
 
 import logging
 from pathlib import Path
@@ -14,7 +14,7 @@ def run(train_config, fed_config, silos_dir, dev_set, exp_dir, device="cpu", opt
     """Train in this process; return the :class:`sase.federated.server.Server`. Arguments as :mod:`sase.federated` says.
 
     Raises:
-        InputError: as :func:`sase.federated.server.run_rounds`; or something that this engine does not have is asked for.
+        InputError: as :func:`sase.federated.server.run_rounds`; or for what this engine does not have.
     """
     if options:
         raise InputError(f"--engine inproc knows no option {next(iter(options))}")
@@ -41,7 +41,7 @@ def count_silos(silos_dir):
 
 
 def local_silos(silos_dir, num_silos, exp_dir, device="cpu"):
-    """Return the :class:`sase.federated.silo.Silo` s of a folder with ``silo0`` ..., their states within the experiment's."""
+    """Return each :class:`sase.federated.silo.Silo` of a folder with ``silo0`` ...; their states lie in ``exp_dir``."""
     names = [f"silo{index}" for index in range(num_silos)]
     return [Silo(i, Path(silos_dir) / name, Path(exp_dir) / "silos" / name, device) for i, name in enumerate(names)]
 

@@ -22,8 +22,8 @@ def settle_configs(exp_dir, train_config, fed_config):
     Raises:
         InputError: the folder was begun with other configs.
     """
-    folder = Path(exp_dir)
-    paths, wanted = {"train": folder / "config.yaml", "federated": folder / "fl.yaml"}, decisive(train_config, fed_config)
+    folder, wanted = Path(exp_dir), decisive(train_config, fed_config)
+    paths = {"train": folder / "config.yaml", "federated": folder / "fl.yaml"}
     for part, path in paths.items():
         if path.exists():
             old = {name: value for name, value in read_yaml(path).items() if part == "train" or name not in OPERATIONAL}
@@ -56,6 +56,7 @@ def add_timing(exp_dir, number, seconds, replies):
     """
     silos = {str(r.silo): round(r.metrics.get("seconds", 0.0), 3) for r in replies}
     train = {str(r.silo): round(r.metrics.get("train_seconds", 0.0), 3) for r in replies}
-    entry = {"round": number, **{name: round(value, 3) for name, value in seconds.items()}, "silos": silos, "train": train}
+    seconds = {name: round(value, 3) for name, value in seconds.items()}
+    entry = {"round": number, **seconds, "silos": silos, "train": train}
     with open(Path(exp_dir) / "round_timing.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")

@@ -8,6 +8,8 @@ from sase.atomic import remove_leftovers
 from sase.model import load_checked
 from sase.training.checkpoint import save_checkpoint
 
+_ARRAYS = ("norms", "control")  # parts of a state that are dicts of numpy arrays
+
 
 class PersonalState:
     """The folder of a silo's personal states.
@@ -23,7 +25,7 @@ class PersonalState:
         self.folder = Path(folder)
 
     def read(self, instruction):
-        """Return the newest state of a round before the instruction's, as it was written; an empty dict if there is none.
+        """Return the newest state of a round before the instruction's, as it was written; an empty dict for none.
 
         States of another experiment in the same folder are not looked at.
         """
@@ -33,13 +35,13 @@ class PersonalState:
         state = load_checked(self._path(max(rounds)))
         if state["experiment"] != instruction.config["experiment"]:
             return {}
-        return {name: _to_numpy(value) if name in ("norms", "control") else value for name, value in state["kept"].items()}
+        return {n: _to_numpy(value) if n in _ARRAYS else value for n, value in state["kept"].items()}
 
     def write(self, instruction, keep):
         """Write the state of the instruction's round: nested dicts of arrays, tensors and plain types; {} for none."""
         if not keep:
             return
-        kept = {name: _to_tensors(value) if name in ("norms", "control") else value for name, value in keep.items()}
+        kept = {name: _to_tensors(value) if name in _ARRAYS else value for name, value in keep.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder)
         state = {"experiment": instruction.config["experiment"], "round": instruction.round, "kept": kept}

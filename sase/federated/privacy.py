@@ -49,7 +49,7 @@ def published_epsilon(noise_multiplier, num_silos, rounds, delta):
 
 
 def upload_epsilon(noise_multiplier, exchanges, delta):
-    """Return ε of one silo's own uploads, against a server that looks at each: sensitivity 2C, noise of its own alone."""
+    """Return ε of a silo's own uploads, against a server that looks at each: sensitivity 2C, its own noise alone."""
     return math.inf if noise_multiplier <= 0.0 else epsilon_of(2.0 * math.sqrt(exchanges) / noise_multiplier, delta)
 
 

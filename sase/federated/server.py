@@ -37,8 +37,8 @@ class Server:
         train_config: a :class:`sase.training.config.TrainConfig`.
         fed_config: a :class:`sase.federated.config.FederatedConfig`.
         dev_set: dump directory that scores every round.
-        exp_dir: the experiment folder: ``config.yaml``, ``fl.yaml``, ``server.pt`` (the state), ``best.pt``, ``last.pt``,
-            ``rounds.jsonl``, ``round_timing.jsonl``.
+        exp_dir: the experiment folder: ``config.yaml``, ``fl.yaml``, ``server.pt`` (the state), ``best.pt``,
+            ``last.pt``, ``rounds.jsonl``, ``round_timing.jsonl``.
         device: where to score.
 
     Raises:
@@ -53,15 +53,17 @@ class Server:
         self.model = build_model(train_config.model).to(device)
         self.layout = layout_of(self.model)
         if fed_config.norm == "none" and self.layout.moments:
-            raise InputError("federated config: norm is none, but this network's norms keep statistics: use model.norm=layer")
+            raise InputError("federated config: norm is none, but this network's norms keep statistics; "
+                             "use model.norm=layer")  # fmt: skip
         if fed_config.dp_noise_multiplier:
             privacy.require_accountable(fed_config)
         pairs = PairSet(dev_set, train_config.model.sample_rate, torch.device(device))
         self._dev = PairSubset(pairs, fed_config.dev_s)
         self._common = PairSubset(pairs, fed_config.common_dev_s)
         self.optimiser = ServerOptimiser(
-            fed_config.server, fed_config.effective_server_lr, fed_config.momentum, fed_config.beta2, fed_config.adaptivity
-        )
+            fed_config.server, fed_config.effective_server_lr, fed_config.momentum, fed_config.beta2,
+            fed_config.adaptivity,
+        )  # fmt: skip
         self.history, self.best_round, self.refusals = [], 0, {}
         self._controls, self._attempt = {}, None
         self._arrays = to_arrays(self.model, self.layout.names)
@@ -90,7 +92,7 @@ class Server:
         return troubles[-1] if troubles else "none answered"
 
     def instruction(self):
-        """Return the :class:`sase.federated.silo.Instruction` of the next round; the same until the round has advanced."""
+        """Return the :class:`sase.federated.silo.Instruction` of the next round; the same until that has advanced."""
         if self._attempt is None:
             arrays = dict(self._arrays)
             if self._controls:
@@ -130,7 +132,8 @@ class Server:
         for failure in failures:
             log.warning("round %d: %s", self.next_round, failure)
         if len(admitted) < self.config.needed_silos:
-            log.warning("round %d: %d good replies, %d are needed", self.next_round, len(admitted), self.config.needed_silos)
+            log.warning("round %d: %d good replies, %d are needed", self.next_round, len(admitted),
+                        self.config.needed_silos)  # fmt: skip
             return False
         alphas = self._weigh(admitted, gains)
         steps = [reply.metrics["steps"] for reply in admitted]
@@ -167,7 +170,7 @@ class Server:
         }
 
     def _gains(self, admitted):
-        """Return silo to what its update alone gains in SI-SNR (dB) on the common set; silo to reason where no number."""
+        """Return silo to what its update alone gains in SI-SNR (dB) on the common set, and silo to why it has none."""
         before, _ = validate(self.model, self._common)
         gains, refused = {}, {}
         for reply in admitted:
@@ -198,7 +201,8 @@ class Server:
             told |= {"bad_steps": reply.metrics.get("bad_steps", 0.0), "update_norm": reply.update_norm, "alpha": alpha}
             if gains:
                 told["gain_db"] = gains[reply.silo]
-            silos[str(reply.silo)] = {name: round(float(value), 6) for name, value in told.items()} | {"bytes": reply.bytes}
+            told = {name: round(float(value), 6) for name, value in told.items()}
+            silos[str(reply.silo)] = {**told, "bytes": reply.bytes}
         dev = scores(self.model, self._dev, self.train.train.select_by)
         chosen = f"dev_{self.train.train.select_by}"
         best = max((entry[chosen] for entry in self.history), default=-math.inf)
@@ -293,8 +297,8 @@ def run_rounds(server, exchange):
         else:
             kept = f"the model of round {number - 1} is kept" if number > 1 else "there is no model yet"
             raise InputError(
-                f"round {number} failed {config.max_repeats + 1} times: fewer than {config.needed_silos} silos gave a good "
-                f"reply ({server.last_trouble}); {kept}; the same command goes on from there"
+                f"round {number} failed {config.max_repeats + 1} times: fewer than {config.needed_silos} silos gave a "
+                f"good reply ({server.last_trouble}); {kept}; the same command goes on from there"
             )
 
 

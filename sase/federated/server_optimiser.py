@@ -1,4 +1,4 @@
-"""How the server moves the global model along the averaged update (Reddi et al. 2021, "Adaptive federated optimization")."""
+"""How the server moves the global model along the averaged update (Reddi et al. 2021)."""
 
 import numpy as np
 

@@ -14,6 +14,7 @@ from sase.dataset import Mixtures, PairSet
 from sase.errors import InputError
 from sase.federated.aggregation import update_norm
 from sase.federated.config import FederatedConfig
+from sase.federated.development import PairSubset
 from sase.federated.drift import DriftGuard, control_variate
 from sase.federated.layout import layout_of, load_arrays, to_arrays
 from sase.federated.payload import encode, num_bytes
@@ -73,7 +74,7 @@ class Reply:
 
 
 class Silo:
-    """One silo. A round is decided by the instruction and by this silo's state of the round before, so it can be repeated.
+    """One silo. A round is decided by the instruction and this silo's state of the round before: it can be repeated.
 
     Args:
         index: which one, from 0.
@@ -94,7 +95,8 @@ class Silo:
         torch.manual_seed(train.seed)
         mine = self.personal.read(instruction)
         model = self._model(train, fed, instruction, mine)
-        layout, mixtures = layout_of(model), Mixtures(self._set("tr", train), train.data, 1000 * train.seed + self.index)
+        layout = layout_of(model)
+        mixtures = Mixtures(self._set("tr", train), train.data, 1000 * train.seed + self.index)
         start = to_arrays(model, layout.names)
         local = _LocalTraining(model, mixtures, train, fed, instruction.round)
         keep, upload = {}, {}
@@ -133,7 +135,7 @@ class Silo:
         }
         return Reply(self.index, instruction.round, upload, {name: float(value) for name, value in values.items()})
 
-    def evaluate(self, instruction, personal, measures=("SI_SDR", "PESQ_WB", "STOI"), subset="tt", max_utterances=0):
+    def evaluate(self, instruction, personal, measures=("SI_SDR", "PESQ_WB", "STOI"), subset="tt", utts=None):
         """Score the instruction's model on this silo's own test part.
 
         Args:
@@ -141,7 +143,7 @@ class Silo:
             personal: whether with the silo's own norm layers of that round.
             measures: of :data:`sase.metrics.METRICS`.
             subset: folder within the data directory.
-            max_utterances: spread evenly over the part; 0 for all.
+            utts: the utterances; all of that folder when None.
 
         Returns:
             Measure to mean over the utterances where it is defined, and ``utterances``.
@@ -149,11 +151,11 @@ class Silo:
         train, fed = _configs(instruction)
         mine = self.personal.read(instruction) if personal else {}
         if personal and "norms" not in mine:
-            raise InputError(f"silo {self.index}: {self.personal.folder} holds no norm layers of round {instruction.round - 1}")
+            number = instruction.round - 1
+            raise InputError(f"silo {self.index}: {self.personal.folder} holds no norm layers of round {number}")
         model = self._model(train, fed, instruction, mine)
-        _, results = validate(model, self._set(subset, train))
-        step = -(-len(results) // max_utterances) if max_utterances else 1
-        rows = [metrics.evaluate(clean, enhanced, train.model.sample_rate, measures) for clean, enhanced in results[::step]]
+        _, results = validate(model, PairSubset(self._set(subset, train), utts=utts))
+        rows = [metrics.evaluate(clean, enhanced, train.model.sample_rate, measures) for clean, enhanced in results]
         means = {name: float(np.nanmean([row[name] for row in rows])) for name in measures}
         return {**means, "utterances": len(rows)}
 
