@@ -18,6 +18,7 @@ from flwr.common.constant import ErrorCode
 from sase.atomic import write_text
 from sase.errors import InputError
 from sase.federated.messages import Scores, pack_reply, pack_scores, unpack_instruction
+from sase.federated.processes import die_with_parent
 from sase.federated.silo_process import FINISHED
 
 
@@ -99,6 +100,7 @@ def _answer(message, context, act):
 def _silo_here(context):
     node = context.node_config
     if "silo" in node:
+        die_with_parent()
         return _silo(int(node["silo"]), str(node["data-dir"]), str(node["state-dir"]), str(node["device"]))
     settings = _settings(context.run_config["settings"])
     index = settings["order"][int(node["partition-id"])]

@@ -63,6 +63,19 @@ def start(command, env, log_path):
         )  # fmt: skip
 
 
+def die_with_parent():
+    """Have this process, if it is one of a federation's, killed when its parent ends, as those of :func:`start` are.
+
+    Flower's app processes call it themselves: their executor, which does end with its superlink or supernode, leaves
+    them behind, to train on and to write where a new server writes already.
+    """
+    if _MARK not in os.environ:
+        return
+    _libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() == 1:  # too late to be told
+        os._exit(1)
+
+
 def members(home):
     """Return the ids of all running processes that were started for the federation in ``home``."""
     mark, marked, parents = os.fsencode(f"{_MARK}={home}"), set(), {}

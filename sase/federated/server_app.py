@@ -13,6 +13,7 @@ from sase.config import from_mapping
 from sase.errors import InputError
 from sase.federated.app import SCORES
 from sase.federated.messages import pack_instruction, unpack_reply, unpack_scores
+from sase.federated.processes import die_with_parent
 
 FINISH = "query.finish"
 _SAY_EVERY_S = 30.0
@@ -27,6 +28,7 @@ app = ServerApp()
 def main(grid, context):
     """Run all rounds that are left; what a user can mend goes to ``error.txt``, for whoever started the run."""
     settings = json.loads(Path(context.run_config["settings"]).read_text())
+    die_with_parent()
     handler = logging.FileHandler(Path(settings["exp_dir"]) / "train.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     ours = logging.getLogger("sase")

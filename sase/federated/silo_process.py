@@ -40,7 +40,8 @@ class SiloProcess:
         self.home = self.state_dir / "flower"
         self.log_path = self.state_dir / "supernode.log"
         self.env = environment(self.home, threads)
-        self.process, self.ended_at, self.refused_since = None, None, None
+        self.process, self.began_at = None, 0
+        self.ended_at, self.refused_since = None, None
         self._held = ExitStack()
         if not (self.data_dir / "tr").is_dir():
             raise InputError(f"{self.data_dir}: has no folder tr; make it with 'sase partition' or 'sase dump'")
@@ -141,11 +142,11 @@ def run_silo(index, data_dir, state_dir, server, certificates, device="cpu", thr
     log.info("silo %d: data %s, server %s, log %s", index, silo.data_dir, server, silo.log_path)
     try:
         silo.open()
-        told, gone_since, looked = set(), None, time.monotonic()
+        told, gone_since, looked, before = set(), None, time.monotonic(), silo.began_at
         while not silo.finished:
             silo.tend()
-            for line in _trained(silo.log_path, told):
-                log.info("silo %d: %s", index, line)
+            for number in _asked(silo.log_path, before, told):
+                log.info("silo %d: round %s", index, number)
             if time.monotonic() - looked > 10.0:
                 looked = time.monotonic()
                 gone_since = None if _reachable(server, ca_file) else gone_since or looked
@@ -157,13 +158,15 @@ def run_silo(index, data_dir, state_dir, server, certificates, device="cpu", thr
         silo.close()
 
 
-def _trained(path, told):
-    """Yield a line for each round that the supernode's log shows for the first time."""
-    if path.exists():
-        for number in re.findall(r"\[RUN \d+, ROUND (\d+)\]", path.read_text(errors="replace")):
-            if number not in told:
-                told.add(number)
-                yield f"round {number}"
+def _asked(path, start, told):
+    """Yield the numbers of rounds that a supernode's log shows after ``start`` and that are not yet in ``told``."""
+    with open(path, "rb") as file:
+        file.seek(start)
+        text = file.read().decode(errors="replace")
+    for number in re.findall(r"\[RUN \d+, ROUND (\d+)\]", text):
+        if number not in told:
+            told.add(number)
+            yield number
 
 
 def _wait_for_server(server, ca_file, wait_s):

@@ -9,13 +9,13 @@ import io
 import logging
 import os
 import sys
+import tomllib
 import zipfile
 from contextlib import contextmanager
 
 import flwr.supercore.heartbeat as heartbeat
 import flwr.supernode.fleet_http_connection as connection
 import flwr.supernode.start_client_internal as node
-import tomli
 from flwr.supercore.run import RunNotRunningException
 from flwr.supernode.cli import flower_supernode
 
@@ -31,8 +31,8 @@ def is_our_app(bundle):
         with zipfile.ZipFile(io.BytesIO(bundle)) as files:
             if set(files.namelist()) != _FILES:
                 return False
-            project = tomli.loads(files.read("pyproject.toml").decode())
-    except (zipfile.BadZipFile, tomli.TOMLDecodeError, UnicodeDecodeError):
+            project = tomllib.loads(files.read("pyproject.toml").decode())
+    except (zipfile.BadZipFile, tomllib.TOMLDecodeError, UnicodeDecodeError):
         return False
     app = project.get("tool", {}).get("flwr", {}).get("app", {})
     return app.get("components") == COMPONENTS and not project.get("project", {}).get("dependencies")

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# The silos of a real federation: one, on the machine where its data lies, or all of them on this machine.
+# Ends when the server (run-server.sh) says that training is over. DEPLOYMENT.md tells what to type on which machine.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/../.." && pwd)
+# shellcheck source=../../utils/recipe.sh
+. "$root/utils/recipe.sh"
+
+silo=
+data_dir=
+state_dir=
+server=localhost:18000
+certificates=certificates
+insecure=false
+threads=
+wait_s=3600
+fl_partition=silo
+
+help_message="Usage: $0 --silo N --data_dir DIR --server HOST:PORT     one silo, where its data is
+       $0 --num_clients N                                all of them here, of this recipe's dump
+  --silo N                    which silo this is, from 0
+  --data_dir DIR              its data: tr/, a dump directory, and perhaps tt/; it never leaves this machine
+  --server HOST:PORT          where the server listens ($server)
+  --certificates DIR          with ca.crt and silo.key, or with silo0/, silo1/ ... in it ($certificates)
+  --insecure true|false       no encryption and no keys: for tests on one machine ($insecure)
+  --state_dir DIR             for the silo's own state and logs (DIR/../silo<N>.state beside its data)
+  --threads N                 CPU threads of a silo (all cores, shared by the silos that are here)
+  --wait_s N                  patience with a server that is not there, in seconds ($wait_s)
+  --ngpu N                    0: the processor, 1: a graphics card ($ngpu)
+  --num_clients N, --fl_partition WHICH, --fl_alpha X, --mini true|false    as for run.sh, where all silos are here
+  --config FILE               a shell file that sets any of these"
+# shellcheck source=../../utils/parse_options.sh
+. "$root/utils/parse_options.sh"
+
+data_dir=$(absolute "$data_dir") state_dir=$(absolute "$state_dir") certificates=$(absolute "$certificates")
+[ -n "$silo$data_dir" ] || all=true
+if [ -z "${all:-}" ]; then
+  [ -n "$silo" ] && [ -n "$data_dir" ] || fail "--silo and --data_dir belong together"
+fi
+settle_recipe "$@"
+device=cpu
+if ((ngpu > 0)); then device=cuda; fi
+options=(--server "$server" --device "$device" --wait-s "$wait_s")
+if $insecure; then options+=(--insecure); else options+=(--certificates "$certificates"); fi
+
+if [ -z "${all:-}" ]; then
+  exec sase silo --silo "$silo" --data-dir "$data_dir" "${options[@]}" ${state_dir:+--state-dir "$state_dir"} \
+    ${threads:+--threads "$threads"}
+fi
+
+sase partition --train "$dump/tr" --test "$dump/tt" --out "$silos" \
+  --by "$fl_partition" --num-silos "$num_clients" --alpha "$fl_alpha"
+: "${threads:=$((nj / num_clients > 1 ? nj / num_clients : 1))}"
+pids=()
+trap 'if ((${#pids[@]})); then kill "${pids[@]}"; fi' INT TERM # each ends what it has started
+for ((k = 0; k < num_clients; k++)); do
+  sase silo --silo "$k" --data-dir "$silos/silo$k" "${options[@]}" --threads "$threads" &
+  pids+=($!)
+done
+status=0
+for pid in "${pids[@]}"; do wait "$pid" || status=$?; done
+exit "$status"

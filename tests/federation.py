@@ -1,0 +1,72 @@
+"""Federations of real processes, for the tests of the Flower engines: started as a user does, killed by their ids."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from sase.config import to_yaml
+from sase.federated.processes import members
+from test_federated_rounds import train_config
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE_S = 900.0  # with anything at all; machines of tests are slow and busy
+
+
+def configs(folder, **federated):
+    """Write the two configs of a small experiment; return what names them on the command line."""
+    (folder / "train.yaml").write_text(to_yaml(train_config()))
+    lines = {"max_repeats": 1, "repeat_wait_s": 1, "round_timeout_s": 900, **federated}
+    (folder / "fl.yaml").write_text("".join(f"{name}: {value}\n" for name, value in lines.items()))
+    return ["--config", folder / "train.yaml", "--fl-config", folder / "fl.yaml"]
+
+
+def sase(name, *arguments, log):
+    """Start a command of ours; return its ``Popen``, its output appended to ``log``."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", f"sase.bin.{name}", *map(str, arguments)]
+    with open(log, "ab") as file:
+        return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+
+
+def wait_until(true, process=None, what="", patience_s=PATIENCE_S):
+    """Wait until ``true()`` is; fail when ``process`` ends before, or after too long."""
+    deadline = time.monotonic() + patience_s
+    while not true():
+        assert process is None or process.poll() is None, f"{what}: ended with status {process.returncode}"
+        assert time.monotonic() < deadline, f"{what}: not within {patience_s:.0f} s"
+        time.sleep(0.05)
+
+
+def kill(process, home):
+    """Kill, as the kernel does when memory runs out, the process that was started; what it started must end by itself."""
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: not members(home), what=f"processes of {home}", patience_s=60.0)
+
+
+def kill_all(home):
+    """Kill every process of a federation at once."""
+    for pid in members(home):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+def rounds(exp):
+    """Return the ledger of an experiment: one mapping a round."""
+    path = exp / "rounds.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def largest_difference(first, second):
+    """Return how far the weights of two models are from each other."""
+    from sase.model import load_model
+
+    a, b = load_model(first).state_dict(), load_model(second).state_dict()
+    assert a.keys() == b.keys()
+    return max((a[name].double() - b[name].double()).abs().max().item() for name in a)

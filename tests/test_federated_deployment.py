@@ -1,0 +1,172 @@
+"""The engine ``deployment``: one server and three silos, each a process of its own, and a bad day for all of them."""
+
+import json
+import shutil
+import time
+
+import pytest
+
+from federation import PATIENCE_S, configs, kill, kill_all, largest_difference, rounds, sase, wait_until
+from sase.federated.certificates import make_certificates
+from sase.federated.config import load_federated_config
+from sase.federated.inproc import exchange_with, local_silos
+from sase.federated.processes import free_port, members
+from sase.federated.server import Server
+from sase.training.config import load_train_config
+from test_federated_rounds import dev_set, silos_dir  # noqa: F401  (fixtures)
+
+pytestmark = pytest.mark.recipe
+ROUNDS = 9
+
+
+class Federation:
+    """What stands on three machines: a server's folder, and three silos', each with its own data, state and key."""
+
+    def __init__(self, folder, silos, dev):
+        self.folder, self.exp, self.server = folder, folder / "exp", None
+        self.stranger = None
+        self.address = f"127.0.0.1:{free_port()}"
+        make_certificates(folder / "certificates", ["localhost"], 3)
+        make_certificates(folder / "strangers", ["localhost"], 3)
+        self.arguments = [*configs(folder, num_rounds=ROUNDS, num_silos=3, min_silos=2), "--dev-set", dev,
+                          "--exp", self.exp]  # fmt: skip
+        for index in range(3):
+            shutil.copytree(silos / f"silo{index}", folder / f"machine{index}/data")
+        self.silos = [None, None, None]
+
+    def start_server(self):
+        port = self.address.split(":")[1]
+        self.server = sase(
+            "federate", *self.arguments, "--engine", "deployment", "--engine-option", f"port={port}",
+            "--engine-option", f"certificates={self.folder}/certificates", log=self.folder / "server.log",
+        )  # fmt: skip
+
+    def start_silo(self, index, certificates="certificates", log=None, machine=None):
+        machine = machine or self.folder / f"machine{index}"
+        return sase("silo", "--silo", index, "--data-dir", self.folder / f"machine{index}/data", "--state-dir",
+                    machine / "state", "--server", self.address, "--threads", 1, "--certificates",
+                    self.folder / certificates, log=log or machine / "silo.log")  # fmt: skip
+
+    def start_stranger(self):
+        """A silo that trusts the server, with a key that the server does not know."""
+        mixed = self.folder / "mixed/silo1"
+        mixed.mkdir(parents=True)
+        shutil.copy(self.folder / "certificates/silo1/ca.crt", mixed)
+        shutil.copy(self.folder / "strangers/silo1/silo.key", mixed)
+        log, machine = self.folder / "stranger.log", self.folder / "stranger"
+        self.stranger = self.start_silo(1, certificates="mixed", log=log, machine=machine)
+
+    def home(self, index):
+        return self.folder / f"machine{index}/state/flower"
+
+    def asked(self, index, number):
+        """Whether a silo has been asked for a round."""
+        path = self.folder / f"machine{index}/state/supernode.log"
+        return path.exists() and f"ROUND {number}]" in path.read_text(errors="replace")
+
+    def wait_for_round(self, number):
+        wait_until(lambda: len(rounds(self.exp)) >= number, self.server, f"round {number}")
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory, silos_dir, dev_set):  # noqa: F811
+    federation = Federation(tmp_path_factory.mktemp("federation"), silos_dir, dev_set)
+    yield federation
+    for process in [federation.server, federation.stranger, *federation.silos]:
+        if process is not None and process.poll() is None:
+            process.kill()
+            process.wait()
+    for home in [federation.exp / "flower", federation.folder / "stranger/state/flower", *map(federation.home, range(3))]:
+        kill_all(home)
+
+
+# The tests of this file are one day of one federation, in this order.
+
+
+def test_silos_wait_for_the_server_and_train(federation):
+    federation.silos = [federation.start_silo(index) for index in range(3)]
+    time.sleep(1.0)
+    federation.start_server()
+    federation.start_stranger()
+    federation.wait_for_round(1)
+    first = rounds(federation.exp)[0]
+    assert sorted(first["silos"]) == ["0", "1", "2"] and first["failed"] == [] and first["attempts"] == 1
+    said = (federation.folder / "server.log").read_text()
+    assert "registered keys: silo0, silo1, silo2" in said
+
+
+def test_a_server_that_nobody_vouches_for_is_refused(federation):
+    silo = federation.start_silo(1, certificates="strangers", log=federation.folder / "wary.log",
+                                 machine=federation.folder / "wary")  # fmt: skip
+    assert silo.wait(PATIENCE_S) == 1
+    assert "refused, its certificate is not what" in (federation.folder / "wary.log").read_text()
+
+
+def test_a_silo_killed_in_a_round_is_done_without_and_comes_back(federation):
+    number = len(rounds(federation.exp)) + 1
+    wait_until(lambda: federation.asked(2, number), federation.server, f"silo 2 in round {number}")
+    kill(federation.silos[2], federation.home(2))
+    federation.wait_for_round(number)
+    entry = rounds(federation.exp)[number - 1]
+    assert sorted(entry["silos"]) == ["0", "1"] and "silo 2" in " ".join(entry["failed"])
+    federation.silos[2] = federation.start_silo(2)
+    wait_until(lambda: "2" in rounds(federation.exp)[-1]["silos"], federation.server, "silo 2 again")
+
+
+def test_a_killed_server_goes_on_with_the_silos_that_are_there(federation):
+    number = len(rounds(federation.exp)) + 1
+    assert number <= ROUNDS, "no round is left to kill the server in"
+    wait_until(lambda: federation.asked(0, number), federation.server, f"silo 0 in round {number}")
+    kill(federation.server, federation.exp / "flower")
+    assert len(rounds(federation.exp)) == number - 1
+    assert all(silo.poll() is None for silo in federation.silos)
+    federation.start_server()
+    assert federation.server.wait(PATIENCE_S) == 0
+    assert [entry["round"] for entry in rounds(federation.exp)] == list(range(1, ROUNDS + 1))
+    assert sorted(rounds(federation.exp)[-1]["silos"]) == ["0", "1", "2"]
+
+
+def test_strangers_were_refused_meanwhile(federation):
+    assert federation.stranger.wait(PATIENCE_S) == 1
+    assert "refuses its key" in (federation.folder / "stranger.log").read_text()
+    assert not members(federation.folder / "stranger/state/flower")
+
+
+def test_at_the_end_everybody_goes_home(federation):
+    for index, silo in enumerate(federation.silos):
+        assert silo.wait(PATIENCE_S) == 0
+        assert "training is over" in (federation.folder / f"machine{index}/silo.log").read_text()
+        assert not members(federation.home(index))
+    assert not members(federation.exp / "flower")
+
+
+def test_the_model_is_what_the_plain_loop_makes_of_the_same_silos(federation, tmp_path):
+    """Every kill changed who took part and nothing else: the plain loop, with the silos of the ledger, makes the same."""
+    config = load_train_config(federation.folder / "train.yaml")
+    fed = load_federated_config(federation.folder / "fl.yaml")
+    silos_dir = tmp_path / "silos"  # noqa: F811
+    for index in range(3):
+        shutil.copytree(federation.folder / f"machine{index}/data", silos_dir / f"silo{index}")
+    (dev,) = [federation.arguments[k + 1] for k, word in enumerate(federation.arguments) if word == "--dev-set"]
+    server, silos = Server(config, fed, dev, tmp_path / "exp"), local_silos(silos_dir, 3, tmp_path / "exp")
+    for entry in rounds(federation.exp):
+        took_part = [silos[int(name)] for name in entry["silos"]]
+        assert server.finish_round(*exchange_with(took_part)(server.instruction()))
+    assert largest_difference(federation.exp / "last.pt", tmp_path / "exp/last.pt") < 1e-5
+    assert json.dumps(server.history[-1]["silos"]["0"]["alpha"]) == json.dumps(rounds(federation.exp)[-1]["silos"]["0"]["alpha"])
+
+
+def test_all_silos_fail(federation, tmp_path):
+    """Nobody but broken silos: a clear failure, and status 1."""
+    silos = tmp_path / "silos"
+    for index in range(3):
+        shutil.copytree(federation.folder / f"machine{index}/data", silos / f"silo{index}")
+        table = silos / f"silo{index}/tr/wav.scp"
+        table.write_text("".join(f"{line.split()[0]} /gone.ark:9\n" for line in table.read_text().splitlines()))
+    arguments = federation.arguments[:-1] + [tmp_path / "exp", "--silos", silos, "--engine", "deployment"]
+    process = sase("federate", *arguments, "--engine-option", f"port={free_port()}", log=tmp_path / "log")
+    assert process.wait(PATIENCE_S) == 1
+    said = (tmp_path / "log").read_text().splitlines()[-1]
+    assert said.startswith("sase federate: round 1 failed 2 times") and "gone.ark" in said
+    homes = [tmp_path / "exp/flower", *(tmp_path / f"exp/silos/silo{index}/flower" for index in range(3))]
+    assert not any(members(home) for home in homes)

@@ -1,0 +1,74 @@
+"""The engine ``simulation``, with all its processes: killed, broken and mended, it makes what ``inproc`` makes."""
+
+import hashlib
+import shutil
+
+import pytest
+
+from federation import PATIENCE_S, configs, kill, largest_difference, rounds, sase, wait_until
+from sase.federated.processes import members
+from test_federated_rounds import dev_set, silos_dir  # noqa: F401  (fixtures)
+
+pytestmark = pytest.mark.recipe
+ROUNDS = 12  # short ones: enough of them that it can be killed between two
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory, dev_set):  # noqa: F811
+    folder = tmp_path_factory.mktemp("configs")
+    return [*configs(folder, num_rounds=ROUNDS, dev_s=0.3), "--dev-set", dev_set]
+
+
+def hash_of(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_killed_broken_and_mended_it_makes_what_the_plain_loop_makes(arguments, silos_dir, tmp_path):  # noqa: F811
+    exp, log, silos = tmp_path / "exp", tmp_path / "log", tmp_path / "silos"
+    shutil.copytree(silos_dir, silos)
+
+    def simulate():
+        return sase("federate", *arguments, "--silos", silos, "--exp", exp, "--engine", "simulation", log=log)
+
+    # Killed in the middle of a round, it leaves nothing running.
+    process = simulate()
+    wait_until(lambda: len(rounds(exp)) >= 2, process, "the first rounds")
+    kill(process, exp / "flower")
+    done = len(rounds(exp))
+    assert 2 <= done < ROUNDS
+
+    # With all silos broken it fails, in one line, and keeps the best model so far.
+    tables = sorted(silos.glob("silo*/tr/wav.scp"))
+    kept = {path: path.read_text() for path in tables}
+    best = hash_of(exp / "best.pt")
+    for path in tables:
+        path.write_text("".join(f"{line.split()[0]} {tmp_path}/gone.ark:9\n" for line in kept[path].splitlines()))
+    process = simulate()
+    assert process.wait(PATIENCE_S) == 1
+    said = log.read_text().splitlines()[-1]
+    assert said.startswith("sase federate: round") and "failed 2 times" in said and "goes on from there" in said
+    assert hash_of(exp / "best.pt") == best and len(rounds(exp)) == done and not members(exp / "flower")
+
+    # One broken silo of three is done without; that is another training, so it is tried on a copy.
+    other = tmp_path / "other"
+    shutil.copytree(exp, other, ignore=shutil.ignore_patterns("flower"))
+    for path in tables[1:]:
+        path.write_text(kept[path])
+    process = sase("federate", *arguments, "--silos", silos, "--exp", other, "--engine", "simulation", log=log)
+    wait_until(lambda: len(rounds(other)) > done, process, "a round without silo 0")
+    assert sorted(rounds(other)[done]["silos"]) == ["1", "2"] and "silo 0" in rounds(other)[done]["failed"][0]
+    process.terminate()
+    assert process.wait(60) == 130 and not members(other / "flower")
+
+    # Mended, it goes on and ends as if nothing had been.
+    tables[0].write_text(kept[tables[0]])
+    assert simulate().wait(PATIENCE_S) == 0
+    assert [entry["round"] for entry in rounds(exp)] == list(range(1, ROUNDS + 1)) and not members(exp / "flower")
+    plain = tmp_path / "plain"
+    command = [*arguments, "--silos", silos, "--exp", plain, "--engine", "inproc", "--threads", 1]
+    assert sase("federate", *command, log=log).wait(PATIENCE_S) == 0
+    assert largest_difference(exp / "last.pt", plain / "last.pt") < 1e-5
+
+    # Done is done: typed once more, it says nothing and starts nothing.
+    before = hash_of(exp / "train.log")
+    assert simulate().wait(60) == 0 and hash_of(exp / "train.log") == before
