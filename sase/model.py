@@ -10,11 +10,13 @@ from torch import nn
 from sase.atomic import atomic_path
 from sase.config import from_mapping, to_mapping
 from sase.errors import InputError
+from sase.nn.attention import OMEGAS
 from sase.nn.band_recurrent import BandRecurrent
 from sase.nn.complex import bound, complex_multiply
 from sase.nn.encoder_decoder import EncoderDecoder
 from sase.nn.stft import STFT
 
+ATTENTIONS = ("sigmoid", "softmax")
 NETWORKS = {"encoder_decoder": EncoderDecoder, "band_recurrent": BandRecurrent}
 
 
@@ -34,6 +36,10 @@ class ModelConfig:
         heads: of the attention over time.
         norm: ``batch`` (complex batch norm) or ``layer`` (per frame).
         gates, time_attention, frequency_attention: the paper's TF-GA, SA-GOEA and SA-GUEA, each on or off.
+        attention: ``sigmoid`` (the paper's), or ``softmax`` of the same width in both places, to compare with.
+        learned_sigmoids: whether the sigmoids' slopes, heights and centres (α, β, c) are learned, or stay as they begin.
+        omega: ``random`` features (orthogonal, unitary), or the ``identity``.
+        attention_memory_s: what attention over time remembers: a first value, in SA-GOEA; the softmax's limit.
         mask: a key of ``MASKS``.
     """
 
@@ -54,6 +60,10 @@ class ModelConfig:
     gates: bool = True
     time_attention: bool = True
     frequency_attention: bool = True
+    attention: str = "sigmoid"
+    learned_sigmoids: bool = True
+    omega: str = "random"
+    attention_memory_s: float = 4.0
     mask: str = "polar"
 
     @property
@@ -106,9 +116,12 @@ class SASE(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        for name, known in (("network", NETWORKS), ("mask", MASKS)):
+        choices = (("network", NETWORKS), ("mask", MASKS), ("attention", ATTENTIONS), ("omega", OMEGAS))
+        for name, known in choices:
             if getattr(config, name) not in known:
                 raise InputError(f"config: model.{name} is {getattr(config, name)!r}; there are {', '.join(known)}")
+        if not config.attention_memory_s > 0:
+            raise InputError(f"config: model.attention_memory_s must be above 0, not {config.attention_memory_s:g}")
         self.config = config
         self.stft = STFT(config.window, config.hop, config.fft, config.root_window)
         self.network = NETWORKS[config.network](config, config.fft // 2)

@@ -15,6 +15,11 @@ KINDS = {
     "offline": OFFLINE,
     "paper, tiny": TINY_PAPER,
     "paper, tiny, offline": {**TINY_PAPER, "causal": False},
+    "softmax": {"preset": "mini", "attention": "softmax", "attention_memory_s": 0.5},
+    "softmax, offline": {**OFFLINE, "attention": "softmax"},
+    "softmax, paper": {**TINY_PAPER, "attention": "softmax", "attention_memory_s": 0.1},
+    "fixed sigmoids": {"preset": "mini", "learned_sigmoids": False},
+    "identity": {"preset": "mini", "omega": "identity"},
     "dccrn, tiny": {"preset": "dccrn", "channels": [2, 2, 4, 4], "recurrent": 16, "mask": "parts"},
 }
 
@@ -103,7 +108,7 @@ def test_output_never_depends_on_input_beyond_the_latency(kind):
         assert not torch.equal(out[:, place:], reference[:, place:])
 
 
-@pytest.mark.parametrize("kind", ["mini", "mini, layer norm", "paper, tiny"])
+@pytest.mark.parametrize("kind", ["mini", "mini, layer norm", "paper, tiny", "softmax"])
 @torch.no_grad()
 def test_long_input_in_blocks_equals_one_pass(kind):
     model, wav = made(KINDS[kind]), noise(2, 9 * 16000 + 77)
@@ -114,9 +119,10 @@ def test_long_input_in_blocks_equals_one_pass(kind):
     torch.testing.assert_close(short, model(wav[1:, :70001]), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["mini", "softmax", "fixed sigmoids", "identity"])
 @torch.no_grad()
-def test_a_stream_equals_one_pass_however_it_is_fed():
-    model, wav = made(KINDS["mini"]), noise(2, 30001)
+def test_a_stream_equals_one_pass_however_it_is_fed(kind):
+    model, wav = made(KINDS[kind]), noise(2, 30001)
     generator = torch.Generator().manual_seed(5)
     stream, parts, place = model.stream(2), [], 0
     while place < wav.shape[1]:
@@ -125,7 +131,7 @@ def test_a_stream_equals_one_pass_however_it_is_fed():
         place += size
         assert sum(part.shape[1] for part in parts) >= min(place, wav.shape[1]) - 512 - 256
     out = torch.cat([*parts, stream.flush()], 1)
-    torch.testing.assert_close(out, model(wav), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(out, model._forward_whole(wav, None), atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -172,11 +178,17 @@ def test_unknown_names_are_refused():
         build_model({"preset": "mini", "colour": 3})
     with pytest.raises(InputError, match="model.mask is 'soft'"):
         build_model({"preset": "mini", "mask": "soft"})
+    with pytest.raises(InputError, match="model.attention is 'linear'; there are sigmoid, softmax"):
+        build_model({"preset": "mini", "attention": "linear"})
+    with pytest.raises(InputError, match="model.omega is 'haar'; there are random, identity"):
+        build_model({"preset": "mini", "omega": "haar"})
+    with pytest.raises(InputError, match="attention_memory_s must be above 0, not 0"):
+        build_model({"preset": "mini", "attention_memory_s": 0})
     with pytest.raises(InputError, match="model.bands must be int"):
         model_config({"preset": "mini", "bands": "many"})
 
 
-@pytest.mark.parametrize("kind", ["mini", "paper, tiny"])
+@pytest.mark.parametrize("kind", ["mini", "paper, tiny", "softmax", "fixed sigmoids"])
 @torch.no_grad()
 def test_a_saved_model_is_the_same_model(kind, tmp_path):
     model, wav = made(KINDS[kind]), noise(1, 5000)

@@ -20,6 +20,7 @@ from sase.nn.complex import (
 )
 from sase.nn.gates import TFGA
 from sase.nn.recurrent import TimeLSTM
+from sase.nn.softmax_attention import SoftmaxOverFrequency, SoftmaxOverTime
 from sase.nn.stft import STFT
 from sase.nn.streaming import decayed_sum
 
@@ -259,6 +260,80 @@ def test_omega_has_orthogonal_rows_of_gaussian_norms_and_comes_from_its_seed():
         assert (gram - gram.diagonal().diag()).abs().max() < 1e-4
         assert 0.8 < gram.diagonal().real.mean() / 32 < 1.2
         torch.testing.assert_close(omega, draw(32, torch.Generator().manual_seed(3)).to(torch.complex128))
+
+
+def test_sigmoids_that_are_not_learned_are_constants_of_the_same_values():
+    torch.manual_seed(0)
+    for make in (lambda learned: SAGOEA(24, 3, 50, learned=learned), lambda learned: SAGUEA(6, 16, learned=learned)):
+        learned, fixed = make(True), make(False)
+        names = {name for name, _ in learned.named_parameters()} - {name for name, _ in fixed.named_parameters()}
+        assert names == {"alpha", "beta", "centre"} & {name for name, _ in fixed.named_buffers()} and "alpha" in names
+        fixed.load_state_dict(learned.state_dict())  # the same names and values: one can be made from the other
+        x = torch.randn(2, 16, 24 if isinstance(fixed, SAGOEA) else 12)
+        assert torch.equal(fixed(x), learned(x))
+
+
+def test_identity_has_rows_as_long_as_random_ones_on_average():
+    for layer in (SAGOEA(24, 3, 50, omega="identity"), SAGUEA(8, 16, omega="identity")):
+        size = layer.omega.shape[1]
+        omega = layer.omega if isinstance(layer, SAGOEA) else torch.view_as_complex(layer.omega)[None]
+        torch.testing.assert_close(omega, math.sqrt(size) * torch.eye(size).to(omega.dtype).expand_as(omega))
+    torch.testing.assert_close(layer(z := torch.randn(2, 16, 16)), guea_by_definition(layer, z), atol=1e-4, rtol=1e-4)
+
+
+def softmax_by_definition(layer, h):
+    """Softmax attention over the last ``layer.past`` frames and this one, from all scores."""
+    size = h.shape[-1] // layer.heads
+    maps = layer.to_qkv.weight.unflatten(0, (3, layer.heads, size))
+    q, k, v = (torch.einsum("btf,hef->bhte", layer.norm(h), weight) for weight in maps)
+    scores = q @ k.transpose(-1, -2) / math.sqrt(size)
+    if layer.causal:
+        lag = torch.arange(h.shape[1])[:, None] - torch.arange(h.shape[1])
+        scores = torch.where((lag >= 0) & (lag <= layer.past), scores, -math.inf)
+    y = scores.softmax(-1) @ v
+    return h * 2 * torch.sigmoid(layer.to_out(y.transpose(1, 2).flatten(2)))
+
+
+@pytest.mark.parametrize("causal, memory_s", [(True, 0.02), (True, 0.5), (True, 9.0), (False, 0.5)])
+@pytest.mark.parametrize("num_frames", [1, 31, 33, 90])
+def test_softmax_over_time_equals_its_formula(causal, memory_s, num_frames):
+    torch.manual_seed(0)
+    layer, h = SoftmaxOverTime(24, 3, 50, causal, memory_s), torch.randn(2, num_frames, 24)
+    torch.testing.assert_close(layer(h), softmax_by_definition(layer, h), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 17, 40])
+def test_softmax_over_time_streams_exactly_and_keeps_no_more_than_it_looks_back(size):
+    torch.manual_seed(0)
+    layer, h = SoftmaxOverTime(24, 3, 50, memory_s=0.5), torch.randn(2, 90, 24)
+    state = {}
+    parts = [layer(part, state) for part in h.split(size, dim=1)]
+    torch.testing.assert_close(torch.cat(parts, 1), layer(h), atol=1e-5, rtol=1e-5)
+    assert state[layer, "past"].shape[-1] == layer.past == 24
+
+
+def test_softmax_over_time_offline_ignores_padding():
+    torch.manual_seed(0)
+    layer, h = SoftmaxOverTime(24, 3, 50, causal=False), torch.randn(1, 40, 24)
+    padded, valid = F.pad(h, (0, 0, 0, 9), value=7.0), F.pad(torch.ones(1, 40), (0, 9))
+    torch.testing.assert_close(layer(padded, valid=valid)[:, :40], layer(h), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [SAGUEA, SoftmaxOverFrequency])
+def test_weights_over_frequency_are_those_that_the_output_is_made_with(kind):
+    torch.manual_seed(0)
+    layer, z = kind(6, 16), torch.randn(2, 5, 16, 12)
+    torch.nn.init.uniform_(layer.gain, 0.5, 1.5)
+    weights = layer.weights(z)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 5, 16), atol=1e-4, rtol=0)
+    u = layer.gain * as_complex(z, -1) / as_complex(z, -1).abs().square().mean(-1, keepdim=True).sqrt()
+    q, k, v = (u @ weight.T for weight in torch.complex(layer.qkv_real, layer.qkv_imag))
+    if kind is SoftmaxOverFrequency:
+        expected = ((q @ k.conj().transpose(-1, -2)).real / math.sqrt(6)).softmax(-1)
+        torch.testing.assert_close(weights, expected, atol=1e-5, rtol=1e-4)
+    m = weights.to(v.dtype) @ v @ torch.complex(layer.out_real, layer.out_imag).T
+    out = as_complex(z, -1) * (1 + torch.polar(torch.tanh(m.abs()), m.angle()))
+    torch.testing.assert_close(layer(z), torch.cat([out.real, out.imag], -1), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("causal", [True, False])

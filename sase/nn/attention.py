@@ -14,10 +14,44 @@ from torch import nn
 from sase.nn.complex import bound, complex_multiply
 
 _EPS = 1e-6  # in the normaliser
-_CHUNK = 32  # frames
+CHUNK = 32  # frames
+OMEGAS = ("random", "identity")
 
 
-class SAGOEA(nn.Module):
+class OverTime(nn.Module):
+    """What every attention over time is made of: a norm, maps to heads, and the output ``h ⊙ 2σ(Wo y)``.
+
+    Args:
+        features: width D of the input.
+        heads: e = features / heads.
+        causal: look back only.
+    """
+
+    def __init__(self, features, heads, causal):
+        super().__init__()
+        if features % heads:
+            raise ValueError(f"{type(self).__name__} needs features divisible by heads, got {features} and {heads}")
+        self.heads, self.causal = heads, causal
+        self.norm = nn.LayerNorm(features)
+        self.to_qkv = nn.Linear(features, 3 * features, bias=False)
+        self.to_out = nn.Linear(features, features)
+
+    def maps(self):
+        """Return the weights that make queries, keys and values of each head, (3, heads, e, features)."""
+        return self.to_qkv.weight.unflatten(0, (3, self.heads, -1))
+
+    def mapped(self, h, maps):
+        """Return what ``maps`` make of ``h`` (batch, time, features): three float32 of (batch, heads, time, e)."""
+        qkv = F.linear(self.norm(h), maps.flatten(0, 2)).float().unflatten(-1, (3, self.heads, -1))
+        return qkv.permute(2, 0, 3, 1, 4)  # (B, T, 3, H, e) -> 3 × (B, H, T, e)
+
+    def gated(self, h, y):
+        """Return the output, of the shape of ``h``, given y as (batch, heads, time, e)."""
+        y = y.transpose(1, 2).flatten(2).to(h.dtype)  # (B, H, T, e) -> (B, T, D)
+        return h * (2.0 * torch.sigmoid(self.to_out(y)))
+
+
+class SAGOEA(OverTime):
     """Self-adaptive Gaussian-orthogonal-ensemble attention over time.
 
     ``φ(x) = β σ(α (Ω x) / √e)``, ``y_t = Σ_s λ^(t−s) (φ(q_t)·φ(k_s)) v_s / Σ_s λ^(t−s) φ(q_t)·φ(k_s)``, and the output
@@ -27,26 +61,23 @@ class SAGOEA(nn.Module):
     Args:
         features: width D of the input.
         heads: e = features / heads.
-        frames_per_s: frame rate, in which the initial memory of 4 s is counted.
+        frames_per_s: frame rate, in which the memory is counted.
         causal: look back only.
         seed: of Ω.
+        memory_s: how far λ looks back at first.
+        learned: whether α and β are; else they stay what they are at first.
+        omega: ``random``, or ``identity`` for √e times the identity, whose rows are as long as those of the random one.
     """
 
-    def __init__(self, features, heads, frames_per_s, causal=True, seed=0):
-        super().__init__()
-        if features % heads:
-            raise ValueError(f"SAGOEA needs features divisible by heads, got {features} and {heads}")
+    def __init__(self, features, heads, frames_per_s, causal=True, seed=0, memory_s=4.0, learned=True, omega="random"):
+        super().__init__(features, heads, causal)
         size = features // heads
-        self.heads, self.causal = heads, causal
-        self.norm = nn.LayerNorm(features)
-        self.to_qkv = nn.Linear(features, 3 * features, bias=False)
-        self.to_out = nn.Linear(features, features)
-        self.alpha = nn.Parameter(torch.full((heads, 1, size), 1.6))
-        self.beta = nn.Parameter(torch.full((heads, 1, size), 1.2))
+        _hold(self, learned, alpha=torch.full((heads, 1, size), 1.6), beta=torch.full((heads, 1, size), 1.2))
         if causal:
-            self.log_memory = nn.Parameter(torch.full((heads,), math.log(4.0 * frames_per_s)))
+            self.log_memory = nn.Parameter(torch.full((heads,), math.log(memory_s * frames_per_s)))
         generator = torch.Generator().manual_seed(seed)
-        self.register_buffer("omega", torch.stack([_orthogonal_features(size, generator) for _ in range(heads)]))
+        draw = {"random": _orthogonal_features, "identity": _identity_features}[omega]
+        self.register_buffer("omega", torch.stack([draw(size, generator) for _ in range(heads)]))
 
     def decay(self):
         """Return λ of each head, (heads,), in (0, 1)."""
@@ -57,12 +88,10 @@ class SAGOEA(nn.Module):
 
         β² stands with the keys alone: in the scores, which is all that φ is for, that is the same.
         """
-        weight = self.to_qkv.weight.unflatten(0, (3, self.heads, -1))  # (3, heads, e, features)
+        query, key, value = self.maps()
         # Ω and α act on queries and keys right after their own map: one product does all.
-        project = self.alpha.transpose(-1, -2) / math.sqrt(weight.shape[2]) * self.omega
-        weight = torch.cat([project @ weight[0], project @ weight[1], weight[2]]).flatten(0, 1)
-        qkv = F.linear(self.norm(h), weight).float().unflatten(-1, (3, self.heads, -1))
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, T, 3, H, e) -> 3 × (B, H, T, e)
+        project = self.alpha.transpose(-1, -2) / math.sqrt(value.shape[1]) * self.omega
+        query, key, value = self.mapped(h, torch.stack([project @ query, project @ key, value]))
         return torch.sigmoid(query), self.beta.square() * torch.sigmoid(key), value
 
     def forward(self, h, state=None, valid=None):
@@ -88,9 +117,7 @@ class SAGOEA(nn.Module):
                 state[self] = memory
         else:
             total = query @ (key.transpose(-1, -2) @ value)
-        y = total[..., :-1] / (total[..., -1:] + _EPS)
-        y = y.transpose(1, 2).flatten(2).to(h.dtype)  # (B, H, T, e) -> (B, T, D)
-        return h * (2.0 * torch.sigmoid(self.to_out(y)))
+        return self.gated(h, total[..., :-1] / (total[..., -1:] + _EPS))
 
 
 def causal_linear_attention(query, key, value, decay, memory=None):
@@ -105,12 +132,12 @@ def causal_linear_attention(query, key, value, decay, memory=None):
     Returns:
         y (batch, heads, time, d) and the memory after the last frame.
     """
-    lag = torch.arange(_CHUNK + 1, device=query.device)
+    lag = torch.arange(CHUNK + 1, device=query.device)
     powers = decay[:, None] ** lag  # (heads, chunk + 1): λ^0 ...
     difference = lag[:-1, None] - lag[:-1]
     within = torch.where(difference >= 0, powers[:, difference.clamp(min=0)], 0.0)  # (heads, chunk, chunk)
     parts = []
-    for q, k, v in zip(query.split(_CHUNK, 2), key.split(_CHUNK, 2), value.split(_CHUNK, 2)):
+    for q, k, v in zip(query.split(CHUNK, 2), key.split(CHUNK, 2), value.split(CHUNK, 2)):
         size = q.shape[2]
         y = ((q @ k.transpose(-1, -2)) * within[:, :size, :size]) @ v
         if memory is not None:
@@ -121,7 +148,40 @@ def causal_linear_attention(query, key, value, decay, memory=None):
     return torch.cat(parts, dim=2), memory
 
 
-class SAGUEA(nn.Module):
+class OverFrequency(nn.Module):
+    """What every attention over frequency is made of: complex maps of normalised input, and ``z ⊙ (1 + polar(Wo y))``.
+
+    Args:
+        channels: complex channels e.
+        num_freq: frequency positions of the map.
+    """
+
+    def __init__(self, channels, num_freq):
+        super().__init__()
+        self.channels = channels
+        self.gain = nn.Parameter(torch.ones(num_freq, channels))
+        bound = math.sqrt(3.0 / (2.0 * channels))
+        self.qkv_real = nn.Parameter(torch.empty(3, channels, channels).uniform_(-bound, bound))
+        self.qkv_imag = nn.Parameter(torch.empty(3, channels, channels).uniform_(-bound, bound))
+        self.out_real = nn.Parameter(torch.empty(channels, channels).uniform_(-bound, bound))
+        self.out_imag = nn.Parameter(torch.empty(channels, channels).uniform_(-bound, bound))
+
+    def maps(self):
+        """Return the complex weights that make queries, keys and values, (3, e, e)."""
+        return torch.complex(self.qkv_real, self.qkv_imag)
+
+    def mapped(self, z, maps):
+        """Return what stacked square ``maps`` (n · e, e) make of the normalised ``z`` (..., freq, 2 · e): (..., n · 2 · e)."""
+        scale = torch.rsqrt(2.0 * z.square().mean(-1, keepdim=True) + 1e-8)  # 1 / rms over channels of |z|
+        return (z * self.gain.repeat(1, 2) * scale) @ _block(maps).T
+
+    def masked(self, z, y):
+        """Return the output, of the shape of ``z`` and y, (..., freq, 2 · e)."""
+        mask = y @ _block(torch.complex(self.out_real, self.out_imag)).T
+        return complex_multiply(z, bound(mask, dim=-1), dim=-1, one=1.0)
+
+
+class SAGUEA(OverFrequency):
     """Self-adaptive Gaussian-unitary-ensemble attention over frequency, per frame: complex in, complex out.
 
     ``u = g_f ⊙ z / rms_c|z|`` with g_f real, learned per frequency and channel; q, k, v complex linear maps of u;
@@ -132,31 +192,24 @@ class SAGUEA(nn.Module):
         channels: complex channels e.
         num_freq: frequency positions of the map.
         seed: of Ω.
+        learned: whether α, β and c are; else they stay what they are at first.
+        omega: as for :class:`SAGOEA`.
     """
 
-    def __init__(self, channels, num_freq, seed=0):
-        super().__init__()
-        self.channels = channels
-        self.gain = nn.Parameter(torch.ones(num_freq, channels))
-        bound = math.sqrt(3.0 / (2.0 * channels))
-        self.qkv_real = nn.Parameter(torch.empty(3, channels, channels).uniform_(-bound, bound))
-        self.qkv_imag = nn.Parameter(torch.empty(3, channels, channels).uniform_(-bound, bound))
-        self.out_real = nn.Parameter(torch.empty(channels, channels).uniform_(-bound, bound))
-        self.out_imag = nn.Parameter(torch.empty(channels, channels).uniform_(-bound, bound))
-        self.alpha = nn.Parameter(torch.full((channels,), 4.0))
-        self.beta = nn.Parameter(torch.ones(channels))
-        self.centre = nn.Parameter(torch.full((channels,), math.sqrt(math.pi) / 2.0))
-        omega = _unitary_features(channels, torch.Generator().manual_seed(seed))
-        self.register_buffer("omega", torch.view_as_real(omega))
+    def __init__(self, channels, num_freq, seed=0, learned=True, omega="random"):
+        super().__init__(channels, num_freq)
+        centre = torch.full((channels,), math.sqrt(math.pi) / 2.0)
+        _hold(self, learned, alpha=torch.full((channels,), 4.0), beta=torch.ones(channels), centre=centre)
+        draw = {"random": _unitary_features, "identity": _identity_features}[omega]
+        features = draw(channels, torch.Generator().manual_seed(seed)).to(torch.complex64)
+        self.register_buffer("omega", torch.view_as_real(features))
 
     def queries_keys_values(self, z):
         """Return φ(q) and φ(k), (..., freq, e), and v, (..., freq, 2 · e), of the input (..., freq, 2 · e)."""
-        scale = torch.rsqrt(2.0 * z.square().mean(-1, keepdim=True) + 1e-8)  # 1 / rms over channels of |z|
-        u = z * self.gain.repeat(1, 2) * scale
-        omega, weights = torch.view_as_complex(self.omega), torch.complex(self.qkv_real, self.qkv_imag)
+        omega, maps = torch.view_as_complex(self.omega), self.maps()
         # Ω acts on queries and keys right after their own map: one product does both.
-        weights = torch.cat([omega @ weights[0], omega @ weights[1], weights[2]])
-        projected, value = (u @ _block(weights).T).split([4 * self.channels, 2 * self.channels], dim=-1)
+        mapped = self.mapped(z, torch.cat([omega @ maps[0], omega @ maps[1], maps[2]]))
+        projected, value = mapped.split([4 * self.channels, 2 * self.channels], dim=-1)
         query, key = self.features(projected.unflatten(-1, (2, 2 * self.channels))).unbind(-2)
         return query, key, value
 
@@ -181,9 +234,22 @@ class SAGUEA(nn.Module):
             total, normaliser = scores @ value, scores.sum(-1, keepdim=True)
         else:
             total, normaliser = query @ (key.transpose(-1, -2) @ value), query @ key.sum(-2)[..., None]
-        y = total / (normaliser + _EPS)
-        mask = y @ _block(torch.complex(self.out_real, self.out_imag)).T
-        return complex_multiply(z, bound(mask, dim=-1), dim=-1, one=1.0)
+        return self.masked(z, total / (normaliser + _EPS))
+
+    def weights(self, z):
+        """Return how much each frequency looks at each other one, (..., freq, freq), rows of sum 1; ``z`` as for forward."""
+        query, key, _ = self.queries_keys_values(z)
+        scores = query @ key.transpose(-1, -2)
+        return scores / (scores.sum(-1, keepdim=True) + _EPS)
+
+
+def _hold(module, learned, **values):
+    """Give ``module`` these tensors, as parameters where they are learned and else as buffers."""
+    for name, value in values.items():
+        if learned:
+            module.register_parameter(name, nn.Parameter(value))
+        else:
+            module.register_buffer(name, value)
 
 
 def _block(weight):
@@ -216,3 +282,8 @@ def _unitary_features(size, generator):
     phase = triangle.diagonal() / triangle.diagonal().abs()
     norms = gaussian().norm(dim=1)
     return (norms[:, None] * unitary * phase).to(torch.complex64)
+
+
+def _identity_features(size, generator):
+    """√size times the identity: no direction is mixed with another, and rows are as long as Gaussian ones."""
+    return math.sqrt(size) * torch.eye(size)

@@ -3,10 +3,9 @@
 import torch
 from torch import nn
 
-from sase.nn.attention import SAGOEA, SAGUEA
 from sase.nn.complex import ComplexConv2d, ComplexConvTranspose2d
 from sase.nn.recurrent import TimeLSTM
-from sase.nn.unit import GatedUnit
+from sase.nn.unit import GatedUnit, attention_over_frequency, attention_over_time
 
 _STRIDE = 4  # of the first convolution over frequency
 _FIRST_MASK = 0.1  # of a new network, against what its last layer would give
@@ -94,10 +93,8 @@ class _Block(nn.Module):
         self.norm = nn.LayerNorm(features)
         self.lstm = TimeLSTM(features, features, causal=config.causal)
         self.project = nn.Linear(features, features)
-        self.over_time = None
-        if config.time_attention and last:
-            self.over_time = SAGOEA(features, config.heads, config.frames_per_s, config.causal)
-        self.over_bands = SAGUEA(features // 2, config.bands) if config.frequency_attention else None
+        self.over_time = attention_over_time(config, features) if last else None
+        self.over_bands = attention_over_frequency(config, features // 2, config.bands)
 
     def forward(self, h, state=None, valid=None):
         """Map (batch, bands, time, features) to the same shape."""

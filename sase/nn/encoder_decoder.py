@@ -3,10 +3,9 @@
 import torch
 from torch import nn
 
-from sase.nn.attention import SAGOEA, SAGUEA
 from sase.nn.complex import ComplexConv2d, ComplexConvTranspose2d, concat
 from sase.nn.recurrent import TimeLSTM
-from sase.nn.unit import GatedUnit
+from sase.nn.unit import GatedUnit, attention_over_frequency, attention_over_time
 
 _MIN_FREQ = 16  # frequency positions below which attention over frequency has nothing to tell apart
 
@@ -30,16 +29,14 @@ class EncoderDecoder(nn.Module):
         )
         flat = 2 * widths[-1] * (num_freq >> levels)
         self.lstm = TimeLSTM(flat, config.recurrent, layers=2, causal=config.causal)
-        self.attention = None
-        if config.time_attention:
-            self.attention = SAGOEA(config.recurrent, config.heads, config.frames_per_s, config.causal)
+        self.attention = attention_over_time(config, config.recurrent)
         self.project = nn.Linear(config.recurrent, flat)
         self.decoder, self.over_frequency = nn.ModuleList(), nn.ModuleDict()
         reverse = widths[::-1]
         for level, (a, b) in enumerate(zip(reverse, reverse[1:])):
             size = num_freq >> (levels - level)
             if config.frequency_attention and not self.over_frequency and size >= _MIN_FREQ:
-                self.over_frequency[str(level)] = SAGUEA(a, size)
+                self.over_frequency[str(level)] = attention_over_frequency(config, a, size)
             conv = ComplexConvTranspose2d(2 * a, b, (5, 2), stride=2, padding=2, output_padding=1)
             self.decoder.append(GatedUnit(config, conv, b) if level < levels - 1 else conv)
 

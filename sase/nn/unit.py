@@ -1,9 +1,11 @@
-"""What both networks are built of: convolution, norm, PReLU, gates."""
+"""What both networks are built of: convolution, norm, PReLU, gates; and the attention that the config asks for."""
 
 from torch import nn
 
+from sase.nn.attention import SAGOEA, SAGUEA
 from sase.nn.complex import ConvNorm, PReLU
 from sase.nn.gates import TFGA
+from sase.nn.softmax_attention import SoftmaxOverFrequency, SoftmaxOverTime
 
 
 class GatedUnit(nn.Module):
@@ -25,3 +27,22 @@ class GatedUnit(nn.Module):
         """Map (batch, 2 · in, freq, time) to (batch, 2 · channels, freq', time); state, valid: as for TFGA."""
         z = self.activation(self.conv(z, state))
         return z if self.gate is None else self.gate(z, state, valid)
+
+
+def attention_over_time(config, features):
+    """Return the attention over time for maps of this width, as the config asks for it; None where it asks for none."""
+    if not config.time_attention:
+        return None
+    shape, memory_s = (features, config.heads, config.frames_per_s, config.causal), config.attention_memory_s
+    if config.attention == "softmax":
+        return SoftmaxOverTime(*shape, memory_s=memory_s)
+    return SAGOEA(*shape, memory_s=memory_s, learned=config.learned_sigmoids, omega=config.omega)
+
+
+def attention_over_frequency(config, channels, num_freq):
+    """Return the attention over frequency for maps of this shape, as the config asks for it; None where it asks for none."""
+    if not config.frequency_attention:
+        return None
+    if config.attention == "softmax":
+        return SoftmaxOverFrequency(channels, num_freq)
+    return SAGUEA(channels, num_freq, learned=config.learned_sigmoids, omega=config.omega)
