@@ -1,4 +1,4 @@
-"""Measure how fast this machine enhances, trains, dumps or scores."""
+"""Measure how fast this machine enhances, trains, dumps or scores, and what federating costs."""
 
 import argparse
 
@@ -22,13 +22,16 @@ def main():
     score = subjects.add_parser("score", help="time of stage 5, all measures")
     score.add_argument("--utterances", type=int, default=60, help="of 2.5 s (%(default)s)")
     score.add_argument("--nj", type=int, default=1, help="processes (%(default)s)")
-    for subject in (enhance, train, dump, score):
+    federated = subjects.add_parser("federated", help="share of a training in silos that was no local training")
+    federated.add_argument("--exp", required=True, help="its folder")
+    for subject in (enhance, train, dump, score, federated):
         subject.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     args = parser.parse_args()
 
     import json
 
     from sase import benchmarks
+    from sase.federated.benchmark import outside_training
     from sase.model import build_model
     from sase.pretrained import load
     from sase.profiling import markdown
@@ -45,7 +48,8 @@ def main():
     elif args.subject == "dump":
         rows = benchmarks.bench_dump(args.pairs)
     else:
-        rows = benchmarks.bench_score(args.utterances, args.nj)
+        score = args.subject == "score"
+        rows = benchmarks.bench_score(args.utterances, args.nj) if score else [outside_training(args.exp)]
     print(json.dumps({"machine": machine, "rows": rows}) if args.json else f"{machine}\n\n{markdown(rows)}")
 
 

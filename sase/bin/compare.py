@@ -22,6 +22,7 @@ def main():
 
     import torch
 
+    from sase.errors import InputError
     from sase.federated import comparison
     from sase.federated.comparison_page import write_page
 
@@ -32,11 +33,15 @@ def main():
     if args.seed is not None:
         comparison.run_one(plan, folders, args.row[0], args.seed)
         return
+    failure = None
     try:
         if not args.page:
             comparison.run_all(plan, folders, args.row)
-    finally:
-        write_page(plan, folders, comparison.unprocessed(plan, folders))
+    except InputError as error:
+        failure = error  # what is done is told all the same
+    write_page(plan, folders, comparison.unprocessed(plan, folders))
+    if failure is not None:
+        raise failure
 
 
 if __name__ == "__main__":

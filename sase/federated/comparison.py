@@ -288,8 +288,7 @@ def _scores(comparison, folders, train, server, silos=()):
     if server.config.norm == "local":
         result["own"] = {}
         for silo in silos:
-            if silo.index in parts:
-                wanted = [utt for utt in utts if utt in parts[silo.index]]
+            if wanted := [utt for utt in utts if utt in parts.get(silo.index, ())]:
                 result["own"][silo.index] = silo.evaluate(server.best_instruction(), True, MEASURES, utts=wanted)
     return result
 

@@ -12,7 +12,7 @@ from sase.federated.ledger import read_lines
 _DECIMALS = {"SI_SDR": 2, "PESQ_WB": 3, "STOI": 4}
 _HEADINGS = ["training", "SI_SDR (dB)", "PESQ_WB", "STOI", "worst silo's SI_SDR (dB)", "gap closed", "sent (MB)",
              "wall time (s)"]  # fmt: skip
-_LEAST_DB = 0.05  # a difference that anybody could care about
+_LEAST_DB = 0.1  # a difference that anybody could care about
 _EXPLANATION = """Means ± standard deviations over the seeds {seeds}; {utterances} utterances of the common test set,
 the best round by the server's development set. "Worst silo" is the lowest mean over the silos' parts of the test set
 (a silo alone: its own model on its own part). "Gap closed" is how much of the way from the mean silo alone to central
@@ -48,7 +48,7 @@ def verdicts(comparison, results):
     """Return sentences: what central training is above silos alone, and what each row changed against the first.
 
     A difference is taken pair by pair of equal seeds, and told as one only where it is larger than its own standard
-    deviation over seeds and than 0.05 dB.
+    deviation over seeds and than 0.1 dB; with one seed nothing is said.
     """
     ends = {kind: _kind(comparison, results, kind) for kind in ("alone", "central")}
     sentences = []
@@ -67,9 +67,9 @@ def verdicts(comparison, results):
         )
     for row in others:
         differences = _paired(results[row], results[reference], "SI_SDR")
-        if not differences:
+        if len(differences) < 2:
             continue
-        mean, spread = np.mean(differences), statistics.stdev(differences) if len(differences) > 1 else np.inf
+        mean, spread = np.mean(differences), statistics.stdev(differences)
         word = "made no difference that the seeds do not make as well"
         if abs(mean) > max(_LEAST_DB, spread):
             word = "helped" if mean > 0 else "did harm"
@@ -169,6 +169,7 @@ def _draw_scores(path, comparison, folders, results):
         style = "-" if comparison.rows[row].kind == "federated" else "--"
         axis.plot(range(1, length + 1), mean, style, color=colours[place % len(colours)], label=row, linewidth=1.5)
     axis.set_xlabel("round")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_ylabel("SI-SNR on the development set (dB)")
     axis.legend(fontsize=8, ncols=2)
     _save(figure, path)
@@ -198,7 +199,8 @@ def _draw_alphas(path, comparison, folders, results):
             axis.plot(list(rounds), means, label=f"silo {silo}", linewidth=1.5)
         axis.set_title(strategy, fontsize=10)
         axis.set_xlabel("round")
-        axis.set_ylim(0, None)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    axes[0].set_ylim(0, None)  # of all panels
     axes[0].set_ylabel("weight of the silo, α")
     axes[-1].legend(fontsize=8)
     _save(figure, path)

@@ -18,6 +18,8 @@ _SERVER_LR = {"plain": 1.0, "momentum": 1.0, "adam": 0.01, "yogi": 0.01}
 class FederatedConfig:
     """How silos train one network together. What a silo does locally beside this is in the training config.
 
+    Of that, ``epochs``, ``steps_per_epoch`` and ``ema_decay`` have no part in it: see the first keys here.
+
     Attributes:
         num_silos: how many there are; the command counts the folders.
         num_rounds: of training.

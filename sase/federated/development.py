@@ -25,7 +25,7 @@ class PairSubset:
         chosen = np.unique(np.linspace(0, len(pairs) - 1, count).round().astype(int))
         if utts is not None:
             wanted = set(utts)
-            chosen = np.array([place for place, utt in enumerate(pairs.utts) if utt in wanted])
+            chosen = np.array([place for place, utt in enumerate(pairs.utts) if utt in wanted], dtype=int)
         self._pairs = pairs
         self._index = torch.as_tensor(chosen, device=pairs.device)
         self.utts, self.lengths = [pairs.utts[i] for i in chosen], pairs.lengths[self._index]

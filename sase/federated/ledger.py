@@ -54,9 +54,9 @@ def add_timing(exp_dir, number, seconds, replies):
         seconds: what to seconds.
         replies: list of :class:`sase.federated.admission.Admitted`; what silos say of their own time is told as well.
     """
-    silos = {str(r.silo): round(r.metrics.get("seconds", 0.0), 3) for r in replies}
-    train = {str(r.silo): round(r.metrics.get("train_seconds", 0.0), 3) for r in replies}
+    names = {"silos": "seconds", "train": "train_seconds", "train_began": "train_began"}
+    told = {to: {str(r.silo): round(r.metrics.get(name, 0.0), 3) for r in replies} for to, name in names.items()}
     seconds = {name: round(value, 3) for name, value in seconds.items()}
-    entry = {"round": number, **seconds, "silos": silos, "train": train}
+    entry = {"round": number, **seconds, **told}
     with open(Path(exp_dir) / "round_timing.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")

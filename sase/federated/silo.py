@@ -64,7 +64,7 @@ class Reply:
         arrays: as :func:`sase.federated.payload.encode` gives them (float32, uint16, int8 or int64 arrays).
         metrics: name to float; the same names from every silo: ``examples`` (segments that its audio fills), ``steps``,
             ``bad_steps``, ``loss`` (mean), ``last_loss`` (mean of the last local epoch), ``update_norm``, ``bytes``,
-            ``seconds``, ``train_seconds``.
+            ``seconds``, ``train_began`` (by the silo's clock), ``train_seconds``.
     """
 
     silo: int
@@ -108,9 +108,9 @@ class Silo:
                 correction = {name: value - mine["control"][name] for name, value in instruction.control.items()}
         if not fed.fresh_optimizer and "optimizer" in mine:
             local.optimizer.load_state_dict(mine["optimizer"])
-        train_began = time.monotonic()
+        train_began, train_clock = time.time(), time.monotonic()
         stats, last = local.run(correction)
-        train_seconds = time.monotonic() - train_began
+        train_seconds = time.monotonic() - train_clock
         arrays = to_arrays(model, layout.names)
         if fed.norm == "local":
             keep["norms"] = {name: value for name, value in arrays.items() if name in layout.norms}
@@ -131,6 +131,7 @@ class Silo:
             "update_norm": norm,
             "bytes": num_bytes(upload),
             "seconds": time.monotonic() - began,
+            "train_began": train_began,
             "train_seconds": train_seconds,
         }
         return Reply(self.index, instruction.round, upload, {name: float(value) for name, value in values.items()})

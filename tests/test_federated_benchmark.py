@@ -1,0 +1,30 @@
+"""Where the time of a federated training went."""
+
+import json
+
+import pytest
+
+from sase.errors import InputError
+from sase.federated.benchmark import outside_training
+
+
+def entry(number, seconds, intervals):
+    times = {"seconds": seconds, "exchange": seconds - 1.5, "aggregate": 0.5, "score_and_save": 1.0}
+    began = {str(silo): 1000.0 + begin for silo, (begin, _) in enumerate(intervals)}
+    train = {str(silo): end - begin for silo, (begin, end) in enumerate(intervals)}
+    return {"round": number, **times, "train_began": began, "train": train}
+
+
+def test_training_is_the_time_in_which_some_silo_trains(tmp_path):
+    lines = [
+        entry(1, 99.0, [(0, 9)]),  # was done again
+        entry(1, 20.0, [(5, 7), (1, 4), (2, 3), (6, 10)]),  # 1 to 4 and 5 to 10
+        entry(2, 20.0, [(0, 5), (5, 9), (9, 10)]),  # one after the other
+    ]
+    (tmp_path / "round_timing.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    row = outside_training(tmp_path)
+    assert (row["rounds"], row["s"], row["local training s"]) == (2, 40.0, 18.0)
+    assert row["outside training %"] == pytest.approx(55.0) and row["scoring %"] == pytest.approx(5.0)
+    assert row["aggregation %"] == pytest.approx(2.5) and row["s a round"] == 20.0
+    with pytest.raises(InputError, match="tells of no round"):
+        outside_training(tmp_path / "nothing")
