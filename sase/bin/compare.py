@@ -25,11 +25,13 @@ def main():
     from sase.errors import InputError
     from sase.federated import comparison
     from sase.federated.comparison_page import write_page
+    from sase.training.arithmetic import keep_freed_memory
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     plan = comparison.load_comparison(args.config)
     folders = comparison.Folders(*map(Path, (args.silos, args.dev_set, args.test_set, args.out)))
     torch.set_num_threads(1)
+    keep_freed_memory()
     if args.seed is not None:
         comparison.run_one(plan, folders, args.row[0], args.seed)
         return

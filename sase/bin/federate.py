@@ -31,6 +31,7 @@ def main():
     from sase.federated import ENGINES
     from sase.federated.config import load_federated_config
     from sase.federated.inproc import count_silos
+    from sase.training.arithmetic import keep_freed_memory
     from sase.training.config import load_train_config
 
     if args.engine not in ENGINES:
@@ -42,6 +43,7 @@ def main():
     config = load_train_config(args.config, args.set, args.seed)
     count = args.num_clients or (count_silos(args.silos) if args.silos else None)
     fed_config = load_federated_config(args.fl_config, [*args.fl_set, *([f"num_silos={count}"] if count else [])])
+    keep_freed_memory()
     torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
     Path(args.exp).mkdir(parents=True, exist_ok=True)
     handlers = [logging.StreamHandler(), logging.FileHandler(Path(args.exp) / "train.log")]

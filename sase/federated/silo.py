@@ -21,6 +21,7 @@ from sase.federated.payload import encode, num_bytes
 from sase.federated.personal import PersonalState
 from sase.losses import build_loss
 from sase.model import build_model
+from sase.training.arithmetic import autocast, training_precision
 from sase.training.config import TrainConfig
 from sase.training.loop import EpochStats, Guard, learning_rate, train_epoch, validate
 
@@ -102,14 +103,16 @@ class Silo:
         keep, upload = {}, {}
         correction = None
         if fed.scaffold:
-            keep["control"] = local.control_variate(layout)
+            with training_precision(train.train.precision, self.device):
+                keep["control"] = local.control_variate(layout)
             upload = {CONTROL + name: value for name, value in keep["control"].items()}
             if instruction.control and mine.get("control"):
                 correction = {name: value - mine["control"][name] for name, value in instruction.control.items()}
         if not fed.fresh_optimizer and "optimizer" in mine:
             local.optimizer.load_state_dict(mine["optimizer"])
         train_began, train_clock = time.time(), time.monotonic()
-        stats, last = local.run(correction)
+        with training_precision(train.train.precision, self.device):
+            stats, last = local.run(correction)
         train_seconds = time.monotonic() - train_clock
         arrays = to_arrays(model, layout.names)
         if fed.norm == "local":
@@ -231,8 +234,7 @@ class _LocalTraining:
         return whole, stats
 
     def _autocast(self):
-        wanted = self.train.train.precision == "bfloat16" and self.device.type == "cuda"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
+        return autocast(self.train.train.precision, self.device)
 
 
 def _configs(instruction):
