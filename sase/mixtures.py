@@ -91,6 +91,15 @@ def read_mixtures(path):
     return dict(sorted(mixtures.items()))
 
 
+def validate_mixtures(path, with_audio=False):
+    """Return what :func:`read_mixtures` does; raise InputError where a sound file is missing or no sound, if asked."""
+    mixtures = read_mixtures(path)
+    if with_audio:
+        for sound in sorted({file for mixture in mixtures.values() for file in (mixture.speech, mixture.noise_file)}):
+            audio.info(sound)
+    return mixtures
+
+
 class Mixer:
     """Makes mixtures at one sample rate; keeps the noises that it has read.
 

@@ -8,7 +8,7 @@ import soundfile
 
 from sase import datadir, dump
 from sase.errors import InputError
-from sase.mixtures import FILE, Mixer, Mixture, read_mixtures, write_mixtures
+from sase.mixtures import FILE, Mixer, Mixture, read_mixtures, validate_mixtures, write_mixtures
 
 RATE = 16000
 
@@ -73,6 +73,15 @@ def test_a_mixture_is_speech_plus_its_part_of_the_noise_at_its_snr(mixtures, tmp
         expected = noise[[2 * RATE + (18000 + i) % (2 * RATE) for i in range(len(clean))]]
         gain = np.dot(under, expected) / np.dot(expected, expected)
         np.testing.assert_allclose(under, gain * expected, atol=1e-5)
+
+
+def test_validation_opens_the_files_if_asked(mixtures, tmp_path):
+    write_mixtures(tmp_path / FILE, mixtures)
+    assert validate_mixtures(tmp_path / FILE, with_audio=True) == mixtures
+    (tmp_path / "noise.wav").unlink()
+    assert validate_mixtures(tmp_path / FILE) == mixtures
+    with pytest.raises(InputError, match="noise.wav: no such file"):
+        validate_mixtures(tmp_path / FILE, with_audio=True)
 
 
 def dump_all(data, out, nj=1, **settings):

@@ -1,7 +1,7 @@
 # Sourced by every run.sh before it sets its own options: the options that all recipes have, and what stages share.
 #
-# The run.sh then sets options of its own and $help_message, with $recipe_help in it, sources utils/parse_options.sh, and
-# calls settle_recipe. It sets $fl_partition to what fits its corpus.
+# The run.sh then sets options of its own, $fl_partition to what fits its corpus, and $help_message with $recipe_help in
+# it, sources utils/parse_options.sh, and calls settle_recipe.
 # shellcheck disable=SC2034  # options are set and read by their names
 
 recipe=$(cd "$(dirname "$0")" && pwd)

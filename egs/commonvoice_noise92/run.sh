@@ -16,8 +16,8 @@ help_message="Usage: $0 [options]
   --noise_dir DIR             NOISEX-92 as .wav or .mat files, or any other noises (downloads/noisex92)
   --data_seed N               of the lists of mixtures, and of the mini corpus ($data_seed)
 $recipe_help
-Silos differ by --fl_partition $fl_partition unless it says otherwise: stage 1 gives each of the --num_clients silos its own
-speakers, noises and SNRs, and makes each twice as large as the one before."
+Silos differ by --fl_partition $fl_partition unless it says otherwise: stage 1 gives each of the --num_clients silos
+its own speakers, noises and SNRs, and makes each twice as large as the one before."
 # shellcheck source=../../utils/parse_options.sh
 . "$root/utils/parse_options.sh"
 

@@ -5,16 +5,23 @@ import argparse
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dirs", nargs="+", metavar="DIR", help="a folder with wav.scp, spk1.scp, utt2spk and spk2utt")
+    parser.add_argument("dirs", nargs="+", metavar="DIR", help="with wav.scp, spk1.scp, utt2spk, spk2utt; or with mixtures.tsv")
     parser.add_argument("--audio", action="store_true", help="open the sound files too: do rates and lengths agree?")
     parser.add_argument(
         "--fix", action="store_true", help="sort, keep what all tables have; old files are kept in DIR/.backup"
     )
     args = parser.parse_args()
 
+    from pathlib import Path
+
     from sase import datadir
+    from sase.mixtures import FILE, validate_mixtures
 
     for path in args.dirs:
+        if (Path(path) / FILE).is_file():
+            mixtures = validate_mixtures(Path(path) / FILE, args.audio)
+            print(f"{path}: {len(mixtures)} mixtures, valid")
+            continue
         if args.fix:
             kept, total = datadir.fix_data_dir(path)
             print(f"{path}: kept {kept} utterances out of {total}")
