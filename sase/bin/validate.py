@@ -5,7 +5,7 @@ import argparse
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dirs", nargs="+", metavar="DIR", help="with wav.scp, spk1.scp, utt2spk, spk2utt; or mixtures.tsv")
+    parser.add_argument("dirs", nargs="+", metavar="DIR", help="with wav.scp, spk1.scp, utt2spk; or mixtures.tsv")
     parser.add_argument("--audio", action="store_true", help="open the sound files too: do rates and lengths agree?")
     parser.add_argument(
         "--fix", action="store_true", help="sort, keep what all tables have; old files are kept in DIR/.backup"
