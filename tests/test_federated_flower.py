@@ -1,6 +1,7 @@
 """What the Flower engines are made of, without Flower's processes: messages, client app, server loop, fence, keys."""
 
 import asyncio
+import inspect
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 import zipfile
+from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
 from types import SimpleNamespace
@@ -39,7 +41,7 @@ from sase.federated.server_app import app as server_app
 from sase.federated.silo import Instruction, Reply
 from sase.federated.silo_process import FINISHED, run_silo
 from sase.federated.superlink import Fence
-from sase.federated.supernode import is_our_app
+from sase.federated.supernode import guarded, is_our_app
 from test_federated_rounds import dev_set, silos_dir, train_config  # noqa: F401  (fixtures)
 from test_training import assert_same
 
@@ -299,9 +301,26 @@ def test_the_fence_is_where_flower_looks_for_it():
     import flwr.superlink.main as superlink
 
     assert callable(superlink._get_middleware) and superlink._get_middleware() is not superlink._get_middleware()
-    code = ("import sase.federated.superlink as s; s.flower_superlink = lambda: None; s.main();"
+    code = ("import sase.federated.superlink as s; s.command.flower_superlink = lambda: None; s.main();"
             "import flwr.superlink.main as m; print(m._get_middleware()[0].cls.__name__)")  # fmt: skip
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "Fence"
+
+
+def test_a_silo_leaves_messages_of_other_apps_alone():
+    import flwr.supernode.start_client_internal as node
+    from flwr.supercore.run import RunNotRunningException
+
+    @contextmanager
+    def connect(address):
+        yield (5, "receive", "send", "get_run", lambda fab_hash, run_id: SimpleNamespace(content=b"other"), "pull", "push")
+
+    with guarded(connect, "address") as (node_id, *_, get_fab, pull, push):
+        assert (node_id, pull, push) == (5, "pull", "push")
+        with pytest.raises(RunNotRunningException):
+            get_fab("hash", 1)
+    # What main() replaces is what Flower calls.
+    assert "_init_connection(" in inspect.getsource(node.start_client_internal)
+    assert "subprocess.Popen(" in inspect.getsource(node.start_client_internal)
 
 
 def test_silos_run_our_app_and_nothing_else(tmp_path):

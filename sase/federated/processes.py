@@ -50,6 +50,7 @@ def environment(home, threads):
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_worker_niceness": "0",  # Ray would be nicer, by 15, than whatever else this machine does
     }
 
 
@@ -59,19 +60,24 @@ def start(command, env, log_path):
     with open(log_path, "ab") as log:
         return subprocess.Popen(
             [str(word) for word in command], env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            preexec_fn=lambda: _libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL),
+            preexec_fn=follow_parent,
         )  # fmt: skip
+
+
+def follow_parent():
+    """Have this process killed when its parent ends: what :func:`start` runs in every child."""
+    _libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL)
 
 
 def die_with_parent():
     """Have this process, if it is one of a federation's, killed when its parent ends, as those of :func:`start` are.
 
-    Flower's app processes call it themselves: their executor, which does end with its superlink or supernode, leaves
-    them behind, to train on and to write where a new server writes already.
+    Flower's app processes call it themselves: their executor, when it ends, leaves them behind, to train on and to
+    write where a new server writes already.
     """
     if _MARK not in os.environ:
         return
-    _libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    follow_parent()
     if os.getppid() == 1:  # too late to be told
         os._exit(1)
 

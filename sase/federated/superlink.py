@@ -5,13 +5,16 @@ every silo) and register keys. Silos need none of it, so it is answered to this 
 arguments.
 """
 
+import importlib
 import ipaddress
 
 import flwr.superlink.main as superlink
-from flwr.superlink.cli import flower_superlink
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 
+from sase.federated.processes import follow_parent
+
+command = importlib.import_module("flwr.superlink.cli.flower_superlink")  # the package has a function of this name
 _FOR_SILOS = ("/v1/fleet/", "/health")
 
 
@@ -38,10 +41,12 @@ def is_local(scope):
 
 
 def main():
-    """Run the superlink behind its fence."""
+    """Run the superlink behind its fence; its executor ends with it, killed or not."""
+    # Flower's executor looks for its parent's id, which is there for as long as nobody has asked how the parent ended.
+    command.get_popen_detach_kwargs = lambda: {"preexec_fn": follow_parent}
     middleware = superlink._get_middleware
     superlink._get_middleware = lambda: [Middleware(Fence), *middleware()]
-    flower_superlink()
+    command.flower_superlink()
 
 
 if __name__ == "__main__":

@@ -8,10 +8,13 @@ installed. Takes flower-supernode's arguments.
 import io
 import logging
 import os
+import subprocess
 import sys
 import tomllib
 import zipfile
 from contextlib import contextmanager
+from functools import partial
+from types import SimpleNamespace
 
 import flwr.supercore.heartbeat as heartbeat
 import flwr.supernode.fleet_http_connection as connection
@@ -20,6 +23,7 @@ from flwr.supercore.run import RunNotRunningException
 from flwr.supernode.cli import flower_supernode
 
 from sase.federated.app import COMPONENTS
+from sase.federated.processes import follow_parent
 
 _HEARTBEAT_S = 10  # Flower's 30 s would leave a dead silo unnoticed for a minute
 _FILES = {"pyproject.toml", ".info/CONTENT"}
@@ -39,7 +43,8 @@ def is_our_app(bundle):
 
 
 @contextmanager
-def _guarded(connect, *args, **kwargs):
+def guarded(connect, *args, **kwargs):
+    """Flower's connection to the server, ``connect(*args, **kwargs)``, with apps that are not ours held back."""
     with connect(*args, **kwargs) as (node_id, receive, send, get_run, get_fab, *others):
 
         def get_our_fab(fab_hash, run_id):
@@ -54,8 +59,9 @@ def _guarded(connect, *args, **kwargs):
 
 def main():
     """Run the supernode; never return, since Flower leaves threads behind where its connection broke for good."""
+    node.subprocess = SimpleNamespace(Popen=partial(subprocess.Popen, preexec_fn=follow_parent))  # of its executor
     connect = node._init_connection
-    node._init_connection = lambda *args, **kwargs: _guarded(connect, *args, **kwargs)
+    node._init_connection = lambda *args, **kwargs: guarded(connect, *args, **kwargs)
     heartbeat.HEARTBEAT_DEFAULT_INTERVAL = connection.HEARTBEAT_DEFAULT_INTERVAL = _HEARTBEAT_S
     try:
         flower_supernode()
