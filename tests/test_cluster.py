@@ -1,0 +1,258 @@
+"""The runners of clusters: Grid Engine's against programs that stand in for it, Slurm's on a real one of one node."""
+
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from cluster import outcomes
+from recipes import Recipe
+from sase.datadir import read_table
+from sase.model import build_model, save_model
+
+QSUB = """\
+#!{python}
+import os, pathlib, subprocess, sys
+
+expected = {{"-V": 0, "-S": 1, "-sync": 1, "-cwd": 0, "-j": 1, "-o": 1, "-N": 1, "-t": 1, "-tc": 1, "-l": 1, "-pe": 2}}
+words, options, resources = sys.argv[1:], {{}}, []
+while words and words[0].startswith("-"):
+    name = words.pop(0)
+    if name not in expected or name in options and name != "-l":
+        sys.exit(f"qsub: Unknown option {{name}}")
+    values = [words.pop(0) for _ in range(expected[name])]
+    options[name] = values
+    resources += values if name == "-l" else []
+[script] = words
+first, last = map(int, options["-t"][0].split("-"))
+assert options["-sync"] == ["y"] and options["-j"] == ["y"] and first == 1 and "-cwd" in options, options
+assert options["-N"][0][0].isalpha() and not set(options["-N"][0]) & set("/:@*?\\\\ "), options["-N"]
+pathlib.Path("qsub.args").write_text(repr((sorted(options), resources, options.get("-pe"), options.get("-tc"))))
+if os.environ.get("QSUB_REFUSES"):
+    sys.exit("Unable to run job: unknown queue")
+print(f"Your job-array 7.{{first}}-{{last}}:1 has been submitted", flush=True)
+failed = 0
+for task in range(first, last + 1):
+    output = options["-o"][0].replace("$TASK_ID", str(task))
+    with open(output, "w") as file:
+        environment = {{**os.environ, "SGE_TASK_ID": str(task)}}
+        failed += 0 != subprocess.call(["bash", script], stdout=file, stderr=file, env=environment)
+sys.exit(failed and 1)
+"""
+
+
+@pytest.fixture
+def site(tmp_path, root):
+    """A folder with conf/, from which runners are called."""
+    shutil.copytree(root / "egs/voicebank_demand/conf", tmp_path / "conf")
+    with open(tmp_path / "conf/sge.conf", "a") as file:
+        file.write("visible 0\n")
+    return tmp_path
+
+
+def run(root, runner, *arguments, cwd, **environment):
+    command = [sys.executable, root / f"utils/{runner}.py", *map(str, arguments)]
+    environment = {**os.environ, **environment}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=60)
+    return done.returncode, done.stderr.strip()
+
+
+@pytest.fixture
+def sge(site, root):
+    """Return a function that calls run_sge.py; the qsub, qstat and qdel that it finds only stand in for real ones."""
+    fails = "#!/bin/sh\nexit 1\n"
+    for name, text in {"qsub": QSUB.format(python=sys.executable), "qstat": fails, "qdel": fails}.items():
+        path = site / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    path = f"{site / 'bin'}:{os.environ['PATH']}"
+    return lambda *arguments, **environment: run(root, "run_sge", *arguments, cwd=site, PATH=path, **environment)
+
+
+def test_sge_calls_qsub_as_it_wants_to_be_called(sge, site):
+    options = ("--mem", "4G", "--num-threads", "2", "--gpu", "1", "--time", "4:0:0", "--max-jobs-run", "3")
+    assert sge(*options, "JOB=0:2", "log/x.JOB.log", "echo", "task", "JOB") == (0, "")
+    resources = ["h_vmem=4096M", "gpu=1", "h_rt=4:00:00"]
+    names = sorted(["-V", "-S", "-sync", "-cwd", "-j", "-o", "-N", "-t", "-tc", "-l", "-pe"])
+    assert (site / "qsub.args").read_text() == repr((names, resources, ["smp", "2"], ["3"]))
+    assert [f"task {job}" in (site / f"log/x.{job}.log").read_text().splitlines() for job in range(3)] == [True] * 3
+    assert "# Accounting: time=0 threads=2" in (site / "log/x.2.log").read_text()
+    assert sge("y.log", "true") == (0, "")
+    assert (site / "qsub.args").read_text() == repr((sorted({*names} - {"-tc", "-l", "-pe"}), [], None, None))
+
+
+def test_sge_tells_what_failed_and_runs_only_that_again(sge, site):
+    script = "echo >> tried.JOB; [ JOB != 3 ] || exit 3; [ JOB != 5 ] || [ -e good ] || kill -9 $PPID"
+    words = ("--pick", "failed", "JOB=2:5", "log/x.JOB.log", "bash", "-c", script)
+    status, error = sge(*words)
+    assert status == 1 and error.splitlines() == [
+        "2 of 4 failed, see log/x.*.log",
+        "  log/x.3.log ends with: it said nothing (exit status 3)",
+        "  log/x.5.log ends with: it said nothing (vanished: nothing is known of it)",
+    ]
+    statuses = {path.name: path.read_text().strip() for path in (site / "log/q/x.JOB.log").glob("*.status")}
+    assert statuses == {
+        "2.status": "0",
+        "3.status": "3",
+        "4.status": "0",
+        "5.status": "vanished nothing is known of it",
+    }
+    (site / "good").touch()
+    status, error = sge(*words)
+    assert status == 1 and error.startswith("1 of 4 failed (2 ended well before), see log/x.3.log")
+    assert {path.name: len(path.read_text()) for path in site.glob("tried.*")} == {
+        "tried.2": 1,
+        "tried.3": 2,
+        "tried.4": 1,
+        "tried.5": 2,
+    }
+
+
+def test_what_the_scheduler_does_not_take_is_told_in_one_line(sge, site, root):
+    assert sge("x.log", "true", QSUB_REFUSES="1") == (1, "run_sge.py: qsub: Unable to run job: unknown queue")
+    assert not (site / "q/x.log/submitted").exists()
+    (site / "conf/sge.conf").write_text("command no-such-qsub\n")
+    status, error = sge("x.log", "true")
+    assert status == 1 and error.startswith("run_sge.py: [Errno 2]") and "no-such-qsub" in error
+
+
+@pytest.mark.parametrize(
+    "text, options, message",
+    [
+        ("command sbatch\noption memory=* --mem $0\n", (), "conf/slurm.conf:2: must be 'option NAME=VALUE ...', NAME"),
+        ("command sbatch\npartition main\n", (), "conf/slurm.conf:2: must begin with command, option, default,"),
+        ("command sbatch\nvisible soon\n", (), "conf/slurm.conf:2: must be 'visible SECONDS'"),
+        ("option mem=* --mem $0\n", (), "conf/slurm.conf: has no line 'command'"),
+        ("command sbatch\n", ("--gpu", "2"), "has no line 'option gpu=* ...', and --gpu 2 was asked for"),
+        (None, (), "No such file or directory: 'conf/slurm.conf'"),
+    ],
+)
+def test_a_bad_description_of_a_site_is_told_in_one_line(site, root, text, options, message):
+    (site / "conf/slurm.conf").unlink()
+    if text is not None:
+        (site / "conf/slurm.conf").write_text(text)
+    status, error = run(root, "run_slurm", *options, "x.log", "true", cwd=site)
+    assert status == 1 and error.count("\n") == 0 and message in error
+
+
+def test_a_site_says_what_options_mean(site, root):
+    (site / "mine.conf").write_text(
+        "# of a test\ncommand sh -c 'echo \"$0 $*\" >&2; exit 1' # says what it is called with\n"
+        "default time=60\noption time=* --time $0\noption gpu=0 -p cpu\noption gpu=* -p gpu --gres=gpu:$0\n"
+    )
+    for gpu, words in (("0", "-p cpu"), ("2", "-p gpu --gres=gpu:2")):
+        status, error = run(root, "run_slurm", "--config", "mine.conf", "--gpu", gpu, "x.log", "true", cwd=site)
+        assert status == 1 and f"run_slurm.py: sh: {words} --time 60 --wait" in error
+
+
+def test_the_recipe_knows_its_backends(root, tmp_path):
+    text = (root / "egs/voicebank_demand/cmd.sh").read_text()
+    assert "\ncmd_backend=local " in text
+    for backend, status in (("local", 0), ("slurm", 0), ("sge", 0), ("cloud", 1)):
+        (tmp_path / "cmd.sh").write_text(text.replace("cmd_backend=local", f"cmd_backend={backend}"))
+        script = ". ./cmd.sh; echo $train_cmd; for cmd in $train_cmd $decode_cmd; do break; done; [ -x $UTILS/$cmd ]"
+        environment = {**os.environ, "UTILS": str(root / "utils")}
+        done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == status and f"run_{backend}.py" in done.stdout or "no such cmd_backend" in done.stderr
+
+
+@pytest.mark.recipe
+@pytest.mark.parametrize("name", sorted(outcomes.CASES.keys() - outcomes.FOR_SLURM_ALONE))
+def test_tasks_end_as_they_should_on_this_machine(name, tmp_path):
+    check(name, *outcomes.run_case(name, "local", tmp_path))
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    """A Slurm of one node with two processors; its tests are skipped where there is none and none can be installed."""
+    folder = tmp_path_factory.mktemp("slurm")
+    try:
+        with outcomes.slurm(folder):
+            yield
+    except outcomes.Unavailable as error:
+        pytest.skip(f"no test on a real Slurm: {error}")
+
+
+@pytest.mark.recipe
+@pytest.mark.parametrize("name", sorted(outcomes.CASES))
+def test_tasks_end_as_they_should_on_slurm(slurm, name, tmp_path):
+    check(name, *outcomes.run_case(name, "slurm", tmp_path))
+
+
+def check(name, outcome, alive):
+    """Assert that a case came out as it should: what failed is known and told, the rest is done, nothing goes on."""
+    assert alive == []
+    assert "Traceback" not in outcome.told
+    well = {1: "0", 2: "0", 3: "0", 4: "0"}
+    if name in ("all four end well", "the runner is killed with SIGKILL, and called again"):
+        assert (outcome.status, outcome.told, outcome.statuses) == (0, "", well)
+    elif name == "the machine is full at first":
+        assert (outcome.status, outcome.told, outcome.statuses) == (0, "", {1: "0", 2: "0"})
+    elif name.startswith("called again"):
+        assert (outcome.status, outcome.told, outcome.statuses) == (0, "", well)
+        assert outcome.tries == {1: 1, 2: 2, 3: 1, 4: 1}
+    elif name == "Ctrl-C while two run and two wait":
+        assert outcome.status == 128 + signal.SIGINT and "interrupted" in outcome.told
+        assert outcome.tries == {1: 1, 2: 1}
+        assert outcome.statuses.keys() == {1, 2} and all(text.startswith("143") for text in outcome.statuses.values())
+    elif name in outcomes.FOR_SLURM_ALONE:
+        assert outcome.status == 1 and "4 of 4 failed, see log/x.*.log" in outcome.told
+        assert ("sbatch was ended by signal 9" in outcome.told) == ("sbatch" in name)
+        assert outcome.tries == {1: 1, 2: 1}
+        assert all("CANCELLED" in text for text in outcome.statuses.values()) and len(outcome.statuses) == 4
+        assert "x.4.log ends with: it did not start (vanished: CANCELLED)" in outcome.told
+    elif name.startswith("more memory"):
+        assert outcome.status == 1 and outcome.told.count("\n") == 0 and outcome.tries == {}
+    else:
+        reasons = {
+            "one exits with 3": ["3"],
+            "one names a program that is not there": ["127"],
+            "one is killed with SIGKILL": ["137"],
+            "one is killed with SIGKILL, and what runs it too": ["137", "vanished FAILED"],
+            "one is over its `--time`": ["143 over its time of 0:00:02", "143 TIMEOUT"],
+        }
+        assert outcome.status == 1 and outcome.told.startswith("1 of 4 failed, see log/x.2.log")
+        assert outcome.statuses.pop(2) in reasons[name]
+        assert outcome.statuses == {1: "0", 3: "0", 4: "0"}
+        assert outcome.tries == {1: 1, 2: 1, 3: 1, 4: 1}
+    if "Ctrl-C" not in name:
+        assert all((text == "0") == ("Ended (code 0)" in outcome.logs[task]) for task, text in outcome.statuses.items())
+
+
+@pytest.mark.recipe
+def test_the_recipe_runs_its_stages_on_slurm(slurm, root, tmp_path):
+    """Stages 2, 4 and 5 with one word of cmd.sh changed and an untrained network; one shard fails at first."""
+    recipe = Recipe(root, tmp_path / "copy", "voicebank_demand")
+    recipe.run("--stop-stage", 1)
+    path = recipe.folder / "cmd.sh"
+    path.write_text(path.read_text().replace("cmd_backend=local", "cmd_backend=slurm"))
+
+    table = read_table(recipe.mini / "data/tt/wav.scp")
+    utt = sorted(table)[-1]  # in the last shard
+    os.rename(table[utt], tmp_path / "away.wav")
+    stage_2 = ("--stage", 2, "--stop-stage", 2, "--nj", 3)
+    process = recipe.start(*stage_2)
+    output = process.communicate()[0]
+    assert process.returncode == 1 and "1 of 3 failed, see mini/dump/tt/logs/dump.3.log" in output, output
+    os.rename(tmp_path / "away.wav", table[utt])
+    logs = [recipe.mini / f"dump/tt/logs/dump.{job}.log" for job in (1, 2, 3)]
+    before = [log.stat().st_mtime_ns for log in logs]
+    recipe.run(*stage_2)
+    assert [log.stat().st_mtime_ns == time_ns for log, time_ns in zip(logs, before)] == [True, True, False]
+
+    exp = recipe.mini / "exp/untrained"
+    exp.mkdir(parents=True)
+    save_model(build_model("mini"), exp / "best.pt")
+    recipe.run("--stage", 4, "--stop-stage", 5, "--nj", 3, "--tag", "untrained")
+    assert read_table(exp / "enhanced_tt/spk1.scp").keys() == table.keys()
+    assert f"{len(table)} scored" in (exp / "enhanced_tt/scoring/RESULTS.md").read_text()
+    for logs, name in (("enhanced_tt/logs", "decode"), ("enhanced_tt/scoring/logs", "score")):
+        assert (exp / logs / f"q/{name}.JOB.log/submit.out").read_text().strip().isdigit()  # the number of Slurm's job
+        for job in (1, 2, 3):
+            lines = (exp / logs / f"{name}.{job}.log").read_text().splitlines()
+            assert lines[0].startswith(f"# sase {name} ") and lines[-1].startswith("# Ended (code 0)")
