@@ -45,7 +45,7 @@ def kill(process, home):
     """Kill, as the kernel does when memory runs out, the process that was started; what it started must end by itself."""
     process.send_signal(signal.SIGKILL)
     process.wait()
-    wait_until(lambda: not members(home), what=f"processes of {home}", patience_s=60.0)
+    wait_until(lambda: not members(home), what=f"processes of {home}", patience_s=180.0)
 
 
 def kill_all(home):

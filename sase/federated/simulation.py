@@ -4,14 +4,17 @@ import os
 import shutil
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
+from sase.atomic import write_text
 from sase.errors import InputError
 from sase.federated.app import complete, run_app, write_app
-from sase.federated.processes import alone, environment, free_port, last_line, start, wait_healthy
+from sase.federated.processes import alone, end, environment, free_port, last_line, start, wait_healthy
 
 _CONNECT_S = 300.0  # until Ray has made the simulated nodes
 _POLL_S = 0.1
+_RAY_PREFIX = f"{tempfile.gettempdir()}/sase-ray-"
 _ATTEMPTS = 3  # somebody may take the port between our finding it free and using it
 
 
@@ -37,8 +40,7 @@ def run(train_config, fed_config, silos_dir, dev_set, exp_dir, device, options):
     if jobs < 1:
         raise InputError(f"--engine-option jobs={jobs}: must be 1 or more")
     home = exp_dir / "flower"
-    with alone(home), tempfile.TemporaryDirectory(prefix="sase-ray-", ignore_cleanup_errors=True) as ray_folder:
-        # Ray's sockets lie in its folder, and their paths must be short.
+    with alone(home), _ray_folder(home) as ray_folder:
         env = {**environment(home, max(1, cores // jobs)), "RAY_TMPDIR": ray_folder}
         shutil.rmtree(home / "flwr", ignore_errors=True)
         superlink, port = _start_superlink(home, env)
@@ -70,6 +72,22 @@ def largest_first(silos_dir, count):
 
     sizes = [utterances(index) for index in range(count)]
     return sorted(range(count), key=lambda index: (-sizes[index], index))
+
+
+@contextmanager
+def _ray_folder(home):
+    """Yield a folder for Ray, with a short path, since its sockets lie there; remove it, and what a killed run left."""
+    note = home / "ray_folder"
+    if note.exists() and note.read_text().startswith(_RAY_PREFIX):
+        shutil.rmtree(note.read_text(), ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix=_RAY_PREFIX)
+    write_text(note, folder)
+    try:
+        yield folder
+    finally:
+        end(home)
+        shutil.rmtree(folder, ignore_errors=True)
+        note.unlink()
 
 
 def _start_superlink(home, env):
