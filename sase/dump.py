@@ -137,8 +137,9 @@ def finish(data_dir, dump_dir, sample_rate=16000, nj=1, keep_all=False, log=prin
     bad = {utt: reason for record in records.values() for utt, reason in record["bad"].items()}
     if not entries:
         raise InputError(f"{data_dir}: no utterance could be used, of {len(bad)}; the first: {_tell(bad, 1)}")
+    arks = {_ark(dump_dir, kind, job) for kind in _KINDS for job in records}
     for path in [path for kind in _KINDS for path in dump_dir.glob(f"{kind}.*.ark")]:
-        if path not in {_ark(dump_dir, kind, job) for kind in _KINDS for job in records}:
+        if path not in arks:
             path.unlink()  # of an earlier run with more jobs
     write_table(dump_dir / "utt2num_samples", {utt: str(count) for utt, (_, _, count) in entries.items()})
     noisy, clean = ({utt: specs[i] for utt, specs in entries.items()} for i in range(2))

@@ -226,7 +226,10 @@ def labels_of(data):
 
 def groups(labels):
     """Return {group: [utt, ...]} for one kind of label; numbers in their order, else by name."""
-    return {label: [utt for utt in labels if labels[utt] == label] for label in sorted(set(labels.values()))}
+    members = {label: [] for label in sorted(set(labels.values()))}
+    for utt, label in labels.items():
+        members[label].append(utt)
+    return members
 
 
 def write_csv(path, scores, labels=None):
@@ -317,8 +320,7 @@ def _one_thread_each():
 
 
 def _shard(pairs, nj, job):
-    wanted = set(shard([pair.utt for pair in pairs], nj, job))
-    return [pair for pair in pairs if pair.utt in wanted]
+    return [pairs[index] for index in shard(range(len(pairs)), nj, job)]  # they are sorted by utterance
 
 
 def _shard_path(folder, nj, job):

@@ -1,0 +1,166 @@
+#!/usr/bin/env python3
+"""Stages 1, 2, 4 and 5 on a corpus of very many very short utterances: memory of every process, time of bookkeeping.
+
+    tests/cluster/many_utterances.py                        100,000 utterances: some minutes
+    tests/cluster/many_utterances.py --utterances 2000 --nj 4
+
+Prints a table; the status is 1 when a process takes more than 1 GB, or bookkeeping (lists, validation, joining of
+shards, looking for what is left to do) more than a minute. All utterances are dumped. Of decoding and scoring one shard
+is really done; the others are made up in the same form, which is enough to see what bookkeeping costs. Time is that of
+the processor, which other programs on the machine cannot make longer; that of the clock stands beside it.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from sase import audio, decoding, dump, scoring
+from sase.datadir import read_data_dir, shard, write_data_dir
+from sase.metrics import METRICS
+from sase.model import build_model, save_model
+
+RATE = 16000
+DURATION_S = 0.1
+FILES, SPEAKERS, NOISES, SNRS_DB = 100, 100, 10, (0.0, 5.0, 10.0, 15.0)
+SHARDS_MORE = 5  # so many times the shards of dumping are those of decoding and of scoring
+MOST_MEMORY_MB = 1000
+LONGEST_S = 60
+# The peak of a process as it sees it itself: what wait4() says of a child begins with the memory of its parent.
+COMMAND = """
+import atexit, re, runpy, sys
+def tell(path):
+    open(path, "w").write(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+atexit.register(tell, sys.argv.pop(1))
+runpy.run_module("sase.bin.main", run_name="__main__")
+"""
+
+
+def make_corpus(folder, count):
+    """Write sound files and a data directory whose utterances, many more than files, share them; return its path."""
+    generator = np.random.default_rng(0)
+    for number in range(FILES):
+        clean, noise = 0.1 * generator.standard_normal((2, round(DURATION_S * RATE)))
+        audio.write(folder / f"corpus/{number}_clean.wav", clean, RATE)
+        audio.write(folder / f"corpus/{number}_noisy.wav", clean + 0.3 * noise, RATE)
+    tables = {name: {} for name in ("noisy", "clean", "speaker", "noise", "snr")}
+    for number in range(count):
+        speaker = f"s{number % SPEAKERS:03d}"
+        utt = f"{speaker}_{number:07d}"
+        for kind in ("noisy", "clean"):
+            tables[kind][utt] = str(folder / f"corpus/{number % FILES}_{kind}.wav")
+        tables["speaker"][utt] = speaker
+        tables["noise"][utt] = f"noise{number % NOISES}"
+        tables["snr"][utt] = SNRS_DB[number % len(SNRS_DB)]
+    return write_data_dir(folder / "data", *tables.values()).path
+
+
+def make_up_decoding(model, data_dir, out, nj):
+    """Do for shards 2 to ``nj`` what decoding leaves: sound files, here links to a few, and their lines in done/."""
+    data, key = read_data_dir(data_dir), decoding.model_key(model)
+    sources = sorted((Path(data_dir).parent / "corpus").glob("*_noisy.wav"))
+    for job in range(2, nj + 1):
+        utts = shard(data.utts, nj, job)
+        for number, utt in enumerate(utts):
+            os.link(sources[number % FILES], decoding._wav(out, utt))
+        keys = ((utt, decoding._key(key, data.noisy[utt]), dump.file_stamp(decoding._wav(out, utt))) for utt in utts)
+        (out / "done" / str(job)).write_text("".join(f"\n{' '.join(words)}" for words in keys))
+
+
+def make_up_scores(data_dir, enhanced, out, nj):
+    """Do for shards 2 to ``nj`` what scoring leaves."""
+    generator = np.random.default_rng(0)
+    for _, pairs, folder in scoring._tasks(data_dir, enhanced, out):
+        for job in range(2, nj + 1):
+            part = scoring._shard(pairs, nj, job)
+            values = {pair.utt: dict(zip(METRICS, generator.uniform(1, 4, len(METRICS)).tolist())) for pair in part}
+            scoring._write_record(scoring._shard_path(folder, nj, job), part, scoring.Scores(values, {}, 1.0))
+
+
+class Steps:
+    """Runs commands, each in a process of its own, and keeps what each took."""
+
+    def __init__(self, folder):
+        self.rows, self.peak = [], folder / "peak"
+
+    def run(self, what, *words, bookkeeping=True):
+        """Run ``sase`` with these words."""
+        began = time.monotonic()
+        command = [sys.executable, "-c", COMMAND, self.peak, *map(str, words)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise RuntimeError(f"sase {' '.join(map(str, words))} ended with {process.returncode}:\n{output}")
+        row = {"step": what, "bookkeeping": bookkeeping, "clock s": time.monotonic() - began}
+        self.rows.append({**row, "s": usage.ru_utime + usage.ru_stime, "MB": int(self.peak.read_text()) / 1000})
+        print(f"{what}: {self.rows[-1]['s']:.1f} s, {self.rows[-1]['MB']:.0f} MB", file=sys.stderr, flush=True)
+
+
+def measure(folder, count, nj):
+    """Return what every step took: a dict with its name, seconds, memory, and whether it is bookkeeping and no more."""
+    folder = Path(folder)
+    steps = Steps(folder)
+    dumped, enhanced = folder / "dump", folder / "exp/enhanced"
+    data = make_corpus(folder, count)
+    steps.run("1 validate the data directory", "validate", data)
+    steps.run("1 validate it, and every sound file", "validate", data, "--audio", bookkeeping=False)
+    for job in range(1, nj + 1):
+        words = ("dump", "--data", data, "--out", dumped, "--nj", nj)
+        steps.run(f"2 dump: shard {job} of {nj}", *words, "--job", job, bookkeeping=False)
+    steps.run("2 dump: join the shards", *words, "--finish")
+    steps.run("2 dump: a shard that was finished before", *words, "--job", 1)
+    model, nj = build_model("mini"), SHARDS_MORE * nj
+    save_model(model, folder / "exp/best.pt")
+    words = ("decode", "--model", folder / "exp/best.pt", "--data", dumped, "--out", enhanced, "--nj", nj)
+    steps.run("4 decode: one shard", *words, "--job", 1, bookkeeping=False)
+    make_up_decoding(model, dumped, enhanced, nj)
+    steps.run("4 decode: join the shards", *words, "--finish")
+    steps.run("4 decode: a shard that was finished before", *words, "--job", nj)
+    words = ("score", "--data", dumped, "--enhanced", enhanced, "--nj", nj)
+    steps.run("5 score: one shard", *words, "--job", 1, bookkeeping=False)
+    make_up_scores(dumped, enhanced, enhanced / "scoring", nj)
+    steps.run("5 score: join the shards, write the tables, draw", *words, "--finish")
+    steps.run("5 score: a shard that was finished before", *words, "--job", 1)
+    return steps.rows
+
+
+def table(rows, nj):
+    """Yield the lines of the table; the many shards of dumping are one line, with the longest and the largest."""
+    shards = [row for row in rows if row["step"].startswith("2 dump: shard ")]
+    most = {name: max(row[name] for row in shards) for name in ("s", "clock s", "MB")}
+    most |= {"step": f"2 dump: {nj} shards, the most that one of them took", "bookkeeping": False}
+    yield "| step | processor, s | clock, s | memory, MB |"
+    yield "|---|---:|---:|---:|"
+    for row in (most if row is shards[0] else row for row in rows if row is shards[0] or row not in shards):
+        kind = "" if row["bookkeeping"] else " (work, not bookkeeping)"
+        yield f"| {row['step']}{kind} | {row['s']:.1f} | {row['clock s']:.1f} | {row['MB']:.0f} |"
+
+
+def faults(rows):
+    """Return what is over the limits, one line each."""
+    large = [f"{row['step']}: {row['MB']:.0f} MB" for row in rows if row["MB"] > MOST_MEMORY_MB]
+    return large + [f"{row['step']}: {row['s']:.0f} s" for row in rows if row["bookkeeping"] and row["s"] > LONGEST_S]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--utterances", type=int, default=100_000, help="(%(default)s)")
+    parser.add_argument("--nj", type=int, default=20, help="shards of dumping (%(default)s)")
+    parser.add_argument("--dir", help="where the corpus is made, and deleted again (the folder for temporary files)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=args.dir) as folder:
+        rows = measure(folder, args.utterances, args.nj)
+    print(f"{args.utterances:,} utterances of {DURATION_S} s\n")
+    print("\n".join(table(rows, args.nj)))
+    sys.exit("\n".join(faults(rows)) or 0)
+
+
+if __name__ == "__main__":
+    main()

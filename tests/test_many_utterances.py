@@ -1,0 +1,19 @@
+import pytest
+
+from cluster import many_utterances
+
+
+@pytest.mark.recipe
+def test_bookkeeping_of_a_few_utterances_stays_small(tmp_path):
+    """That of 100,000 is measured by tests/cluster/many_utterances.py."""
+    rows = many_utterances.measure(tmp_path, 1000, 2)
+    assert many_utterances.faults(rows) == []
+    assert all(row["MB"] < 400 and row["s"] < 20 for row in rows), rows
+    lines = list(many_utterances.table(rows, 2))
+    assert len(lines) == 2 + len(rows) - 1 and "2 shards" in lines[4]
+
+
+def test_what_is_over_the_limits_is_told():
+    row = {"step": "join", "MB": 200.0, "s": 1.0, "clock s": 2.0, "bookkeeping": True}
+    rows = [row, row | {"MB": 1001.0}, row | {"s": 61.0}, row | {"s": 61.0, "bookkeeping": False}]
+    assert many_utterances.faults(rows) == ["join: 1001 MB", "join: 61 s"]
