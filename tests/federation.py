@@ -42,7 +42,7 @@ def wait_until(true, process=None, what="", patience_s=PATIENCE_S):
 
 
 def kill(process, home):
-    """Kill, as the kernel does when memory runs out, the process that was started; what it started must end by itself."""
+    """Kill the process that was started, as the kernel does without memory; what it started must end by itself."""
     process.send_signal(signal.SIGKILL)
     process.wait()
     wait_until(lambda: not members(home), what=f"processes of {home}", patience_s=180.0)

@@ -35,13 +35,14 @@ from sase.federated.client_app import privacy
 from sase.federated.config import FederatedConfig, checked
 from sase.federated.inproc import run as run_inproc
 from sase.federated.messages import pack_instruction, pack_reply, unpack_instruction, unpack_reply
-from sase.federated.processes import alone, end, environment, free_port, members, start
+from sase.federated.processes import alone, end, environment, free_port, members
 from sase.federated.server_app import FINISH, Silos
 from sase.federated.server_app import app as server_app
 from sase.federated.silo import Instruction, Reply
 from sase.federated.silo_process import FINISHED, run_silo
 from sase.federated.superlink import Fence
 from sase.federated.supernode import guarded, is_our_app
+from sase.processes import start
 from test_federated_rounds import dev_set, silos_dir, train_config  # noqa: F401  (fixtures)
 from test_training import assert_same
 
@@ -312,7 +313,8 @@ def test_a_silo_leaves_messages_of_other_apps_alone():
 
     @contextmanager
     def connect(address):
-        yield (5, "receive", "send", "get_run", lambda fab_hash, run_id: SimpleNamespace(content=b"other"), "pull", "push")
+        app = SimpleNamespace(content=b"other")
+        yield (5, "receive", "send", "get_run", lambda fab_hash, run_id: app, "pull", "push")
 
     with guarded(connect, "address") as (node_id, *_, get_fab, pull, push):
         assert (node_id, pull, push) == (5, "pull", "push")

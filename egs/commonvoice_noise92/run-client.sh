@@ -23,7 +23,7 @@ help_message="Usage: $0 --silo N --data_dir DIR --server HOST:PORT     one silo,
   --server HOST:PORT          where the server listens ($server)
   --certificates DIR          with ca.crt and silo.key, or with silo0/, silo1/ ... in it ($certificates)
   --insecure true|false       no encryption and no keys: for tests on one machine ($insecure)
-  --state_dir DIR             for the silo's own state and logs (DIR/../silo<N>.state beside its data)
+  --state_dir DIR             for the silo's own state and logs (state<N>, beside its data)
   --threads N                 CPU threads of a silo (all cores, shared by the silos that are here)
   --wait_s N                  patience with a server that is not there, in seconds ($wait_s)
   --ngpu N                    0: the processor, 1: a graphics card ($ngpu)

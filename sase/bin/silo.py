@@ -10,7 +10,7 @@ def main():
     parser.add_argument("--server", required=True, metavar="HOST:PORT", help="where the server listens")
     parser.add_argument("--certificates", help="folder with ca.crt and silo.key, or the one above it")
     parser.add_argument("--insecure", action="store_true", help="no encryption and no keys; for tests on one machine")
-    parser.add_argument("--state-dir", help="for its own state and logs (default: silo<N>.state beside the data)")
+    parser.add_argument("--state-dir", help="for its own state and logs (default: state<N> beside the data)")
     parser.add_argument("--device", default="cpu", help="where to train, cpu or cuda (%(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     parser.add_argument("--wait-s", type=float, default=600.0, help="patience with an absent server (%(default)s s)")
@@ -26,7 +26,7 @@ def main():
         raise InputError("needs --certificates DIR, of tools/make_certificates.sh, or else --insecure")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     data_dir = Path(args.data_dir)
-    state_dir = args.state_dir or data_dir.parent / f"silo{args.silo}.state"
+    state_dir = args.state_dir or data_dir.resolve().parent / f"state{args.silo}"
     run_silo(args.silo, data_dir, state_dir, args.server, args.certificates, args.device, args.threads, args.wait_s)
 
 

@@ -15,8 +15,9 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from sase.errors import InputError
 from sase.federated.app import complete, run_app, write_app
 from sase.federated.certificates import make_certificates
-from sase.federated.processes import alone, environment, start, wait_healthy
+from sase.federated.processes import alone, environment, wait_healthy
 from sase.federated.silo_process import SiloProcess
+from sase.processes import start
 
 log = logging.getLogger(__name__)
 _POLL_S = 0.5
@@ -60,7 +61,8 @@ def run(train_config, fed_config, silos_dir, dev_set, exp_dir, device, options):
             log.info("server on port %d; registered keys: %s", settings.port, ", ".join(registered))
         write_app(
             home, address, ca_file, train_config, fed_config, dev_set=str(Path(dev_set).resolve()),
-            exp_dir=str(exp_dir), device=device, simulated=False, order=None, server_threads=cores, connect_s=settings.connect_s, poll_s=_POLL_S,
+            exp_dir=str(exp_dir), device=device, simulated=False,
+            order=None, server_threads=cores, connect_s=settings.connect_s, poll_s=_POLL_S,
         )  # fmt: skip
         silos = []
         if local:
