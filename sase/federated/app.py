@@ -10,7 +10,7 @@ import sase
 from sase.atomic import write_text
 from sase.config import to_mapping
 from sase.errors import InputError
-from sase.federated.processes import last_line, start
+from sase.processes import last_line, start
 
 COMPONENTS = {"serverapp": "sase.federated.server_app:app", "clientapp": "sase.federated.client_app:app"}
 SCORES = "silo_scores.json"  # in the experiment folder: the best model on each silo's own test part

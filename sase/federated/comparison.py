@@ -6,39 +6,32 @@ the best round are the same in every row.
 """
 
 import json
-import logging
-import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 import yaml
 
-from sase import metrics
 from sase.atomic import write_text
 from sase.config import read_yaml
 from sase.datadir import read_data_dir, write_data_dir
 from sase.dataset import PairSet
 from sase.errors import InputError
+from sase.experiments import Grid, Unprocessed, score_set
 from sase.federated.config import load_federated_config
 from sase.federated.development import PairSubset
 from sase.federated.inproc import count_silos, exchange_with, local_silos
 from sase.federated.ledger import read_lines
-from sase.federated.processes import alone, environment, last_line, start
+from sase.federated.processes import alone, environment
 from sase.federated.server import Server, run_rounds
 from sase.federated.silo import Silo
 from sase.model import load_model, model_config
+from sase.processes import sase_command
 from sase.training.config import load_train_config
-from sase.training.loop import validate
 
 KINDS = ("federated", "alone", "central")
 MEASURES = ("SI_SDR", "PESQ_WB", "STOI")
-RESULT = "result.json"
-_LOOK_EVERY_S = 0.5
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,7 +80,7 @@ class Folders:
 
     def of(self, row, seed):
         """Return the folder of one row and seed."""
-        return self.out / "".join(c if c.isalnum() else "_" for c in row.lower()) / f"seed{seed}"
+        return Grid(self.out, (row,), (seed,)).folder(row, seed)
 
 
 def load_comparison(path):
@@ -127,9 +120,7 @@ def run_all(comparison, folders, only=None):
     Raises:
         InputError: rows that failed, by name and with the reason; silos that are too much alike.
     """
-    if unknown := sorted(set(only or ()) - set(comparison.rows)):
-        raise InputError(f"{comparison.path}: has no row {unknown[0]}; there are {', '.join(comparison.rows)}")
-    rows = [name for name in comparison.rows if only is None or name in only]
+    rows = _grid(comparison, folders).chosen(only)
     bounds = [name for name in rows if comparison.rows[name].kind != "federated"]
     with alone(folders.out.resolve()):
         pool_silos(folders)
@@ -171,17 +162,13 @@ def run_one(comparison, folders, name, seed):
             told.append(_told(folder, exp))
         result |= _of_parts(parts, row.kind) | {"trained": told}
     result["seconds_here"] = round(time.monotonic() - began, 1)
-    write_text(folder / RESULT, json.dumps(result, indent=1) + "\n")
+    _grid(comparison, folders).write(name, seed, result)
     return result
 
 
 def read_results(comparison, folders):
     """Return row to seed to what :func:`run_one` wrote, of those that are done."""
-    results = {}
-    for row in comparison.rows:
-        paths = {seed: folders.of(row, seed) / RESULT for seed in comparison.seeds}
-        results[row] = {seed: json.loads(path.read_text()) for seed, path in paths.items() if path.exists()}
-    return results
+    return _grid(comparison, folders).results()
 
 
 def gap(comparison, folders):
@@ -202,12 +189,8 @@ def unprocessed(comparison, folders):
     if path.exists() and (kept := json.loads(path.read_text()))["of"] == wanted:
         return kept["mean"]
     pairs = PairSet(folders.test_set, sample_rate)
-    rows = []
-    for utt in _test_utts(comparison, pairs):
-        index = torch.tensor([pairs.utts.index(utt)])
-        noisy, clean, _ = pairs.segments(index, torch.zeros_like(index), int(pairs.lengths[index]))
-        rows.append(metrics.evaluate(clean[0].numpy(), noisy[0].numpy(), sample_rate, MEASURES))
-    mean = _mean(rows)
+    chosen = PairSubset(pairs, utts=_test_utts(comparison, pairs))
+    mean = _mean(score_set(Unprocessed(), chosen, MEASURES).values())
     write_text(path, json.dumps({"of": wanted, "mean": mean}, indent=1) + "\n")
     return mean
 
@@ -224,32 +207,18 @@ def pool_silos(folders):
     write_data_dir(folders.out / "pooled" / "tr", *pooled)
 
 
+def _grid(comparison, folders):
+    return Grid(folders.out, tuple(comparison.rows), comparison.seeds)
+
+
 def _run_side_by_side(comparison, folders, tasks):
-    waiting = [(row, seed) for row, seed in tasks if not (folders.of(row, seed) / RESULT).exists()]
-    running, failed, total = {}, [], len(waiting)
-    env = environment(folders.out.resolve(), 1)
-    while waiting or running:
-        while waiting and len(running) < comparison.jobs:
-            row, seed = waiting.pop(0)
-            log.info("%s, seed %d begins (%d of %d)", row, seed, total - len(waiting), total)
-            words = ["--config", comparison.path, "--silos", folders.silos, "--dev-set", folders.dev_set, "--test-set",
-                     folders.test_set, "--out", folders.out, "--row", row, "--seed", seed]  # fmt: skip
-            process = start(_command(words), env, folders.of(row, seed) / "compare.log")
-            running[process] = row, seed, time.monotonic()
-        time.sleep(_LOOK_EVERY_S)
-        for process in [process for process in running if process.poll() is not None]:
-            row, seed, began = running.pop(process)
-            if process.returncode:
-                failed.append(f"{row}, seed {seed}: {last_line(folders.of(row, seed) / 'compare.log')}")
-                log.warning("%s", failed[-1])
-            else:
-                log.info("%s, seed %d is done, %.0f s", row, seed, time.monotonic() - began)
-    if failed:
-        raise InputError(f"{len(failed)} of {total} failed; {failed[0]}; the same command tries again")
+    places = ["--silos", folders.silos, "--dev-set", folders.dev_set, "--test-set", folders.test_set]
 
+    def command(row, seed):
+        which = ["--config", comparison.path, "--row", row, "--seed", seed]
+        return sase_command("compare", *which, *places, "--out", folders.out)
 
-def _command(words):
-    return [sys.executable, "-m", "sase.bin.main", "compare", *map(str, words)]
+    _grid(comparison, folders).run(tasks, command, comparison.jobs, environment(folders.out.resolve(), 1))
 
 
 def _write_configs(comparison, row, folder, seed, num_silos):
@@ -274,11 +243,7 @@ def _scores(comparison, folders, train, server, silos=()):
     pairs, model = PairSet(folders.test_set, train.model.sample_rate), load_model(server.exp_dir / "best.pt")
     utts = _test_utts(comparison, pairs)
     chosen = PairSubset(pairs, utts=utts)
-    _, signals = validate(model, chosen)
-    rows = {
-        utt: metrics.evaluate(clean, enhanced, train.model.sample_rate, MEASURES)
-        for utt, (clean, enhanced) in zip(chosen.utts, signals)
-    }
+    rows = score_set(model, chosen, MEASURES)
     parts = _test_parts(folders)
     result = {
         "common": _mean(rows.values()),

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from sase.atomic import atomic_path, write_text
+from sase.experiments import DECIMALS, spread, table_line
 from sase.federated.comparison import MEASURES, read_results
 from sase.federated.ledger import read_lines
 
-_DECIMALS = {"SI_SDR": 2, "PESQ_WB": 3, "STOI": 4}
 _HEADINGS = ["training", "SI_SDR (dB)", "PESQ_WB", "STOI", "worst silo's SI_SDR (dB)", "gap closed", "sent (MB)",
              "wall time (s)"]  # fmt: skip
 _LEAST_DB = 0.1  # a difference that anybody could care about
@@ -54,7 +54,7 @@ def verdicts(comparison, results):
     sentences = []
     if all(ends.values()):
         differences = _paired(ends["central"], ends["alone"], "SI_SDR")
-        sentences.append(f"Central training is {_spread(differences, 2)} dB above the mean silo alone.")
+        sentences.append(f"Central training is {spread(differences, 2)} dB above the mean silo alone.")
     federated = [row for row in results if comparison.rows[row].kind == "federated"]
     if not federated:
         return sentences
@@ -69,13 +69,13 @@ def verdicts(comparison, results):
         differences = _paired(results[row], results[reference], "SI_SDR")
         if len(differences) < 2:
             continue
-        mean, spread = np.mean(differences), statistics.stdev(differences)
+        mean, deviation = np.mean(differences), statistics.stdev(differences)
         word = "made no difference that the seeds do not make as well"
-        if abs(mean) > max(_LEAST_DB, spread):
+        if abs(mean) > max(_LEAST_DB, deviation):
             word = "helped" if mean > 0 else "did harm"
         worst = _paired(results[row], results[reference], None)
-        sentences.append(f"{row} {word}: {_spread(differences, 2, '+')} dB SI_SDR against {reference}, "
-                         f"{_spread(worst, 2, '+')} dB for the worst silo.")  # fmt: skip
+        sentences.append(f"{row} {word}: {spread(differences, 2, '+')} dB SI_SDR against {reference}, "
+                         f"{spread(worst, 2, '+')} dB for the worst silo.")  # fmt: skip
     return sentences
 
 
@@ -87,24 +87,26 @@ def _explained(comparison):
 
 def _table(comparison, results, noisy):
     ends = {kind: _kind(comparison, results, kind) for kind in ("alone", "central")}
-    lines = [_line(_HEADINGS), _line(["---"] * len(_HEADINGS))]
-    lines.append(_line(["unprocessed", *[f"{noisy[name]:.{_DECIMALS[name]}f}" for name in MEASURES], "", "", "", ""]))
+    lines = [table_line(_HEADINGS), table_line(["---"] * len(_HEADINGS))]
+    cells = [f"{noisy[name]:.{DECIMALS[name]}f}" for name in MEASURES]
+    lines.append(table_line(["unprocessed", *cells, "", "", "", ""]))
     for row, seeds in results.items():
         done = list(seeds.values())
         title = row if len(done) == len(comparison.seeds) else f"{row} ({len(done)} of {len(comparison.seeds)} seeds)"
-        cells = [_spread([result["common"][name] for result in done], _DECIMALS[name]) for name in MEASURES]
+        cells = [spread([result["common"][name] for result in done], DECIMALS[name]) for name in MEASURES]
         federated = comparison.rows[row].kind == "federated"
         closed = _closed(seeds, ends) if federated and all(ends.values()) else []
         sent = [sum(told["bytes_up"] + told["bytes_down"] for told in result["trained"]) / 1e6 for result in done]
         seconds = [sum(told["seconds"] for told in result["trained"]) for result in done]
-        lines.append(_line([title, *cells, _spread([worst(result) for result in done], 2),
-                            f"{np.mean(closed):.0%}" if closed else "", f"{np.mean(sent):.1f}" if federated else "",
-                            _spread(seconds, 0)]))  # fmt: skip
+        share, sent = f"{np.mean(closed):.0%}" if closed else "", f"{np.mean(sent):.1f}" if federated else ""
+        least = spread([worst(result) for result in done], 2)
+        lines.append(table_line([title, *cells, least, share, sent, spread(seconds, 0)]))
         if all("own" in result for result in done):
             own = [result["own"] for result in done]
-            cells = [_spread([_over_parts(parts, name) for parts in own], _DECIMALS[name]) for name in MEASURES]
+            cells = [spread([_over_parts(parts, name) for parts in own], DECIMALS[name]) for name in MEASURES]
             least = [min(part["SI_SDR"] for part in parts.values()) for parts in own]
-            lines.append(_line([f"{row}, each part with its silo's own norms", *cells, _spread(least, 2), "", "", ""]))
+            title = f"{row}, each part with its silo's own norms"
+            lines.append(table_line([title, *cells, spread(least, 2), "", "", ""]))
     return lines
 
 
@@ -138,15 +140,6 @@ def _closed(seeds, ends):
     low = np.mean([result["common"]["SI_SDR"] for result in ends["alone"].values()])
     high = np.mean([result["common"]["SI_SDR"] for result in ends["central"].values()])
     return [(result["common"]["SI_SDR"] - low) / (high - low) for result in seeds.values()]
-
-
-def _spread(values, decimals, sign=""):
-    text = f"{np.mean(values):{sign}.{decimals}f}"
-    return f"{text} ± {statistics.stdev(values):.{decimals}f}" if len(values) > 1 else text
-
-
-def _line(cells):
-    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def _histories(folders, row, seeds):

@@ -5,13 +5,10 @@ behind. So every process of a federation carries a mark in its environment, the 
 starts the same federation again, or ends it, finds them by it. Linux only, as the recipes are.
 """
 
-import ctypes
-import fcntl
 import os
 import signal
 import socket
 import ssl
-import subprocess
 import sys
 import time
 import urllib.error
@@ -21,10 +18,9 @@ from pathlib import Path
 
 import sase
 from sase.errors import InputError
+from sase.processes import follow_parent, held, last_line
 
 _MARK = "SASE_FEDERATION"
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
-_libc = ctypes.CDLL(None)
 
 
 def environment(home, threads):
@@ -54,23 +50,8 @@ def environment(home, threads):
     }
 
 
-def start(command, env, log_path):
-    """Start a process that dies with this one, its output appended to ``log_path``; return the ``Popen``."""
-    log_path.parent.mkdir(parents=True, exist_ok=True)
-    with open(log_path, "ab") as log:
-        return subprocess.Popen(
-            [str(word) for word in command], env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            preexec_fn=follow_parent,
-        )  # fmt: skip
-
-
-def follow_parent():
-    """Have this process killed when its parent ends: what :func:`start` runs in every child."""
-    _libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-
-
 def die_with_parent():
-    """Have this process, if it is one of a federation's, killed when its parent ends, as those of :func:`start` are.
+    """Have this process, if it is one of a federation's, killed when its parent ends.
 
     Flower's app processes call it themselves: their executor, when it ends, leaves them behind, to train on and to
     write where a new server writes already.
@@ -126,12 +107,7 @@ def alone(home):
     Raises:
         InputError: another process holds it.
     """
-    home.mkdir(parents=True, exist_ok=True)
-    with open(home / "lock", "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{home}: this federation is running already; wait for it or stop it first") from None
+    with held(home):
         try:
             end(home)
             with _ended_by_sigterm():
@@ -185,15 +161,6 @@ def wait_healthy(process, port, ca_file, log_path, timeout_s=120.0):
             time.sleep(0.1)
     what = "did not answer" if process.poll() is None else f"ended with status {process.poll()}"
     raise InputError(f"{log_path}: the superlink on port {port} {what}: {last_line(log_path)}")
-
-
-def last_line(path):
-    """Return the last line with something on it of a log, or nothing."""
-    try:
-        lines = path.read_text(errors="replace").splitlines()
-    except OSError:
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def _self_and_ancestors(parents):

@@ -11,7 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from sase.errors import InputError
-from sase.federated.processes import alone, environment, free_port, last_line, start
+from sase.federated.processes import alone, environment, free_port
+from sase.processes import last_line, start
 
 FINISHED = "finished"  # in a silo's state folder: the server has said that training is over
 _RESTART_S = 8.0

@@ -12,7 +12,7 @@ import flwr.superlink.main as superlink
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 
-from sase.federated.processes import follow_parent
+from sase.processes import follow_parent
 
 command = importlib.import_module("flwr.superlink.cli.flower_superlink")  # the package has a function of this name
 _FOR_SILOS = ("/v1/fleet/", "/health")

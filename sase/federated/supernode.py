@@ -23,7 +23,7 @@ from flwr.supercore.run import RunNotRunningException
 from flwr.supernode.cli import flower_supernode
 
 from sase.federated.app import COMPONENTS
-from sase.federated.processes import follow_parent
+from sase.processes import follow_parent
 
 _HEARTBEAT_S = 10  # Flower's 30 s would leave a dead silo unnoticed for a minute
 _FILES = {"pyproject.toml", ".info/CONTENT"}

@@ -1,0 +1,98 @@
+"""Rows × seeds as processes: side by side, resumable, one failure stopping nothing else."""
+
+import sys
+
+import pytest
+import torch
+
+from sase.dataset import PairSet
+from sase.errors import InputError
+from sase.experiments import Grid, Unprocessed, score_set, spread, table_line
+from sase.metrics import si_sdr
+from sase.processes import held, sase_command
+from test_dataset import dumped
+
+SCRIPT = """
+import json, pathlib, sys, time
+folder, fail = pathlib.Path(sys.argv[1]), sys.argv[2] == "fail"
+with open(folder.parent.parent / "order", "a") as file:
+    file.write(f"{folder.parent.name}/{folder.name}\\n")
+time.sleep(0.2)
+if fail:
+    sys.exit("sase: no luck")
+(folder / "result.json").write_text(json.dumps({"value": 1}))
+"""
+
+
+def command_of(grid, failing=()):
+    def command(row, seed):
+        return [sys.executable, "-c", SCRIPT, grid.folder(row, seed), "fail" if (row, seed) in failing else "go"]
+
+    return command
+
+
+def test_every_task_runs_once_and_what_is_done_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("sase.experiments._LOOK_EVERY_S", 0.02)
+    grid = Grid(tmp_path, ("one", "+ two"), (0, 1))
+    tasks = [(row, seed) for seed in grid.seeds for row in grid.rows]
+    with pytest.raises(InputError, match=r"1 of 4 failed; \+ two, seed 0: sase: no luck"):
+        grid.run(tasks, command_of(grid, [("+ two", 0)]), jobs=2)
+    assert {row: list(seeds) for row, seeds in grid.results().items()} == {"one": [0, 1], "+ two": [1]}
+    grid.run(tasks, command_of(grid), jobs=2)
+    order = (tmp_path / "order").read_text().split()
+    assert sorted(order) == sorted(["one/seed0", "two/seed0", "one/seed1", "two/seed1", "two/seed0"])
+    assert order[-1] == "two/seed0" and grid.result("+ two", 0) == {"value": 1}
+
+
+def test_jobs_run_side_by_side(tmp_path, monkeypatch):
+    monkeypatch.setattr("sase.experiments._LOOK_EVERY_S", 0.02)
+    grid, running, most = Grid(tmp_path, ("a", "b", "c"), (0,)), [], 0
+    command = command_of(grid)
+
+    def counted(row, seed):
+        nonlocal most
+        running.append((row, seed))
+        most = max(most, sum(grid.result(*task) is None for task in running))
+        return command(row, seed)
+
+    grid.run([(row, 0) for row in grid.rows], counted, jobs=2)
+    assert most == 2
+
+
+def test_names_and_files_that_are_wrong_are_told(tmp_path):
+    with pytest.raises(InputError, match=r"'\+ a' and 'A' would share"):
+        Grid(tmp_path, ("+ a", "A"), (0,))
+    grid = Grid(tmp_path, ("a", "b"), (0,))
+    assert grid.chosen(["b"]) == ["b"] and grid.chosen(None) == ["a", "b"]
+    with pytest.raises(InputError, match="no row c; there are a, b"):
+        grid.chosen(["a", "c"])
+    grid.write("a", 0, {"x": 1})
+    assert grid.results() == {"a": {0: {"x": 1}}, "b": {}}
+    (grid.folder("a", 0) / "result.json").write_text("{")
+    with pytest.raises(InputError, match="is no JSON"):
+        grid.results()
+
+
+def test_a_folder_is_held_by_one_process(tmp_path):
+    with held(tmp_path / "out"):
+        with pytest.raises(InputError, match="running already"):
+            with held(tmp_path / "out"):
+                pass
+    with held(tmp_path / "out"):
+        pass
+    assert sase_command("info", 3)[1:] == ["-m", "sase.bin.main", "info", "3"]
+
+
+def test_the_noisy_input_is_scored_as_it_is(tmp_path):
+    pairs = PairSet(dumped(tmp_path, [9000, 16000], seed=1))
+    scores = score_set(Unprocessed(), pairs, ("SI_SDR",))
+    assert list(scores) == pairs.utts
+    for index, utt in enumerate(pairs.utts):
+        where = torch.tensor([index]), torch.zeros(1, dtype=torch.long), int(pairs.lengths[index])
+        noisy, clean, _ = pairs.segments(*where)
+        assert scores[utt]["SI_SDR"] == pytest.approx(si_sdr(clean[0].numpy(), noisy[0].numpy()), abs=1e-4)
+
+
+def test_text_of_tables():
+    assert spread([1.0, 2.0, 3.0], 2) == "2.00 ± 1.00" and spread([0.5], 1, "+") == "+0.5"
+    assert table_line(["a", 1]) == "| a | 1 |"
