@@ -1,0 +1,290 @@
+"""Which idea earns its cost: networks and losses one by one, all else equal, over seeds; resumable run by run."""
+
+import logging
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sase.atomic import write_text
+from sase.benchmarks import bench_enhance
+from sase.config import from_mapping, read_yaml, to_mapping, to_yaml
+from sase.datadir import read_data_dir
+from sase.dataset import PairSet
+from sase.errors import InputError
+from sase.experiments import Grid, Unprocessed, score_set
+from sase.losses import build_loss
+from sase.model import build_model, load_model, model_config
+from sase.processes import held, sase_command
+from sase.profiling import count_parameters, macs_per_s
+from sase.scoring import labels_of
+from sase.training.checkpoint import first_difference
+from sase.training.config import TrainConfig, load_train_config
+from sase.training.distributed import join_workers
+from sase.training.trainer import Trainer
+
+UNPROCESSED = "unprocessed"
+_SECTIONS = ("model", "data", "train")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one row changes in the common config, and what it is compared with.
+
+    Attributes:
+        against: the row that differences are taken from; None for a row that is only compared with.
+        table: under which heading it stands.
+        model, data, train: keys that replace those of the config's sections.
+        loss: replaces the config's whole section; None keeps it.
+    """
+
+    against: str | None = None
+    table: str = "network"
+    model: dict = field(default_factory=dict)
+    data: dict = field(default_factory=dict)
+    train: dict = field(default_factory=dict)
+    loss: dict | None = None
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What one YAML file says.
+
+    Attributes:
+        path: of the file.
+        rows: name to :class:`Row`, in the order of the tables.
+        config: the training config as a mapping, as conf/train_*.yaml has it.
+        seeds: of every row.
+        jobs: trainings at the same time, each on one thread.
+        macs_as: a preset; every network must cost as many multiplications a second as it does; None: any cost will do.
+        macs_tolerance: by which share it may miss them.
+        hours: how much training sound a run must see (±5 %); 0 for any.
+    """
+
+    path: Path
+    rows: dict[str, Row]
+    config: dict
+    seeds: tuple[int, ...] = (0, 1, 2)
+    jobs: int = 2
+    macs_as: str | None = None
+    macs_tolerance: float = 0.05
+    hours: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Dump directories: to train on, to choose the best epoch by, and of the test; the last two are scored."""
+
+    train: Path
+    dev: Path
+    test: Path
+
+    @property
+    def scored(self):
+        """Name to dump directory of what is scored."""
+        return {"test": self.test, "development": self.dev}
+
+
+def load_ablation(path):
+    """Return the :class:`Ablation` of a YAML file.
+
+    Raises:
+        InputError: an unknown key, no rows, or a row against one that is not there.
+    """
+    mapping = read_yaml(path)
+    known = sorted(set(Ablation.__dataclass_fields__) - {"path"})
+    if unknown := sorted(set(mapping) - set(known)):
+        raise InputError(f"{path}: unknown key {unknown[0]}; known here: {', '.join(known)}")
+    rows = mapping.pop("rows", None)
+    if not rows or not isinstance(rows, dict) or not isinstance(mapping.get("config"), dict):
+        raise InputError(f"{path}: needs 'config:' (as conf/train_*.yaml) and 'rows:'")
+    rows = {str(name): _row(path, name, values or {}) for name, values in rows.items()}
+    for name, row in rows.items():
+        if row.against is not None and row.against not in rows:
+            raise InputError(f"{path}: row {name} is against {row.against}, which is no row")
+    mapping["seeds"] = tuple(mapping.get("seeds", Ablation.seeds))
+    return Ablation(Path(path), rows, **mapping)
+
+
+def grid(ablation, out):
+    """Return the :class:`~sase.experiments.Grid` of an ablation in a folder."""
+    return Grid(Path(out), tuple(ablation.rows), ablation.seeds)
+
+
+def train_config(ablation, row, seed):
+    """Return what a row is trained with, a :class:`~sase.training.config.TrainConfig`.
+
+    Raises:
+        InputError: an unknown key, preset or objective.
+    """
+    change, config = ablation.rows[row], dict(ablation.config)
+    for name in _SECTIONS:
+        config[name] = {**config.get(name, {}), **getattr(change, name)}
+    if change.loss is not None:
+        config["loss"] = dict(change.loss)
+    try:
+        model = to_mapping(model_config(config["model"]))
+        train = from_mapping(TrainConfig, {**config, "model": model, "seed": seed})
+        build_loss(train.loss)
+        return train
+    except InputError as error:
+        raise InputError(f"{ablation.path}: row {row}: {error}") from None
+
+
+def check(ablation, configs):
+    """Return what the network of each row costs against the preset that all must cost as much as: row to ratio.
+
+    Args:
+        ablation: an :class:`Ablation`.
+        configs: row to :class:`~sase.training.config.TrainConfig`.
+
+    Raises:
+        InputError: a row whose network costs, or whose training sees, another amount than the file says.
+    """
+    known, ratios = {}, {}
+
+    def cost(model):
+        known[model] = known.get(model) or macs_per_s(build_model(model))
+        return known[model]
+
+    for row, config in configs.items():
+        if ablation.macs_as:
+            ratios[row] = ratio = cost(config.model) / cost(model_config({"preset": ablation.macs_as}))
+            if abs(ratio - 1.0) > ablation.macs_tolerance:
+                raise InputError(
+                    f"{ablation.path}: row {row} costs {ratio:.3f} times what {ablation.macs_as} does, more than "
+                    f"±{ablation.macs_tolerance:g} off; change its channels or recurrent"
+                )
+        hours = hours_of(config)
+        if ablation.hours and abs(hours / ablation.hours - 1.0) > 0.05:
+            raise InputError(
+                f"{ablation.path}: row {row} is trained on {hours:.2f} h of sound, not {ablation.hours:g}; "
+                "set train.epochs and train.steps_per_epoch"
+            )
+    return ratios
+
+
+def hours_of(config):
+    """Return how many hours of sound a training sees; 0 where that depends on the set (``steps_per_epoch: 0``)."""
+    return config.train.epochs * config.train.steps_per_epoch * config.data.batch_size * config.data.segment_s / 3600.0
+
+
+def run_all(ablation, sets, out, only=None, ngpu=0):
+    """Run every row and seed that has no result yet; what was begun goes on from its checkpoint.
+
+    Args:
+        ablation: an :class:`Ablation`.
+        sets: :class:`Sets`.
+        out: the folder of everything.
+        only: names of rows; all when None.
+        ngpu: 1 to train on a GPU.
+
+    Raises:
+        InputError: a row of another cost than the others, results of another config, or runs that failed.
+    """
+    plan = grid(ablation, out)
+    rows = plan.chosen(only)
+    with held(plan.out):
+        check(ablation, {row: train_config(ablation, row, 0) for row in rows})
+        results(ablation, sets, out)
+        unprocessed(ablation, sets, out)
+
+        def command(row, seed):
+            places = ["--train-set", sets.train, "--dev-set", sets.dev, "--test-set", sets.test, "--out", out]
+            which = ["--config", ablation.path, "--row", row, "--seed", seed, "--ngpu", ngpu]
+            return sase_command("ablation", *which, *places)
+
+        plan.run([(row, seed) for seed in ablation.seeds for row in rows], command, ablation.jobs)
+
+
+def run_one(ablation, sets, out, row, seed, ngpu=0):
+    """Train one row with one seed, score it, measure its cost, and write its result; return that.
+
+    Args: as :func:`run_all`; ``row`` and ``seed`` say which.
+    """
+    plan, workers = grid(ablation, out), join_workers(use_gpu=ngpu > 0)
+    (row,) = plan.chosen([row])
+    folder = plan.folder(row, seed)
+    write_text(folder / "train.yaml", to_yaml(train_config(ablation, row, seed)))  # 'sase train' takes it as well
+    config, began = load_train_config(folder / "train.yaml"), time.monotonic()
+    history = Trainer(config, sets.train, sets.dev, folder, workers).run()
+    trained, rate = time.monotonic(), config.model.sample_rate
+    model = load_model(folder / "best.pt", workers.device)
+    scores = {name: _scores(model, PairSet(path, rate, workers.device)) for name, path in sets.scored.items()}
+    scored = time.monotonic()
+    (speed,) = bench_enhance({row: model.cpu()}, [4.0])
+    result = {
+        "row": row, "seed": seed, "config": to_mapping(config), "sets": _names(sets), "scores": scores,
+        "parameters": count_parameters(model), "macs_per_s": macs_per_s(model),
+        "rtf": {"best": speed["RTF best"], "processor": speed["RTF processor"]},
+        "best_epoch": max(entry["epoch"] for entry in history if entry["best"]), "epochs": len(history),
+        "seconds_here": {"training": round(trained - began, 1), "scoring": round(scored - trained, 1)},
+    }  # fmt: skip
+    plan.write(row, seed, result)
+    return result
+
+
+def results(ablation, sets, out):
+    """Return row to seed to result of what is done, scores with NaN where a measure is undefined.
+
+    Raises:
+        InputError: a result that was made with another config or other sets than the file and the command now say.
+    """
+    plan, found = grid(ablation, out), grid(ablation, out).results()
+    for row, seeds in found.items():
+        for seed, result in seeds.items():
+            folder = plan.folder(row, seed)
+            config = to_mapping(train_config(ablation, row, seed))
+            old = {"config": result["config"], "sets": result["sets"]}
+            if difference := first_difference(old, {"config": config, "sets": _names(sets)}):
+                raise InputError(f"{folder}: was made otherwise ({difference}); delete it, or use another --out")
+            result["scores"] = _with_nan(result["scores"])
+    return found
+
+
+def unprocessed(ablation, sets, out):
+    """Return {set: {utt: {measure: value}}} of the noisy input; kept in a folder as a row's are."""
+    plan = Grid(Path(out), (UNPROCESSED,), (0,))
+    kept = plan.result(UNPROCESSED, 0)
+    if kept is None or kept["sets"] != _names(sets):
+        rate = model_config(ablation.config["model"]).sample_rate
+        scores = {name: _scores(Unprocessed(), PairSet(path, rate)) for name, path in sets.scored.items()}
+        kept = {"sets": _names(sets), "scores": scores}
+        plan.write(UNPROCESSED, 0, kept)
+    return _with_nan(kept["scores"])
+
+
+def labels(sets):
+    """Return {set: labels of :func:`sase.scoring.labels_of`} of the sets that are scored."""
+    return {name: labels_of(read_data_dir(path)) for name, path in sets.scored.items()}
+
+
+def _row(path, name, values):
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: row {name} must be a section, not {values!r}")
+    plain = {key: value for key, value in values.items() if key in ("against", "table")}
+    rest = {key: value for key, value in values.items() if key not in plain}
+    if unknown := sorted(set(rest) - set(Row.__dataclass_fields__)):
+        raise InputError(f"{path}: row {name}: unknown key {unknown[0]}; known: {', '.join(Row.__dataclass_fields__)}")
+    for key, value in rest.items():
+        if not isinstance(value, dict):
+            raise InputError(f"{path}: row {name}: {key} must be a section, not {value!r}")
+    return Row(**{key: None if value is None else str(value) for key, value in plain.items()}, **rest)
+
+
+def _scores(model, pairs):
+    scores = score_set(model, pairs)  # JSON has no NaN
+    return {utt: {k: None if math.isnan(v) else v for k, v in row.items()} for utt, row in scores.items()}
+
+
+def _with_nan(scores):
+    return {
+        name: {utt: {k: math.nan if v is None else v for k, v in row.items()} for utt, row in table.items()}
+        for name, table in scores.items()
+    }
+
+
+def _names(sets):
+    return {name: str(getattr(sets, name)) for name in Sets.__dataclass_fields__}

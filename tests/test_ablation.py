@@ -1,0 +1,224 @@
+"""Ablations: their settings, equal costs, results that cannot be mixed up, the page, and the command end to end."""
+
+import json
+import math
+import subprocess
+
+import pytest
+import torch
+import yaml
+
+from sase import ablation
+from sase.ablation import Sets, check, hours_of, load_ablation, train_config
+from sase.ablation_page import page, summarise, verdicts
+from sase.datadir import write_table
+from sase.errors import InputError
+from sase.experiments import MEASURES
+from sase.losses import build_loss
+from sase.processes import sase_command
+from test_dataset import dumped
+
+
+def settings(**more):
+    return {
+        "seeds": [0, 1],
+        "config": {
+            "model": {"preset": "mini", "recurrent": 4, "bands": 8},
+            "data": {"batch_size": 2, "segment_s": 0.3},
+            "loss": {"sdr": 1.0},
+            "train": {"epochs": 2, "steps_per_epoch": 2, "warmup_steps": 2, "ema_decay": 0.0},
+        },
+        "rows": {
+            "all": {},
+            "softmax": {"against": "all", "model": {"attention": "softmax", "attention_memory_s": 0.5}},
+            "mse": {"against": "all", "table": "loss", "loss": {"mse": 100.0}},
+        },
+        **more,
+    }
+
+
+def written(path, **more):
+    path.write_text(yaml.safe_dump(settings(**more), sort_keys=False))
+    return load_ablation(path)
+
+
+@pytest.fixture
+def plan(tmp_path):
+    return written(tmp_path / "ablation.yaml")
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    from conftest import ROOT
+
+    return load_ablation(ROOT / "egs/voicebank_demand/conf/ablation.yaml")
+
+
+def test_every_row_of_the_recipe_costs_the_same_and_hears_as_much(recipe):
+    configs = {row: train_config(recipe, row, 0) for row in recipe.rows}
+    ratios = check(recipe, configs)
+    assert ratios.keys() == configs.keys() and all(abs(ratio - 1) <= 0.05 for ratio in ratios.values()), ratios
+    assert ratios["all three"] == 1.0 and len({config.model for config in configs.values()}) == 8
+    assert recipe.macs_as == "tiny" and recipe.macs_tolerance <= 0.05
+    assert {hours_of(config) for config in configs.values()} == {10.0} and len(recipe.seeds) == 3
+
+
+def test_the_rows_of_the_recipe_are_what_their_names_say(recipe):
+    def model(row):
+        return train_config(recipe, row, 0).model
+
+    parts = {row: (model(row).gates, model(row).time_attention, model(row).frequency_attention) for row in recipe.rows}
+    assert parts["none"] == (False, False, False) and parts["all three"] == (True, True, True)
+    assert [parts[f"+ {name}"].index(True) for name in ("TF-GA", "SA-GOEA", "SA-GUEA")] == [0, 1, 2]
+    assert all(sum(parts[f"+ {name}"]) == 1 for name in ("TF-GA", "SA-GOEA", "SA-GUEA"))
+    changed = {row: recipe.rows[row].model for row in recipe.rows if recipe.rows[row].against == "all three"}
+    assert changed["fixed sigmoids"] == {"learned_sigmoids": False}
+    assert changed["identity for Ω"] == {"omega": "identity"}
+    assert model("softmax attention").attention == "softmax" and parts["softmax attention"] == (True, True, True)
+    losses = {row: train_config(recipe, row, 0) for row in recipe.rows if recipe.rows[row].table == "loss"}
+    assert {config.model for config in losses.values()} == {model("all three")}
+    assert len(losses) == 6 and sum("pmsqe" in config.loss for config in losses.values()) == 3
+
+
+def test_no_loss_of_the_recipe_is_blind_to_the_level(recipe):
+    generator = torch.Generator().manual_seed(0)
+    clean = 0.1 * torch.randn(3, 16000, generator=generator) * torch.linspace(0, 1, 16000)
+    noisy = clean + 0.01 * torch.randn(clean.shape, generator=generator)
+    for row in recipe.rows:
+        loss = build_loss(train_config(recipe, row, 0).loss)
+        assert loss(noisy, clean)[0] + 0.01 < min(loss(noisy * gain, clean)[0] for gain in (0.2, 5.0)), row
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"rowz": {}}, "unknown key rowz"),
+        ({"rows": {}}, "needs 'config:'"),
+        ({"rows": {"a": {"modle": {}}}}, "row a: unknown key modle"),
+        ({"rows": {"a": {"model": 3}}}, "row a: model must be a section"),
+        ({"rows": {"a": 3}}, "row a must be a section"),
+        ({"rows": {"a": {"against": "b"}}}, "row a is against b, which is no row"),
+    ],
+)
+def test_bad_settings_are_refused(tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
+        written(tmp_path / "a.yaml", **change)
+
+
+def test_rows_change_only_what_they_name_and_bad_ones_are_told_with_their_names(plan, tmp_path):
+    base, other = train_config(plan, "all", 3), train_config(plan, "softmax", 3)
+    assert base.seed == 3 and other.model.attention == "softmax" and other.model.recurrent == 4
+    assert (base.data, base.train, base.loss) == (other.data, other.train, other.loss)
+    assert train_config(plan, "mse", 3).loss == {"mse": 100.0}
+    for change, message in ({"model": {"gatez": True}}, "row x: .*gatez"), ({"loss": {"none": 1}}, "row x: .*'none'"):
+        with pytest.raises(InputError, match=message):
+            train_config(written(tmp_path / "b.yaml", rows={"x": change}), "x", 0)
+
+
+def test_unequal_costs_and_hours_are_refused(tmp_path):
+    plan = written(tmp_path / "c.yaml", macs_as="mini")
+    with pytest.raises(InputError, match="row all costs 0.* times what mini does, more than ±0.05 off"):
+        check(plan, {"all": train_config(plan, "all", 0)})
+    plan = written(tmp_path / "d.yaml", hours=1.0)
+    with pytest.raises(InputError, match="is trained on 0.00 h of sound, not 1"):
+        check(plan, {"all": train_config(plan, "all", 0)})
+
+
+def made_up(values, gain=0.0, undefined=()):
+    """A result whose scores of utterance i with seed s are ``values[s] + i + gain``."""
+    def scores(seed):
+        return {
+            f"u{i}": {m: math.nan if f"u{i}" in undefined else values[seed] + i + gain for m in MEASURES}
+            for i in range(6)
+        }  # fmt: skip
+
+    return {
+        seed: {
+            "parameters": 1234, "macs_per_s": 5_000_000, "rtf": {"best": 0.01}, "seconds_here": {"training": 120.0},
+            "scores": {"test": scores(seed), "development": scores(seed)},
+        }
+        for seed in range(len(values))
+    }  # fmt: skip
+
+
+def test_the_page_tells_differences_by_noise_and_snr(plan, tmp_path):
+    done = {"all": made_up([1.0, 3.0]), "softmax": made_up([1.0, 3.0], 0.25, ["u5"]), "mse": made_up([2.0], -1.0)}
+    noisy = {name: made_up([0.0])[0]["scores"][name] for name in ("test", "development")}
+    labels = {"noise": {f"u{i}": "rain" if i < 2 else "bus" for i in range(6)}, "snr": {f"u{i}": 0.0 for i in range(6)}}
+    summary = summarise(plan, done, noisy, {"test": labels, "development": {}})
+    row = summary["rows"]["softmax"]
+    told = row["differences"]["test"]["all"]["PESQ_WB"]
+    assert told["mean"] == pytest.approx(0.25) and told["interval"] == pytest.approx([0.25, 0.25])
+    assert (told["sign"], told["utterances"], told["deviation"]) == (1, 5, 0.0)
+    assert set(row["differences"]["test"]) == {"all", "noise"}  # one SNR is no break-down
+    assert row["differences"]["test"]["noise"]["rain"]["SI_SDR"]["utterances"] == 2
+    assert row["means"]["test"]["STOI"] == pytest.approx([1 + 2 + 0.25, 3 + 2 + 0.25])
+    assert summary["rows"]["mse"]["seeds"] == [0] and summary["unprocessed"]["test"]["STOI"] == 2.5
+    lines = page(plan, summary)
+    assert "| all | 4.500 ± 1.414 | 4.5000 ± 1.4142 | 4.50 ± 1.41 | 1.23 k | 5.00 M | 0.0100 | 2.0 |" in lines
+    assert "| softmax − all | +0.250 ± 0.000 [+0.250, +0.250] | +0.2500 ± 0.0000 [+0.2500, +0.2500] | " \
+           "+0.25 ± 0.00 [+0.25, +0.25] |" in lines  # fmt: skip
+    assert "| | bus | rain |" in [line.replace("|  |", "| |") for line in lines]
+    assert any(line.startswith("| mse (1 of 2 seeds) |") for line in lines)
+    better, worse = verdicts(summary["rows"])
+    assert better.startswith("**softmax** against all: PESQ_WB better, +0.250") and "PESQ_WB no reliable" in worse
+
+
+def test_many_snrs_are_told_in_steps(plan):
+    from sase.ablation_page import _kinds
+
+    noises = {f"u{i}": f"n{i}" for i in range(40)}
+    kinds = _kinds({"snr": {f"u{i}": -4.9 + 0.5 * i for i in range(40)}, "noise": noises})
+    assert list(kinds) == ["snr"] and list(kinds["snr"]) == ["-5", "0", "5", "10"]
+    assert sum(map(len, kinds["snr"].values())) == 40 and "u0" in kinds["snr"]["-5"] and "u10" in kinds["snr"]["0"]
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets")
+    made = [dumped(folder / name, sizes, seed=i) for i, (name, sizes) in enumerate(
+        {"train": [16000, 12000], "dev": [9000, 11000], "test": [12000, 8000, 10000]}.items())]  # fmt: skip
+    utts = [line.split()[0] for line in (made[2] / "wav.scp").read_text().splitlines()]
+    write_table(made[2] / "utt2noise", dict(zip(utts, ("rain", "bus", "rain"))))
+    return Sets(*made)
+
+
+def test_a_row_is_trained_scored_and_kept_and_results_of_another_config_are_refused(plan, sets, tmp_path):
+    torch.set_num_threads(1)
+    result = ablation.run_one(plan, sets, tmp_path / "out", "softmax", 1)
+    assert result["config"]["model"]["attention"] == "softmax" and result["config"]["seed"] == 1
+    assert len(result["scores"]["test"]) == 3 and len(result["scores"]["development"]) == 2
+    assert set(next(iter(result["scores"]["test"].values()))) == {"PESQ_WB", "STOI", "SI_SDR"}
+    assert result["epochs"] == 2 and result["best_epoch"] in (1, 2) and result["rtf"]["best"] > 0
+    found = ablation.results(plan, sets, tmp_path / "out")
+    assert list(found["softmax"]) == [1] and not found["all"]
+    before = (tmp_path / "out/softmax/seed1/best.pt").stat().st_mtime_ns
+    assert ablation.run_one(plan, sets, tmp_path / "out", "softmax", 1)["scores"] == result["scores"]
+    assert (tmp_path / "out/softmax/seed1/best.pt").stat().st_mtime_ns == before  # nothing was trained again
+    other = settings()
+    other["config"]["train"]["epochs"] = 3
+    with pytest.raises(InputError, match="made otherwise .*train.epochs is 3, was 2"):
+        ablation.results(written(tmp_path / "e.yaml", config=other["config"]), sets, tmp_path / "out")
+    with pytest.raises(InputError, match="made otherwise .*sets.test is"):
+        ablation.results(plan, Sets(sets.train, sets.dev, sets.dev), tmp_path / "out")
+
+
+@pytest.mark.recipe
+def test_the_command_runs_all_rows_and_goes_on(plan, sets, tmp_path):
+    def command(*more):
+        words = ["--config", plan.path, "--train-set", sets.train, "--dev-set", sets.dev, "--test-set", sets.test,
+                 "--out", tmp_path / "out", *more]  # fmt: skip
+        return subprocess.run(sase_command("ablation", *words), capture_output=True, text=True, timeout=500)
+
+    done = command("--row", "all")
+    assert done.returncode == 0, done.stderr
+    assert "2 of 6 trainings are in it" in done.stdout
+    before = (tmp_path / "out/all/seed1/result.json").stat().st_mtime_ns
+    done = command()
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/all/seed1/result.json").stat().st_mtime_ns == before
+    text, summary = (tmp_path / "out/RESULTS.md").read_text(), json.loads((tmp_path / "out/summary.json").read_text())
+    assert "| softmax − all |" in text and "## loss" in text and "differences by noise:" in text
+    assert list(summary["rows"]) == ["all", "softmax", "mse"] and summary["rows"]["mse"]["seeds"] == [0, 1]
+    assert "no row nothing" in command("--row", "nothing").stderr
+    assert command("--seed", "0").returncode == 2
