@@ -1,0 +1,139 @@
+"""What a network does with one sound: gates, attention and mask, collected by hooks while it runs as ever."""
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+
+from sase.nn.attention import SAGOEA, SAGUEA, OverFrequency, OverTime
+from sase.nn.gates import TFGA
+from sase.nn.softmax_attention import SoftmaxOverTime
+
+_SILENT_DB = -120.0  # re the loudest bin: of what is quieter, nobody needs the mask
+_POINTS = 200  # of a curve
+_RANGES = {SAGOEA: (-4.0, 4.0), SAGUEA: (0.0, 2.5)}  # of their inputs: projections, and sizes of those
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What one TF-GA multiplied by: ``frequency`` (freq, frames), or (freq, 1) offline, and ``time`` (frames,)."""
+
+    frequency: torch.Tensor
+    time: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Sigmoids:
+    """The functions φ of one attention: ``output`` (features, points) over ``input`` (points,)."""
+
+    input: torch.Tensor
+    output: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What :func:`inspect_model` collected; names are those of the layers in the network.
+
+    Attributes:
+        sample_rate, frames_per_s: of the network.
+        noisy: magnitude of the input's spectrum, (freq, frames), from the DC bin on.
+        mask: what each bin was multiplied by, (freq, frames); NaN where the input is as good as silent.
+        gates: name to :class:`Gates`.
+        memory_s: name to how far each head of an attention over time looks back, (heads,), in seconds: where λ has
+            forgotten all but 1/e, or where the softmax ends; infinite offline.
+        sigmoids: name to :class:`Sigmoids`; softmax has none.
+        weights: name to how much each frequency position looks at each other, (freq, freq), the mean over frames.
+    """
+
+    sample_rate: int
+    frames_per_s: float
+    noisy: torch.Tensor
+    mask: torch.Tensor
+    gates: dict = field(default_factory=dict)
+    memory_s: dict = field(default_factory=dict)
+    sigmoids: dict = field(default_factory=dict)
+    weights: dict = field(default_factory=dict)
+
+
+@torch.no_grad()
+def inspect_model(model, wav):
+    """Return an :class:`Inspection` of one sound; the network is left as it was.
+
+    Args:
+        model: a :class:`sase.model.SASE`.
+        wav: float (time,), time ≥ 1, at the network's rate; it is taken in one pass.
+    """
+    if wav.dim() != 1 or not len(wav):
+        raise ValueError(f"inspect_model needs (time ≥ 1,), got {tuple(wav.shape)}")
+    stft, config = model.stft, model.config
+    frames = stft.num_frames(len(wav))
+    spec = stft(F.pad(wav[None], (stft.context, frames * stft.hop - len(wav))))
+    gates, weights = {}, {}
+    with _evaluated(model), _hooks(model.network, gates, weights):
+        enhanced = model.enhance_spec(spec)
+    noisy, size = spec[0].abs(), enhanced[0].abs()
+    heard = noisy > noisy.max() * 10 ** (_SILENT_DB / 20.0)
+    layers = dict(model.network.named_modules())
+    return Inspection(
+        config.sample_rate, config.frames_per_s, noisy, torch.where(heard, size / noisy, torch.nan), gates,
+        {name: _memory_s(layer, config) for name, layer in layers.items() if isinstance(layer, OverTime)},
+        {name: _sigmoids(layer) for name, layer in layers.items() if isinstance(layer, (SAGOEA, SAGUEA))}, weights,
+    )  # fmt: skip
+
+
+@contextmanager
+def _evaluated(model):
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
+def _hooks(network, gates, weights):
+    """While this is entered, fill ``gates`` and ``weights`` from what the layers are given."""
+
+    def gate_hook(name):
+        def hook(layer, arguments, output):
+            # Without the state of a stream, so that nothing is changed by looking.
+            frequency, time = layer.gates(arguments[0], None, arguments[2])
+            gates[name] = Gates(frequency[0, 0], time[0, 0, 0])
+
+        return hook
+
+    def weight_hook(name):
+        def hook(layer, arguments, output):
+            weights[name] = layer.weights(arguments[0]).flatten(0, -3).mean(0)
+
+        return hook
+
+    handles = []
+    for name, layer in network.named_modules():
+        if isinstance(layer, TFGA):
+            handles.append(layer.register_forward_hook(gate_hook(name.removesuffix(".gate"))))
+        elif isinstance(layer, OverFrequency):
+            handles.append(layer.register_forward_hook(weight_hook(name)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _memory_s(layer, config):
+    if not layer.causal:
+        return torch.full((layer.heads,), torch.inf)
+    if isinstance(layer, SoftmaxOverTime):
+        return torch.full((layer.heads,), (layer.past + 1) / config.frames_per_s)
+    return layer.log_memory.exp() / config.frames_per_s  # = -1 / ln λ frames
+
+
+def _sigmoids(layer):
+    x = torch.linspace(*_RANGES[type(layer)], _POINTS, device=layer.alpha.device)
+    alpha, beta = (value.reshape(-1, 1) for value in (layer.alpha, layer.beta))
+    if isinstance(layer, SAGUEA):
+        return Sigmoids(x, beta.abs() * torch.sigmoid(alpha * (x - layer.centre.reshape(-1, 1))))
+    return Sigmoids(x, beta * torch.sigmoid(alpha * x))
