@@ -37,7 +37,7 @@ class ModelConfig:
         norm: ``batch`` (complex batch norm) or ``layer`` (per frame).
         gates, time_attention, frequency_attention: the paper's TF-GA, SA-GOEA and SA-GUEA, each on or off.
         attention: ``sigmoid`` (the paper's), or ``softmax`` of the same width in both places, to compare with.
-        learned_sigmoids: whether the sigmoids' slopes, heights and centres (α, β, c) are learned, or stay as they begin.
+        learned_sigmoids: whether the sigmoids' slopes, heights and centres (α, β, c) are learned or stay as they begin.
         omega: ``random`` features (orthogonal, unitary), or the ``identity``.
         attention_memory_s: what attention over time remembers: a first value, in SA-GOEA; the softmax's limit.
         mask: a key of ``MASKS``.

@@ -127,7 +127,7 @@ def causal_linear_attention(query, key, value, decay, memory=None):
         query, key: (batch, heads, time, e), float32.
         value: (batch, heads, time, d)
         decay: λ, (heads,)
-        memory: ``S = Σ_s λ^(−1−s) k_s v_sᵀ`` of the frames s < 0 before, (batch, heads, e, d); None where there are none.
+        memory: ``S = Σ_s λ^(−1−s) k_s v_sᵀ`` of the frames s < 0, (batch, heads, e, d); None where there are none.
 
     Returns:
         y (batch, heads, time, d) and the memory after the last frame.
@@ -171,7 +171,7 @@ class OverFrequency(nn.Module):
         return torch.complex(self.qkv_real, self.qkv_imag)
 
     def mapped(self, z, maps):
-        """Return what stacked square ``maps`` (n · e, e) make of the normalised ``z`` (..., freq, 2 · e): (..., n · 2 · e)."""
+        """Return what stacked ``maps`` (n · e, e) make of normalised ``z`` (..., freq, 2 · e): (..., n · 2 · e)."""
         scale = torch.rsqrt(2.0 * z.square().mean(-1, keepdim=True) + 1e-8)  # 1 / rms over channels of |z|
         return (z * self.gain.repeat(1, 2) * scale) @ _block(maps).T
 
@@ -237,7 +237,7 @@ class SAGUEA(OverFrequency):
         return self.masked(z, total / (normaliser + _EPS))
 
     def weights(self, z):
-        """Return how much each frequency looks at each other one, (..., freq, freq), rows of sum 1; ``z`` as for forward."""
+        """Return how much each frequency looks at each other one, (..., freq, freq), rows of sum 1."""
         query, key, _ = self.queries_keys_values(z)
         scores = query @ key.transpose(-1, -2)
         return scores / (scores.sum(-1, keepdim=True) + _EPS)

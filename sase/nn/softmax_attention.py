@@ -1,4 +1,4 @@
-"""Plain softmax attention over time and over frequency, in the places of SA-GOEA and SA-GUEA: what they are measured against."""
+"""Plain softmax attention over time and frequency, in the places of SA-GOEA and SA-GUEA: what to compare them with."""
 
 import math
 
@@ -11,8 +11,8 @@ from sase.nn.streaming import prepend_past
 class SoftmaxOverTime(OverTime):
     """``y_t = Σ_s softmax_s(q_t·k_s / √e) v_s``, the output as of :class:`~sase.nn.attention.SAGOEA`.
 
-    Causal, s runs over the frame and those before it, ``memory_s`` in all, so that cost and memory of a stream are bounded;
-    else over all frames.
+    Causal, s runs over the frame and those before it, ``memory_s`` in all, so that a stream's cost and memory are
+    bounded; else over all frames.
 
     Args:
         features, heads, frames_per_s, causal: as for SAGOEA.
@@ -55,7 +55,7 @@ class SoftmaxOverTime(OverTime):
 
 
 class SoftmaxOverFrequency(OverFrequency):
-    """``y_i = Σ_j softmax_j(Re q_i·k̄_j / √e) v_j`` per frame; maps, input and output as of :class:`~sase.nn.attention.SAGUEA`.
+    """``y_i = Σ_j softmax_j(Re q_i·k̄_j / √e) v_j`` per frame, complex; all else as in SA-GUEA.
 
     Args:
         channels: complex channels e.

@@ -30,7 +30,7 @@ class GatedUnit(nn.Module):
 
 
 def attention_over_time(config, features):
-    """Return the attention over time for maps of this width, as the config asks for it; None where it asks for none."""
+    """Return the attention over time that the config asks for, for maps of this width; None for none."""
     if not config.time_attention:
         return None
     shape, memory_s = (features, config.heads, config.frames_per_s, config.causal), config.attention_memory_s
@@ -40,7 +40,7 @@ def attention_over_time(config, features):
 
 
 def attention_over_frequency(config, channels, num_freq):
-    """Return the attention over frequency for maps of this shape, as the config asks for it; None where it asks for none."""
+    """Return the attention over frequency that the config asks for, for maps of this shape; None for none."""
     if not config.frequency_attention:
         return None
     if config.attention == "softmax":
