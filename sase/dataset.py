@@ -11,6 +11,7 @@ from sase.dump import FULL_SCALE, read_int16
 from sase.errors import InputError
 
 _TALKERS = 6  # in babble
+_ROOM_TONE_DB = (25.0, 55.0)  # below the speech
 _OCTAVES = 8  # of the equaliser: 62.5 Hz to 8 kHz
 _SILENCE = 1e-8  # mean power below which a segment has no level to speak of
 
@@ -33,6 +34,8 @@ class DataConfig:
         equaliser_db: speech and noise each pass a random equaliser, gains of up to this many dB at octaves of 62.5 Hz.
         band_limited: share of segments whose noisy and clean sound both end at a random frequency above 2 kHz.
         reverberant: share of segments whose noise passes a room, a random decay of 0.1 to 0.8 s.
+        room_tone: share of segments whose speech has a faint steady noise of its own, 25 to 55 dB below it, that belongs
+            to the recording and is to stay: few real recordings fall silent in pauses.
         clean: share of segments without noise.
         speechless: share of segments without speech.
     """
@@ -49,6 +52,7 @@ class DataConfig:
     equaliser_db: float = 0.0
     band_limited: float = 0.0
     reverberant: float = 0.0
+    room_tone: float = 0.0
     clean: float = 0.0
     speechless: float = 0.0
 
@@ -174,6 +178,10 @@ class Mixtures:
         clean, noise = self._filtered(clean, self._noise(count, generator), generator, uniform)
         clean, noise = clean * valid, noise * valid
         clean = set_level(clean, uniform(*config.level_db), lengths)
+        if config.room_tone:
+            tone = self._coloured(uniform(-9.0, 0.0), generator) * valid
+            tone = set_level(tone, _level_db(clean, lengths) - uniform(*_ROOM_TONE_DB), lengths)
+            clean = clean + tone * (uniform(0.0, 1.0) < config.room_tone)
         noise = set_level(noise, _level_db(clean, lengths) - uniform(*config.snr_db), lengths)
         if config.clean:
             noise = noise * (uniform(0.0, 1.0) >= config.clean)
@@ -223,13 +231,17 @@ class Mixtures:
             gain = 10 ** (torch.rand(len(rows), 1, generator=generator) - 0.5).to(pairs.device)  # ±10 dB
             noise[rows] = _unit_power(noise[rows]) + gain * _unit_power(noisy - clean)
         if len(rows := chosen(config.coloured)):
-            white = torch.randn(len(rows), num_samples, generator=generator).to(pairs.device)
             slope = (-9.0 * torch.rand(len(rows), 1, generator=generator)).to(pairs.device)
-            noise[rows] = tilt(white, slope, pairs.sample_rate)
+            noise[rows] = self._coloured(slope, generator)
         if len(rows := chosen(config.babble)):
             _, speech, _ = cut(_TALKERS * len(rows))
             noise[rows] = _unit_power(speech).view(_TALKERS, len(rows), num_samples).sum(0)
         return noise
+
+    def _coloured(self, db_per_octave, generator):
+        """Gaussian noise, a segment for each slope of its spectrum (count, 1)."""
+        white = torch.randn(len(db_per_octave), self.num_samples, generator=generator).to(self.pairs.device)
+        return tilt(white, db_per_octave, self.pairs.sample_rate)
 
 
 def tilt(wav, db_per_octave, sample_rate):

@@ -117,6 +117,16 @@ def test_a_room_falls_by_60_db_in_its_decay_time():
     torch.testing.assert_close(room[:, 0].square(), room[:, 1:].square().sum(1))
 
 
+def test_a_room_tone_is_part_of_the_clean_signal(pairs):
+    with_tone, without = (
+        Mixtures(pairs, DataConfig(batch_size=16, segment_s=0.25, level_db=(-20.0, -20.0), **more), 0).batch(0)
+        for more in ({"room_tone": 1.0, "clean": 1.0}, {"clean": 1.0})
+    )
+    assert torch.equal(with_tone.noisy, with_tone.clean)
+    ratio = ratio_db(without.clean, with_tone.clean - without.clean)
+    assert 24.9 < ratio.min() < 32 and 48 < ratio.max() < 55.1
+
+
 def test_shares_without_noise_and_without_speech(pairs):
     shares = {"clean": 0.3, "speechless": 0.3}
     batch = Mixtures(pairs, DataConfig(batch_size=400, segment_s=0.05, **shares), 0).batch(0)
