@@ -28,7 +28,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from sase.errors import InputError
 from sase.federated import deployment, simulation
-from sase.federated.app import write_app
+from sase.federated.app import run_app, write_app
 from sase.federated.certificates import make_certificates, make_silo_key
 from sase.federated.client_app import app as client_app
 from sase.federated.client_app import privacy
@@ -305,6 +305,44 @@ def test_the_fence_is_where_flower_looks_for_it():
     code = ("import sase.federated.superlink as s; s.command.flower_superlink = lambda: None; s.main();"
             "import flwr.superlink.main as m; print(m._get_middleware()[0].cls.__name__)")  # fmt: skip
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "Fence"
+
+
+FLWR = """#!/bin/sh
+# Flower's command as it has been seen: 'run --stream' ends with 0 whatever becomes of the run, or before it is over.
+case $1 in
+  run) echo "Successfully started run 7" ;;
+  ls) line=$(head -n 1 {folder}/statuses); sed -i 1d {folder}/statuses; echo "$line" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    "statuses, rounds, error",
+    [
+        (["running", "running", "finished:completed"], 3, None),
+        (["", "no JSON", "finished:completed"], 3, None),
+        (["finished:completed"], 2, "after round 2 of 3"),
+        (["finished:failed"], 3, "'finished:failed'"),
+        (["finished:stopped"], 3, "'finished:stopped'"),
+        ([""] * 9, 3, "'unknown'"),
+    ],
+)
+def test_flowers_word_is_not_enough(tmp_path, monkeypatch, statuses, rounds, error):
+    monkeypatch.setattr("sase.federated.app._ASK_S", 0.0)
+    monkeypatch.setattr("sase.federated.app._UNTOLD_TIMES", 3)
+    answers = [json.dumps({"runs": [{"status": s, "status-details": ""}]}) if ":" in s or s == "running" else s
+               for s in statuses]  # fmt: skip
+    (tmp_path / "statuses").write_text("\n".join(answers) + "\n")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/flwr").write_text(FLWR.format(folder=tmp_path))
+    (tmp_path / "bin/flwr").chmod(0o755)
+    (tmp_path / "rounds.jsonl").write_text("".join(f'{{"round": {n + 1}}}\n' for n in range(rounds)))
+    env = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    superlink = SimpleNamespace(poll=lambda: None)
+    if error is None:
+        return run_app(tmp_path / "home", env, superlink, tmp_path, 3)
+    with pytest.raises(InputError, match=error):
+        run_app(tmp_path / "home", env, superlink, tmp_path, 3)
 
 
 def test_a_silo_leaves_messages_of_other_apps_alone():

@@ -15,6 +15,10 @@ from sase.processes import last_line, start
 COMPONENTS = {"serverapp": "sase.federated.server_app:app", "clientapp": "sase.federated.client_app:app"}
 SCORES = "silo_scores.json"  # in the experiment folder: the best model on each silo's own test part
 _CONNECTION = "sase"
+_UNDER_WAY = ("pending", "starting", "running")
+_UNTOLD = "unknown"
+_UNTOLD_TIMES = 20  # in a row, until a superlink that runs and does not tell is given up
+_ASK_S = 5.0  # between two questions how the run is
 _APP = """# Written anew by every run. No dependencies: Flower would install them. No code: everyone runs their own.
 [project]
 name = "sase"
@@ -77,24 +81,36 @@ def run_app(home, env, superlink, exp_dir, num_rounds, federation=None, watch=la
     if federation:
         command += ["--federation-config", " ".join(f"{name}={value}" for name, value in federation.items())]
     shown = Tail(exp_dir / "train.log")
-    runner = start(command, env, log_path)
-    while runner.poll() is None:
+
+    def look_after():
         shown.show()
         watch()
         if superlink.poll() is not None:
             raise InputError(f"{home}/superlink.log: the superlink ended: {last_line(home / 'superlink.log')}")
         time.sleep(0.1)
+
+    runner = start(command, env, log_path)
+    while runner.poll() is None:
+        look_after()
+    # 'flwr run' follows the run's log, and ends as well when that connection breaks: the run itself may go on.
+    status, details = run_status(env, log_path)
+    untold = 0
+    while status in _UNDER_WAY or status == _UNTOLD and untold < _UNTOLD_TIMES:
+        untold = untold + 1 if status == _UNTOLD else 0
+        until = time.monotonic() + _ASK_S
+        while time.monotonic() < until:
+            look_after()
+        status, details = run_status(env, log_path)
     shown.show()
     if error_path.exists():
         raise InputError(error_path.read_text().strip())
-    status, details = run_status(home, env, log_path)
     if status != "finished:completed":
         raise InputError(f"{log_path}: Flower's run is '{status}' {details or last_line(log_path)}")
     if (done := rounds_done(exp_dir)) < num_rounds:
         raise InputError(f"{log_path}: Flower's run has ended after round {done} of {num_rounds}")
 
 
-def run_status(home, env, log_path):
+def run_status(env, log_path):
     """Return (status, details) of the run whose log this is, as ``flwr ls`` has it."""
     words = log_path.read_text(errors="replace").split("Successfully started run ")
     if len(words) < 2:
@@ -106,7 +122,7 @@ def run_status(home, env, log_path):
         run = json.loads(answer.stdout)["runs"][0]
         return run["status"], run["status-details"]
     except (subprocess.TimeoutExpired, ValueError, LookupError) as error:
-        return "unknown", f"'flwr ls' did not tell ({type(error).__name__})"
+        return _UNTOLD, f"'flwr ls' did not tell ({type(error).__name__})"
 
 
 def complete(exp_dir, fed_config):
