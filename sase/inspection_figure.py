@@ -103,6 +103,8 @@ def _draw_sigmoids(axis, sigmoids, name):
     axis.set_title(f"{name}: sigmoids φ", loc="left", fontsize=10)
     if sigmoids is None:
         axis.text(0.5, 0.5, "softmax: no sigmoids", ha="center", va="center", transform=axis.transAxes)
+        axis.set_xticks([], [])
+        axis.set_yticks([], [])
         return
     axis.plot(sigmoids.input.cpu().numpy(), sigmoids.output.cpu().numpy().T, color="#4477aa", alpha=0.45, linewidth=0.9)
     axis.set_xlabel("projected query or key" if sigmoids.input[0] < 0 else "size of the projected query or key")

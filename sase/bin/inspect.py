@@ -35,7 +35,7 @@ def main():
     inspection = inspect_model(model, torch.from_numpy(part))
     draw_inspection(args.out, inspection, f"{Path(args.input).name}, {name}")
     for layer, memory_s in inspection.memory_s.items():
-        heads = ", ".join(f"{value:.2f} s" for value in memory_s.tolist())
+        heads = ", ".join(f"{value:.2f} s" if value < float("inf") else "on everything" for value in memory_s.tolist())
         print(f"{layer}: looks back {heads}")
     print(f"{args.out}: written")
 
