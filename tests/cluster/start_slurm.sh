@@ -74,10 +74,12 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
 export SLURM_CONF=$folder/slurm.conf
 
-munged --key-file="$folder/munge.key" --socket="$folder/munge.socket" --pid-file="$folder/munged.pid" \
-  --log-file="$folder/munged.log" --seed-file="$folder/munged.seed" --force >>"$folder/start.log" 2>&1
-slurmctld -f "$SLURM_CONF" >>"$folder/start.log" 2>&1
-slurmd -f "$SLURM_CONF" >>"$folder/start.log" 2>&1
+{
+  munged --key-file="$folder/munge.key" --socket="$folder/munge.socket" --pid-file="$folder/munged.pid" \
+    --log-file="$folder/munged.log" --seed-file="$folder/munged.seed" --force
+  slurmctld -f "$SLURM_CONF"
+  slurmd -f "$SLURM_CONF"
+} >>"$folder/start.log" 2>&1
 
 for ((second = 0; second < 60; second++)); do
   state=$(sinfo --noheader --format %T 2>>"$folder/start.log" || echo "no answer")
