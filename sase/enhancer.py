@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sase import audio
+from sase import audio, pretrained
 from sase.errors import InputError
-from sase.model import load_model
 
-NO_MODEL = "train one (egs/voicebank_demand/run.sh) and give its exp/<tag>/best.pt; no weights come with this version"
 _BLOCK_S = 2.0  # of a file at a time
 _PAD_S = 0.01  # of silence behind a signal that is resampled
 _MANY_CHANNELS = 32
@@ -24,7 +22,7 @@ class Enhancer:
 
     ::
 
-        enhancer = Enhancer.from_pretrained("exp/train_small/best.pt")
+        enhancer = Enhancer.from_pretrained()
         enhanced = enhancer.enhance(wav, sample_rate)
         enhancer.enhance_file("noisy.wav", "enhanced.wav")
 
@@ -39,20 +37,19 @@ class Enhancer:
         self.model = model.eval()
 
     @classmethod
-    def from_pretrained(cls, name_or_path, device="cpu"):
-        """Return an Enhancer with the weights of a saved model.
+    def from_pretrained(cls, name_or_path=pretrained.DEFAULT, device="cpu"):
+        """Return an Enhancer with trained weights.
 
         Args:
-            name_or_path: a ``best.pt``, or an experiment folder that holds one.
+            name_or_path: the name of weights that come with the package, a ``best.pt`` or ``.safetensors`` file, or an
+                experiment folder that holds one.
             device: where the network runs, as torch names it: ``cpu``, ``cuda``, ``cuda:1``.
 
         Raises:
             InputError: no such model or device, or a file that is corrupt or of another network.
         """
-        if not Path(name_or_path).exists():
-            raise InputError(f"{name_or_path}: no such model; {NO_MODEL}")
         with torch.inference_mode(False):  # folded weights are renewed by their tensors' versions, which it takes away
-            return cls(load_model(name_or_path, _device(device)))
+            return cls(pretrained.load(name_or_path, _device(device)))
 
     @property
     def sample_rate(self):

@@ -186,7 +186,7 @@ def _set_section(summary, folder):
     if summary["failures"]:
         lines += ["Failed:", "", *(f"- {utt}: {reason}" for utt, reason in summary["failures"].items()), ""]
     for kind, breakdown in summary["breakdowns"].items():
-        lines += [f"### By {_KINDS.get(kind, kind)}", "", *_breakdown(kind, breakdown), ""]
+        lines += [f"### By {_KINDS.get(kind, kind)}", "", *breakdown_lines(kind, breakdown), ""]
     for image in sorted((folder / "images").glob(f"{summary['set']}_*.png")):
         lines += [f"![{image.stem.replace('_', ' ')}]({image.relative_to(folder).as_posix()})", ""]
     facts = dict(summary["facts"])
@@ -198,7 +198,8 @@ def _set_section(summary, folder):
     return lines
 
 
-def _breakdown(kind, breakdown):
+def breakdown_lines(kind, breakdown):
+    """Return the lines of a Markdown table of one break-down of a set's summary, as by ``snr`` or ``noise``."""
     if len(breakdown) > report.MAX_GROUPS:
         return [f"There are {len(breakdown)} of them; the scores of each utterance are in scores.csv."]
     lines = _header([_KINDS.get(kind, kind), "signal"])

@@ -13,7 +13,7 @@ import soundfile
 import torch
 
 import sase.bin
-from sase import Enhancer, audio, datadir
+from sase import Enhancer, audio, datadir, pretrained
 from sase.bin.main import main
 from sase.model import build_model, save_model
 from test_audio import bad_files, noise
@@ -72,7 +72,7 @@ def test_commands_are_small_and_have_help(root, command, name):
 
 
 def test_unknown_commands_and_no_command(command):
-    assert command("nonsense")[0] == 1 and "no such command: nonsense; there are bench" in command("nonsense")[2]
+    assert command("nonsense")[0] == 1 and "no such command: nonsense; there are ablation" in command("nonsense")[2]
     status, out, _ = command()
     assert status == 1 and "usage: sase COMMAND" in out
     assert command("--version")[:2] == (0, f"{sase.__version__}\n")
@@ -143,7 +143,7 @@ def bad_models(folder, model):
     return {
         folder / "cut.pt": "not a readable checkpoint", folder / "text.pt": "not a readable checkpoint",
         folder / "other.pt": "not a checkpoint of SASE", folder / "changed.pt": "do not fit its config",
-        folder / "exp": "no such model", folder / "gone.pt": "no such model", "small": "no such model; train one",
+        folder / "exp": "no such model", folder / "gone.pt": "no such model", "huge": "huge: no such model; give one of",
     }  # fmt: skip
 
 
@@ -158,13 +158,19 @@ def test_bad_models_get_one_line(tmp_path, command, model):
         for name, words_of_command in commands.items():
             status, out, err = command(*words_of_command, "--model", path)
             assert status == 1 and not out and err.startswith(f"sase {name}: ") and err.count("\n") == 1, err
-            assert words in err or path == "small" and "no such model" in err
+            assert words in err
     assert not (tmp_path / "out").exists()
 
 
-def test_enhance_without_a_model_says_what_to_do(tmp_path, command):
-    status, _, err = command("enhance", tmp_path / "a.wav", "-o", tmp_path / "out")
-    assert status == 1 and "--model" in err and "best.pt" in err and err.count("\n") == 1
+def test_enhance_without_a_model_takes_shipped_weights(tmp_path, command):
+    audio.write(tmp_path / "a.wav", 0.1 * noise(8000), 16000)
+    status, out, _ = command("enhance", tmp_path / "a.wav", "-o", tmp_path / "b.wav")
+    assert status == 0 and "1 files" in out and (tmp_path / "b.wav").is_file()
+    named = Enhancer.from_pretrained(pretrained.DEFAULT)
+    soundfile.write(tmp_path / "c.wav", named.enhance(*soundfile.read(tmp_path / "a.wav", dtype="float32")), 16000)
+    np.testing.assert_array_equal(*(audio.read(tmp_path / name)[0] for name in ("b.wav", "c.wav")))
+    assert f"| {pretrained.DEFAULT} |" in command("info", "--shipped")[1]
+    assert command("info", "--card", pretrained.DEFAULT)[1].startswith(f"# {pretrained.DEFAULT}")
 
 
 def test_enhance_never_overwrites_an_input(tmp_path, command, model):

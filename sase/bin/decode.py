@@ -5,7 +5,7 @@ import argparse
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="exp/<tag>/best.pt, or its folder")
+    parser.add_argument("--model", required=True, help="exp/<tag>/best.pt, its folder, or a name")
     parser.add_argument("--data", required=True, metavar="DIR", help="the dumped set")
     parser.add_argument("--out", required=True, metavar="DIR", help="gets wav/UTT.wav and spk1.scp")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (%(default)s)")

@@ -10,7 +10,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="WAV, FLAC, OGG or MP3 files, folders, patterns")
     parser.add_argument("-o", "--out", required=True, help="folder, or the output file when there is one input file")
-    parser.add_argument("--model", help="file such as exp/<tag>/best.pt, or its folder")
+    which = "weights by name (%(default)s; 'sase info --shipped' lists them), or a file such as exp/<tag>/best.pt, or its folder"
+    parser.add_argument("--model", default="tiny", help=which)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="more than one helps large networks (%(default)s)")
     args = parser.parse_args()
@@ -24,11 +25,9 @@ def main():
     import torch
     from tqdm import tqdm
 
-    from sase.enhancer import NO_MODEL, Enhancer, plan
+    from sase.enhancer import Enhancer, plan
     from sase.errors import InputError
 
-    if args.model is None:
-        raise InputError(f"which --model? {NO_MODEL}")
     pairs = plan(args.inputs, args.out)
     torch.set_num_threads(args.threads)
     enhancer = Enhancer.from_pretrained(args.model, args.device)

@@ -7,18 +7,26 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--preset", help="one of the presets (default: all of them)")
-    which.add_argument("--model", help="file such as exp/<tag>/best.pt, or its folder")
+    which.add_argument("--model", help="name of shipped weights, a file such as exp/<tag>/best.pt, or its folder")
+    which.add_argument("--shipped", action="store_true", help="the weights that come with the package")
+    which.add_argument("--card", metavar="NAME", help="print the model card of shipped weights, and nothing else")
     parser.add_argument("--json", action="store_true", help="print JSON, with the whole config")
     args = parser.parse_args()
 
     import json
 
+    from sase import pretrained
     from sase.config import to_mapping
-    from sase.model import PRESETS, build_model, load_model
+    from sase.model import PRESETS, build_model
     from sase.profiling import markdown, profile, with_unit
 
-    if args.model is not None:
-        models = {args.model: load_model(args.model)}
+    if args.card is not None:
+        print(pretrained.card(args.card).rstrip())
+        return
+    if args.shipped:
+        models = {name: pretrained.load(name) for name in pretrained.available()}
+    elif args.model is not None:
+        models = {args.model: pretrained.load(args.model)}
     else:
         models = {name: build_model(name) for name in ([args.preset] if args.preset else PRESETS)}
     costs = {name: profile(model) for name, model in models.items()}

@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# The weights that come with the package: data, training, scores on the VoiceBank+DEMAND test set, card. Run again, it goes
+# on where it was stopped.
+set -euo pipefail
+
+recipe=$(cd "$(dirname "$0")/.." && pwd)
+# shellcheck source=../../../utils/recipe.sh
+. "$recipe/../../utils/recipe.sh"
+stage=1
+stop_stage=4
+speech=
+noise=
+corpus_dir=downloads/voicebank_demand
+dev_speakers="p226 p287"
+presets=tiny
+generated=12
+threads=
+work_dir=release
+out=
+
+help_message="Usage: $0 --speech \"DIR DIR\" --noise \"DIR DIR\" [options]
+  --stage N, --stop-stage N  1 data, 2 train, 3 decode and score, 4 weights and cards ($stage, $stop_stage)
+  --speech \"A B\"             folders of clean speech to train on; one of Common Voice is read by its tables
+  --noise \"A B\"              folders of noise to train on; never DEMAND, which the test set is made of
+  --generated N              files to generate of each computed noise besides ($generated)
+  --corpus_dir DIR           VoiceBank+DEMAND, whose test set is scored ($corpus_dir)
+  --dev_speakers \"A B\"       speakers of it that run.sh keeps for development; not used here ($dev_speakers)
+  --presets \"A B\"           which weights to make, by conf/release_PRESET.yaml ($presets)
+  --nj N, --ngpu N           as for run.sh ($nj, $ngpu)
+  --threads N                of the processor in training (all)
+  --work_dir DIR              where all of it lies, seen from the recipe ($work_dir)
+  --out DIR                  where to put weights and cards (the package's own folder)"
+
+# shellcheck source=../../../utils/parse_options.sh
+. "$recipe/../../utils/parse_options.sh"
+
+folders() { # folders OPTION "A B": each behind its option
+  local folder
+  for folder in $2; do printf '%s\n%s\n' "$1" "$(absolute "$folder")"; done
+}
+
+[ $# -eq 0 ] || fail "no such argument: $1; --help names the options"
+mapfile -t sources < <(
+  folders --speech "$speech"
+  folders --noise "$noise"
+)
+corpus_dir=$(absolute "$corpus_dir")
+cd "$recipe"
+# shellcheck source=../path.sh
+. ./path.sh
+
+if run_stage 1 "data directories and arks in $work_dir"; then
+  [ -n "$speech" ] && [ -n "$noise" ] || fail "--speech and --noise are needed"
+  sase prepare folders "${sources[@]}" --data "$work_dir/data" --generated "$generated"
+  sase prepare voicebank_demand --corpus "$corpus_dir" --data "$work_dir/test" --dev-speakers "$dev_speakers"
+  for set in data/tr data/cv test/tt; do
+    sase dump --data "$work_dir/$set" --out "$work_dir/dump/$(basename "$set")" --nj "$nj"
+  done
+fi
+
+for preset in $presets; do
+  exp=$work_dir/exp/$preset
+  if run_stage 2 "train $exp"; then
+    sase train --config "conf/release_$preset.yaml" --train-set "$work_dir/dump/tr" --dev-set "$work_dir/dump/cv" --exp "$exp" \
+      --ngpu "$ngpu" ${threads:+--threads "$threads"}
+  fi
+  if run_stage 3 "enhance and score with $exp"; then
+    sase decode --model "$exp/best.pt" --data "$work_dir/dump/tt" --out "$exp/enhanced_tt" --nj "$nj"
+    sase score --data "$work_dir/dump/tt" --enhanced "$exp/enhanced_tt" --out "$exp/enhanced_tt/scoring" --nj "$nj"
+  fi
+  if run_stage 4 "weights and card of $preset"; then
+    sase release --exp "$exp" --scores "$exp/enhanced_tt/scoring" --name "$preset" --notes conf/release_notes.md \
+      ${out:+--out "$out"}
+  fi
+done

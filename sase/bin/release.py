@@ -1,0 +1,25 @@
+"""Turn an experiment into weights that ship with the package, and their model card."""
+
+import argparse
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="sase release", description=__doc__)
+    parser.add_argument("--exp", required=True, help="the experiment: best.pt, config.yaml, history.jsonl")
+    parser.add_argument("--scores", required=True, metavar="DIR", help="what stage 5 wrote of the test set")
+    parser.add_argument("--name", required=True, help="of the weights")
+    parser.add_argument("--notes", required=True, metavar="FILE", help="Markdown: data, licences, what it is bad at")
+    parser.add_argument("--out", help="folder (the package's own)")
+    args = parser.parse_args()
+
+    from sase import pretrained
+    from sase.release import release
+
+    for path in release(args.exp, args.scores, args.name, args.notes, args.out or pretrained.FOLDER):
+        print(f"{path}: written")
+
+
+if __name__ == "__main__":
+    from sase.bin.main import run
+
+    run(main, "release")

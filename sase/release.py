@@ -1,0 +1,94 @@
+"""From an experiment to weights that ship: a safetensors file and its model card, written by what was measured."""
+
+import json
+from pathlib import Path
+
+from sase import pretrained
+from sase.atomic import write_text
+from sase.config import read_yaml
+from sase.errors import InputError
+from sase.model import load_model
+from sase.profiling import profile, with_unit
+from sase.results import SUMMARY, breakdown_lines, table
+
+
+def release(exp, scoring_dir, name, notes, out=pretrained.FOLDER):
+    """Write ``<name>.safetensors`` and ``<name>.md``, the card; return their paths.
+
+    Args:
+        exp: the experiment's folder: best.pt, config.yaml, history.jsonl.
+        scoring_dir: what stage 5 wrote of the test set, with summary.json.
+        name: by which the weights will be known.
+        notes: a Markdown file that the card ends with: the data and their licences, what the weights are bad at.
+        out: the folder.
+
+    Raises:
+        InputError: something of it is missing.
+    """
+    exp, summary = Path(exp), Path(scoring_dir) / SUMMARY
+    for path in (exp / "best.pt", exp / "config.yaml", exp / "history.jsonl", summary, Path(notes)):
+        if not path.is_file():
+            raise InputError(f"{path}: is missing; train, decode and score first (stages 3 to 5)")
+    model = load_model(exp / "best.pt")
+    text = card(
+        name,
+        profile(model),
+        exp / "config.yaml",
+        [json.loads(line) for line in (exp / "history.jsonl").read_text(encoding="utf-8").splitlines()],
+        json.loads(summary.read_text(encoding="utf-8")),
+        Path(notes).read_text(encoding="utf-8"),
+    )
+    weights = Path(out) / f"{name}.safetensors"
+    pretrained.save(model, weights)
+    write_text(weights.with_suffix(".md"), text)
+    return weights, weights.with_suffix(".md")
+
+
+def card(name, cost, config, history, summary, notes):
+    """Return a model card.
+
+    Args:
+        name: of the weights.
+        cost: of :func:`sase.profiling.profile`.
+        config: path of the training's config.yaml.
+        history: one mapping an epoch, as the trainer writes them.
+        summary: of the test set, as stage 5 writes it.
+        notes: Markdown to end with.
+    """
+    latency = "offline: it hears the whole signal first"
+    if cost["latency_s"] is not None:
+        latency = f"causal, latency {1000 * cost['latency_s']:.0f} ms"
+    data, chosen = read_yaml(config)["data"], [epoch for epoch in history if epoch["best"]][-1]
+    hours = history[-1]["steps"] * data["batch_size"] * data["segment_s"] / 3600
+    development = ", ".join(f"{key[4:]} {value:g}" for key, value in chosen.items() if key.startswith("dev_"))
+    kinds = [kind for kind in ("snr", "noise") if kind in summary["breakdowns"]]
+    lines = [
+        f"# {name}",
+        "",
+        f"Speech enhancement at {cost['sample_rate']} Hz; {with_unit(cost['parameters'])} parameters, "
+        f"{with_unit(cost['macs_per_s'])} multiply-accumulates a second, {latency}.",
+        "",
+        "## Scores",
+        "",
+        "Means ± standard deviations over utterances; what they mean stands in the recipe's RESULTS.md.",
+        "",
+        *table(summary),
+        "",
+    ]
+    for kind in kinds:
+        lines += [*breakdown_lines(kind, summary["breakdowns"][kind]), ""]
+    lines += [
+        "## Training",
+        "",
+        f"{history[-1]['steps']:,} steps of {data['batch_size']} segments of {data['segment_s']:g} s, {hours:.0f} h of "
+        f"mixtures. Epoch {chosen['epoch']} of {len(history)} was chosen on the development set: {development}. "
+        "The whole configuration:",
+        "",
+        "```yaml",
+        Path(config).read_text(encoding="utf-8").rstrip(),
+        "```",
+        "",
+        notes.rstrip(),
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,116 @@
+"""Weights that ship: loaded by name, safe to load, and what their cards say holds."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from sase import Enhancer, pretrained
+from sase.errors import InputError
+from sase.model import build_model, save_model
+from sase.profiling import count_parameters
+from sase.release import release
+
+BOTH = {"mean": 1.0, "std": 0.5}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder that stands for the package's own, with weights called ``mine``."""
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "shipped")
+    torch.manual_seed(0)
+    model = build_model("mini").eval()
+    (tmp_path / "shipped").mkdir()
+    pretrained.save(model, tmp_path / "shipped" / "mine.safetensors")
+    return tmp_path, model
+
+
+def test_what_is_saved_is_what_is_loaded_by_name_by_file_and_as_a_checkpoint(folder):
+    tmp_path, model = folder
+    wav = 0.1 * torch.randn(1, 8000)
+    save_model(model, tmp_path / "best.pt")
+    for name in ("mine", tmp_path / "shipped/mine.safetensors", tmp_path / "best.pt", tmp_path):
+        loaded = pretrained.load(name)
+        assert not loaded.training and loaded.config == model.config
+        assert torch.equal(loaded(wav), model(wav))
+    assert list(pretrained.available()) == ["mine"]
+
+
+def test_what_cannot_be_loaded_is_told_in_one_line(folder):
+    tmp_path, model = folder
+    shipped = tmp_path / "shipped"
+    whole = (shipped / "mine.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[:-100])
+    (tmp_path / "empty.safetensors").write_bytes(b"")
+    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    metadata = {"format": "sase-1", "model_config": "{}"}
+    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "misfit.safetensors", metadata)
+    for name, words in {
+        "yours": "yours: no such model; give one of mine",
+        "exp/gone/best.pt": "no such model",
+        tmp_path / "cut.safetensors": "not a readable safetensors file",
+        tmp_path / "empty.safetensors": "not a readable safetensors file",
+        tmp_path / "other.safetensors": "not weights of SASE",
+        tmp_path / "misfit.safetensors": "do not fit its config",
+    }.items():
+        with pytest.raises(InputError, match=words) as caught:
+            pretrained.load(name)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_release_is_the_experiment_s_best_and_its_card_says_how_it_came_about(tmp_path):
+    scores = {"mean": {n: 2.0 for n in _names()}, "std": {n: 0.5 for n in _names()}, "scored": 3}
+    summary = {**scores, "unprocessed": scores, "common": {"unprocessed": scores, "enhanced": scores},
+               "breakdowns": {"snr": {"2.5": {"unprocessed": scores, "enhanced": scores}}}}  # fmt: skip
+    exp, scoring = tmp_path / "exp", tmp_path / "exp/enhanced_tt/scoring"
+    scoring.mkdir(parents=True)
+    (scoring / "summary.json").write_text(json.dumps(summary))
+    (exp / "config.yaml").write_text("data: {batch_size: 12, segment_s: 2.0}\nseed: 7\n")
+    history = [{"epoch": 1, "steps": 750, "best": True, "dev_SI_SNR": 3.5}, {"epoch": 2, "steps": 1500, "best": False}]
+    (exp / "history.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history))
+    (tmp_path / "notes.md").write_text("## Data\n\nTones.\n")
+    with pytest.raises(InputError, match="best.pt: is missing"):
+        release(exp, scoring, "tones", tmp_path / "notes.md", tmp_path)
+    model = build_model("mini").eval()
+    save_model(model, exp / "best.pt")
+    weights, card = release(exp, scoring, "tones", tmp_path / "notes.md", tmp_path)
+    wav = 0.1 * torch.randn(1, 4000)
+    assert torch.equal(pretrained.load(weights)(wav), model(wav))
+    text = card.read_text()
+    for words in ("# tones", "1,500 steps", "10 h of mixtures", "Epoch 1 of 2", "SI_SNR 3.5", "seed: 7", "| 2.5 |", "Tones."):
+        assert words in text
+
+
+def _names():
+    from sase.metrics import METRICS
+
+    return list(METRICS)
+
+
+@pytest.mark.parametrize("name", sorted(pretrained.available()))
+def test_shipped_weights_enhance_and_their_card_counts_right(name):
+    enhancer = Enhancer.from_pretrained(name)
+    wav = np.random.default_rng(0).standard_normal(16000).astype(np.float32) * 0.05
+    enhanced = enhancer.enhance(wav, 16000)
+    assert np.square(enhanced).sum() < 0.1 * np.square(wav).sum()  # steady noise is taken away: 10 dB at least
+    card = pretrained.card(name)
+    assert f"# {name}" in card and "cross-corpus" in card and f"{count_parameters(enhancer.model) / 1e3:.1f} k" in card
+
+
+def test_all_shipped_weights_are_small():
+    assert sum(path.stat().st_size for path in pretrained.available().values()) < 12e6
+
+
+@pytest.mark.parametrize("name", sorted(pretrained.available()))
+def test_shipped_weights_take_noise_from_real_speech(name, real_audio):
+    from sase import audio
+    from sase.metrics import METRICS
+
+    corpus, enhancer, gains = real_audio / "vbd_test_part", Enhancer.from_pretrained(name), []
+    for utt in (corpus / "utts.txt").read_text().split()[::10]:
+        (clean, rate), (noisy, _) = (audio.read_mono(corpus / f"{k}_testset_wav/{utt}.flac") for k in ("clean", "noisy"))
+        measure = METRICS["SI_SDR"]
+        gains.append(measure(clean, enhancer.enhance(noisy, rate), rate) - measure(clean, noisy, rate))
+    assert np.mean(gains) > 5.0
