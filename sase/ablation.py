@@ -1,6 +1,6 @@
 """Which idea earns its cost: networks and losses one by one, all else equal, over seeds; resumable run by run."""
 
-import logging
+import json
 import math
 import time
 from dataclasses import dataclass, field
@@ -25,8 +25,6 @@ from sase.training.trainer import Trainer
 
 UNPROCESSED = "unprocessed"
 _SECTIONS = ("model", "data", "train")
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -208,19 +206,19 @@ def run_one(ablation, sets, out, row, seed, ngpu=0):
     (row,) = plan.chosen([row])
     folder = plan.folder(row, seed)
     write_text(folder / "train.yaml", to_yaml(train_config(ablation, row, seed)))  # 'sase train' takes it as well
-    config, began = load_train_config(folder / "train.yaml"), time.monotonic()
+    config = load_train_config(folder / "train.yaml")
     history = Trainer(config, sets.train, sets.dev, folder, workers).run()
-    trained, rate = time.monotonic(), config.model.sample_rate
+    began, rate = time.monotonic(), config.model.sample_rate
     model = load_model(folder / "best.pt", workers.device)
     scores = {name: _scores(model, PairSet(path, rate, workers.device)) for name, path in sets.scored.items()}
-    scored = time.monotonic()
+    scoring_s = round(time.monotonic() - began, 1)
     (speed,) = bench_enhance({row: model.cpu()}, [4.0])
     result = {
         "row": row, "seed": seed, "config": to_mapping(config), "sets": _names(sets), "scores": scores,
         "parameters": count_parameters(model), "macs_per_s": macs_per_s(model),
         "rtf": {"best": speed["RTF best"], "processor": speed["RTF processor"]},
         "best_epoch": max(entry["epoch"] for entry in history if entry["best"]), "epochs": len(history),
-        "seconds_here": {"training": round(trained - began, 1), "scoring": round(scored - trained, 1)},
+        "seconds_here": {"training": _training_s(folder), "scoring": scoring_s},
     }  # fmt: skip
     plan.write(row, seed, result)
     return result
@@ -277,6 +275,12 @@ def _row(path, name, values):
 def _scores(model, pairs):
     scores = score_set(model, pairs)  # JSON has no NaN
     return {utt: {k: None if math.isnan(v) else v for k, v in row.items()} for utt, row in scores.items()}
+
+
+def _training_s(folder):
+    """Return the seconds of all epochs, those before a break too; of an epoch that was done again, the last."""
+    entries = [json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines()]
+    return round(sum({entry["epoch"]: entry["seconds"] for entry in entries}.values()), 1)
 
 
 def _with_nan(scores):

@@ -24,7 +24,7 @@ difference is taken utterance by utterance and seed by seed; in brackets stands 
 utterances ({repeats} draws of the differences averaged over seeds), and behind ± how much its mean changes from seed to
 seed. A row is said to differ only where the interval leaves out 0 and every seed agrees in sign. The best epoch of each
 training is that of the development set, whose scores are therefore a little flattered; the test set chose nothing.
-RTF: seconds of one thread to enhance a second of sound, the least of all runs."""
+RTF: seconds of the processor, on one thread, to enhance a second of sound, the least of all runs."""
 
 
 def write_page(ablation, sets, out, log=print):
@@ -62,7 +62,7 @@ def summarise(ablation, done, noisy, labels_of_sets):
             "seeds": list(seeds),
             "parameters": runs[0]["parameters"],
             "macs_per_s": runs[0]["macs_per_s"],
-            "rtf": min(run["rtf"]["best"] for run in runs),
+            "rtf": min(run["rtf"]["processor"] for run in runs),
             "training_s": statistics.fmean(run["seconds_here"]["training"] for run in runs),
             "means": {each: {m: [_mean(run["scores"][each], m) for run in runs] for m in MEASURES} for each in noisy},
         }

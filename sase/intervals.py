@@ -33,7 +33,9 @@ class Difference:
 
     @property
     def sign(self):
-        """1 or -1 where the interval leaves out 0 and every seed has that sign, else 0: nothing one could rely on."""
+        """1 or -1 where the interval leaves out 0 and all of several seeds have that sign; else 0, not to rely on."""
+        if len(self.seeds) < 2:
+            return 0
         if self.low > 0 and min(self.seeds) > 0:
             return 1
         return -1 if self.high < 0 and max(self.seeds) < 0 else 0

@@ -134,7 +134,8 @@ def made_up(values, gain=0.0, undefined=()):
 
     return {
         seed: {
-            "parameters": 1234, "macs_per_s": 5_000_000, "rtf": {"best": 0.01}, "seconds_here": {"training": 120.0},
+            "parameters": 1234, "macs_per_s": 5_000_000, "rtf": {"processor": 0.01},
+            "seconds_here": {"training": 120.0},
             "scores": {"test": scores(seed), "development": scores(seed)},
         }
         for seed in range(len(values))
@@ -192,8 +193,11 @@ def test_a_row_is_trained_scored_and_kept_and_results_of_another_config_are_refu
     assert result["epochs"] == 2 and result["best_epoch"] in (1, 2) and result["rtf"]["best"] > 0
     found = ablation.results(plan, sets, tmp_path / "out")
     assert list(found["softmax"]) == [1] and not found["all"]
+    assert result["seconds_here"]["training"] > 0
     before = (tmp_path / "out/softmax/seed1/best.pt").stat().st_mtime_ns
-    assert ablation.run_one(plan, sets, tmp_path / "out", "softmax", 1)["scores"] == result["scores"]
+    again = ablation.run_one(plan, sets, tmp_path / "out", "softmax", 1)
+    assert again["scores"] == result["scores"]
+    assert again["seconds_here"]["training"] == result["seconds_here"]["training"]
     assert (tmp_path / "out/softmax/seed1/best.pt").stat().st_mtime_ns == before  # nothing was trained again
     other = settings()
     other["config"]["train"]["epochs"] = 3

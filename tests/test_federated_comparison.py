@@ -77,7 +77,7 @@ def test_the_settings_of_the_recipes_load(root):
         for row in comparison.rows.values():
             for section in ("federated", "model", "train"):
                 assert isinstance(getattr(row, section), dict)
-    assert len(comparison.rows) == 12 and len(comparison.seeds) == 3
+    assert len(comparison.rows) == 13 and len(comparison.seeds) == 3
 
 
 def test_the_federated_configs_of_the_recipes_load(root):
