@@ -15,7 +15,7 @@ from sase.training.config import load_train_config
 from test_federated_rounds import dev_set, silos_dir  # noqa: F401  (fixtures)
 
 pytestmark = pytest.mark.recipe
-ROUNDS = 9
+ROUNDS = 8
 
 
 class Federation:
