@@ -1,27 +1,20 @@
 """RESULTS.md: the scores of an experiment's sets, and everything that a reader needs to make them again."""
 
 import json
-import os
-import platform
-import subprocess
-from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import sase
-from sase import audio, report
+from sase import report
 from sase.atomic import write_text
-from sase.config import read_yaml
 from sase.datadir import read_data_dir
 from sase.errors import InputError
 from sase.metrics import METRICS
+from sase.provenance import CONFIGS, facts_of
 from sase.scoring import SAMPLE_RATE, data_pairs, groups, join_shards, labels_of, read
 
 SUMMARY = "summary.json"
 _DECIMALS = {"PESQ_WB": 3, "STOI": 4, "ESTOI": 4, "CSIG": 3, "CBAK": 3, "COVL": 3, "SegSNR": 2, "SI_SDR": 2}
 _UNITS = {"SegSNR": " (dB)", "SI_SDR": " (dB)"}
 _KINDS = {"snr": "SNR (dB)"}
-_PACKAGES = ("torch", "numpy", "scipy", "pesq", "pystoi", "soundfile", "soxr")
 _MEANING = """Higher is better everywhere. PESQ_WB is wide-band PESQ (ITU-T P.862.2, MOS-LQO), STOI and ESTOI are the
 (extended) short-time objective intelligibility, CSIG, CBAK and COVL the composite ratings of Hu and Loizou (2008) with
 PESQ_WB in them, on 16-bit-scale samples, SegSNR the segmental SNR (frames cut to -10...35 dB), SI_SDR the
@@ -88,32 +81,6 @@ def summarise(name, unprocessed, enhanced, labels, facts):
         "failures": enhanced.failed,
         "facts": facts,
     }
-
-
-def facts_of(exp, enhanced, workers):
-    """Return {what: text}: date, versions, machine, and what the experiment's folder tells.
-
-    Args:
-        exp: the experiment's folder; its config.yaml, history.jsonl and timing.jsonl are read where they are there.
-        enhanced: :class:`~sase.scoring.Scores`.
-        workers: how many processes scored.
-    """
-    facts = {
-        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "sase": sase.__version__,
-        "python": platform.python_version(),
-        **{name: _version(name) for name in _PACKAGES},
-        "resampler": audio.RESAMPLER,
-        "scored on": f"{_cpu_name()}, {os.cpu_count()} cores",
-        "wall time of scoring": f"{enhanced.seconds:.1f} s on {workers} core{'s' if workers > 1 else ''}",
-    }
-    config = Path(exp) / "config.yaml"
-    if config.is_file():
-        facts["seed"] = str(read_yaml(config).get("seed", "not set"))
-        facts.update(_training(Path(exp)))
-        facts["config"] = config.read_text(encoding="utf-8")
-    return facts
 
 
 def write_results(folder, summaries):
@@ -190,11 +157,11 @@ def _set_section(summary, folder):
     for image in sorted((folder / "images").glob(f"{summary['set']}_*.png")):
         lines += [f"![{image.stem.replace('_', ' ')}]({image.relative_to(folder).as_posix()})", ""]
     facts = dict(summary["facts"])
-    config = facts.pop("config", None)
+    configs = {name: facts.pop(name) for name in CONFIGS if name in facts}
     lines += ["### How these came about", "", "| | |", "|---|---|"]
     lines += [f"| {what} | {text} |" for what, text in facts.items()] + [""]
-    if config is not None:
-        lines += ["<details><summary>config.yaml</summary>", "", "```yaml", config.rstrip(), "```", "</details>", ""]
+    for name, config in configs.items():
+        lines += [f"<details><summary>{name}</summary>", "", "```yaml", config.rstrip(), "```", "</details>", ""]
     return lines
 
 
@@ -226,59 +193,3 @@ def _number(name, value, sign=""):
 
 def _line(cells):
     return f"| {' | '.join(cells)} |"
-
-
-def _training(exp):
-    """Return what the trainer's files tell: how long it trained, and which epoch was chosen by what."""
-    epochs, times = (_read_lines(exp / name) for name in ("history.jsonl", "timing.jsonl"))
-    if not epochs:
-        return {}
-    last = max(epochs)
-    facts = {"training": f"{last} epochs, {epochs[last].get('steps', 'unknown')} steps"}
-    if times.keys() >= epochs.keys():
-        seconds = sum(times[epoch]["seconds"] for epoch in epochs)
-        facts["wall time of training"] = f"{seconds / 60:.1f} min (all epochs)"
-    if chosen := [entry for entry in epochs.values() if entry.get("best")]:
-        scores = ", ".join(f"{name} {value}" for name, value in chosen[-1].items() if name.startswith("dev_"))
-        facts["chosen on the development set"] = f"epoch {chosen[-1]['epoch']}: {scores}"
-    return facts
-
-
-def _read_lines(path):
-    """Return {epoch: entry} of a file with one JSON mapping a line; nothing where there is no file."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return {entry["epoch"]: entry for entry in map(json.loads, lines)}
-
-
-def _version(package):
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _commit():
-    """Return the commit that this code is of, its date, and whether files differ from it."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return "unknown: not run from a git checkout"
-    try:
-        shown = _git(root, "log", "-1", "--format=%h of %cs")
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.CalledProcessError) as error:
-        return f"unknown: git failed ({error})"
-    return f"{shown}, with uncommitted changes" if changed else shown
-
-
-def _git(root, *arguments):
-    done = subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True)
-    return done.stdout.strip()
-
-
-def _cpu_name():
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

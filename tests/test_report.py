@@ -84,6 +84,28 @@ def test_results_tell_everything_that_a_reader_needs(scored):
     assert str(scored.parent) not in text
 
 
+def test_results_of_a_federated_training_tell_of_rounds_and_silos(scored):
+    for name in ("history", "timing"):
+        (scored / f"{name}.jsonl").unlink()
+    (scored / "fl.yaml").write_text("strategy: sase\n")
+    silos = {name: {"steps": steps, "alpha": alpha} for name, steps, alpha in (("0", 10, 0.25), ("10", 30, 0.75))}
+    rounds = [
+        {"round": 1, "silos": silos, "bytes_up": 2_000_000, "bytes_down": 4_000_000, "dev_SI_SNR": 1.5, "best": True},
+        {"round": 2, "silos": {"0": {"steps": 10, "alpha": 1.0}}, "bytes_up": 1_000_000, "bytes_down": 4_000_000},
+    ]
+    times = [{"round": 1, "seconds": 30.0}, {"round": 2, "seconds": 99.0}, {"round": 2, "seconds": 60.0}]
+    for name, entries in (("rounds", rounds), ("round_timing", times)):
+        (scored / f"{name}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    finish()
+    text = (scored / "RESULTS.md").read_text()
+    assert "| federated training | 2 rounds, 2 silos, 50 steps in all; 1 times a silo was missing in a round |" in text
+    assert "| steps of each silo | 0: 20, 10: 30 |" in text and "| mean weight of each silo | 0: 0.625, 10: 0.750 |" in text
+    assert "| sent | 3.0 MB to the server, 8.0 MB to the silos |" in text
+    assert "| wall time of training | 1.5 min (all rounds) |" in text
+    assert "| chosen on the development set | round 1: dev_SI_SNR 1.5 |" in text
+    assert "<summary>fl.yaml</summary>" in text and "strategy: sase" in text
+
+
 def test_finishing_again_changes_nothing_but_the_date(scored):
     finish()
     files = [path for path in sorted(scored.rglob("*")) if path.is_file()]
