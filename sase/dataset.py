@@ -21,7 +21,7 @@ class DataConfig:
     """How training batches are drawn.
 
     Attributes:
-        batch_size: segments a batch (on each device).
+        batch_size: segments of a batch: of all processes together, where several train one network.
         segment_s: their length in seconds.
         remix: put the noise (noisy − clean) of any pair under the speech of any other, at a new SNR; else take the pairs
             as they are.
@@ -65,6 +65,10 @@ class Batch:
     clean: torch.Tensor
     lengths: torch.Tensor
     utts: list
+
+    def rows(self, first, last):
+        """Return the part of rows ``first`` to ``last - 1``."""
+        return Batch(self.noisy[first:last], self.clean[first:last], self.lengths[first:last], self.utts[first:last])
 
 
 class PairSet:
@@ -143,7 +147,7 @@ class Mixtures:
     Args:
         pairs: a :class:`PairSet`.
         config: a :class:`DataConfig`.
-        seed: of this run; add the rank to it where several processes train together.
+        seed: of this run.
     """
 
     def __init__(self, pairs, config, seed):

@@ -1,6 +1,7 @@
 """Training objectives by name: all to be minimised, blind to padding, finite on silence."""
 
 import math
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -256,12 +257,13 @@ _OBJECTIVES = {
 _NEED_REFERENCE = {"si_snr", "si_sdr", "sdr", "stoi", "pmsqe", "contrastive"}
 
 
-def _evaluate(name, pair):
+def _evaluate(name, pair, whole=None):
     with torch.autocast(pair.clean.device.type, enabled=False):
         values = _OBJECTIVES[name](pair)
     if name not in _NEED_REFERENCE:
-        return values.mean()
-    return values.masked_fill(~pair.audible, 0.0).sum() / pair.audible.sum().clamp(min=1)
+        return values.mean() if whole is None else values.sum() / whole.rows
+    count = pair.audible.sum() if whole is None else whole.audible
+    return values.masked_fill(~pair.audible, 0.0).sum() / count.clamp(min=1)
 
 
 def _as_function(name):
@@ -274,6 +276,19 @@ def _as_function(name):
 
 
 LOSSES = {name: _as_function(name) for name in _OBJECTIVES}
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What a part of a batch must know of the whole: how many utterances, and how many with a reference that is heard."""
+
+    rows: int
+    audible: torch.Tensor
+
+    @classmethod
+    def of(cls, clean, lengths=None):
+        """Return it of a whole batch: clean (batch, time), lengths (batch,)."""
+        return cls(len(clean), Pair(clean, clean, lengths).audible.sum())
 
 
 class Loss:
@@ -289,19 +304,22 @@ class Loss:
         self.weights = weights
         self.silent_references = torch.tensor(0)
 
-    def __call__(self, enhanced, clean, lengths=None):
+    def __call__(self, enhanced, clean, lengths=None, whole=None):
         """Compare enhanced with clean speech.
 
         Args:
             enhanced: (batch, time) at 16 kHz.
             clean: (batch, time)
             lengths: (batch,) valid samples per row; the padding behind them is ignored, whatever it holds.
+            whole: a :class:`Whole`, where these rows are a part of a batch: what comes out is then the part's share,
+                and the shares of all parts add up to what the whole batch gives (``contrastive`` aside, which compares the
+                utterances of a part with each other alone).
 
         Returns:
             The total to be minimised, a scalar tensor, and a dict name -> detached scalar tensor, not yet weighted.
         """
         pair = Pair(enhanced, clean, lengths)
-        terms = {name: _evaluate(name, pair) for name in self.weights}
+        terms = {name: _evaluate(name, pair, whole) for name in self.weights}
         self.silent_references = (~pair.audible).sum()
         total = sum(weight * terms[name] for name, weight in self.weights.items())
         return total, {name: term.detach() for name, term in terms.items()}

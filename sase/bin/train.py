@@ -1,7 +1,6 @@
 """Train a network centrally (stage 3); run again, it goes on where it was stopped."""
 
 import argparse
-import os
 
 
 def main():
@@ -12,8 +11,12 @@ def main():
     parser.add_argument("--exp", required=True, help="experiment folder")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of the config")
     parser.add_argument("--seed", type=int, help="replaces the config's")
-    parser.add_argument("--ngpu", type=int, default=0, help="GPUs; several are driven by torchrun")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    parser.add_argument("--ngpu", type=int, default=0, help="GPUs of each machine, a process each; 0: the processor")
+    parser.add_argument("--processes", type=int, help="on each machine, which share each batch (one a GPU, or one)")
+    parser.add_argument("--num-nodes", type=int, default=1, help="machines; the same is called on each (%(default)s)")
+    parser.add_argument("--node-rank", type=int, default=0, help="which of the machines this is, from 0")
+    parser.add_argument("--rendezvous", metavar="WHERE", help="HOST:PORT of machine 0, or a new file that all can see")
+    parser.add_argument("--threads", type=int, help="CPU threads of each process (OMP_NUM_THREADS, or share the cores)")
     args = parser.parse_args()
 
     import logging
@@ -25,26 +28,26 @@ def main():
     from sase.training.arithmetic import keep_freed_memory
     from sase.training.config import load_train_config
     from sase.training.distributed import join_workers
+    from sase.training.launch import launch, launched, processes_of_each, stops_launcher, threads_of_each
     from sase.training.trainer import Trainer
 
-    if args.ngpu > torch.cuda.device_count():
-        raise InputError(f"--ngpu {args.ngpu}: this machine shows {torch.cuda.device_count()}; use --ngpu 0 for the CPU")
+    processes = processes_of_each(args.ngpu, args.processes)
+    if not 0 <= args.node_rank < args.num_nodes:
+        raise InputError(f"--node-rank {args.node_rank}: must be from 0 to {args.num_nodes - 1}, as --num-nodes says")
     config = load_train_config(args.config, args.set, args.seed)
-    if args.ngpu > 1 and "RANK" not in os.environ:
-        import sys
-
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={args.ngpu}", "-m", "sase.bin.train"]
-        os.execv(sys.executable, [sys.executable, *launcher, *sys.argv[1:]])
-    torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
+    threads = args.threads or threads_of_each(processes)
+    if (processes > 1 or args.num_nodes > 1) and not launched():
+        return launch(processes, threads, args.num_nodes, args.node_rank, args.rendezvous)
+    torch.set_num_threads(threads)
     keep_freed_memory()
-    workers, handlers = join_workers(use_gpu=args.ngpu > 0), [logging.StreamHandler()]
-    if workers.leads:
-        Path(args.exp).mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(Path(args.exp) / "train.log"))
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers)
-    trainer = Trainer(config, args.train_set, args.dev_set, args.exp, workers)
-    trainer.run()
-    workers.leave()
+    with stops_launcher():
+        workers, handlers = join_workers(use_gpu=args.ngpu > 0), [logging.StreamHandler()]
+        if workers.leads:
+            Path(args.exp).mkdir(parents=True, exist_ok=True)
+            handlers.append(logging.FileHandler(Path(args.exp) / "train.log"))
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers)
+        Trainer(config, args.train_set, args.dev_set, args.exp, workers).run()
+        workers.leave()
 
 
 if __name__ == "__main__":

@@ -22,8 +22,10 @@ from sase.federated.personal import PersonalState
 from sase.losses import build_loss
 from sase.model import build_model
 from sase.training.arithmetic import autocast, training_precision
-from sase.training.config import TrainConfig
-from sase.training.loop import EpochStats, Guard, learning_rate, train_epoch, validate
+from sase.training.config import TrainConfig, build_optimizer
+from sase.training.distributed import Workers
+from sase.training.loop import EpochStats, Guard, backward, learning_rate, train_epoch, validate
+from sase.training.shares import Shares
 
 CONTROL = "control/"  # before the names of SCAFFOLD's control variates
 
@@ -190,10 +192,8 @@ class _LocalTraining:
         self.device = next(model.parameters()).device
         self.criterion = build_loss(train.loss)
         options = train.train
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay,
-            fused=self.device.type == "cuda",
-        )  # fmt: skip
+        self.optimizer = build_optimizer(options, model.parameters(), self.device)
+        self.shares = Shares(Workers(0, 1, self.device), train.data.batch_size, options.micro_batch_size)
         self.guard = Guard(options.clip_norm, options.max_bad_steps)
 
     def control_variate(self, layout):
@@ -229,7 +229,7 @@ class _LocalTraining:
             first = self.first + epoch * self.steps_per_epoch
             batches = (self.mixtures.batch(number) for number in range(first, first + self.steps_per_epoch))
             stats = train_epoch(self.model, batches, self.criterion, self.optimizer, guard, rate, None, self._autocast,
-                                on_step)  # fmt: skip
+                                on_step, backward if self.shares.whole else self.shares.backward)  # fmt: skip
             whole = whole.merged(stats)
         return whole, stats
 

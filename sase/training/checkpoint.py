@@ -13,12 +13,13 @@ def save_checkpoint(path, state):
         torch.save({"format": FORMAT, **state}, partial)
 
 
-def load_checkpoint(path, config):
+def load_checkpoint(path, config, decisive=lambda config: config):
     """Return the state of a checkpoint made under the same config.
 
     Args:
         path: of the checkpoint.
         config: the experiment's config as a mapping.
+        decisive: called with a config, returns what of it must be the same.
 
     Raises:
         InputError: a corrupt file, a saved model that is no training checkpoint, or one of another config.
@@ -26,7 +27,7 @@ def load_checkpoint(path, config):
     state = load_checked(path)
     if "optimizer" not in state:
         raise InputError(f"{path}: holds a model but nothing to resume training from")
-    if difference := first_difference(state["config"], config):
+    if difference := first_difference(decisive(state["config"]), decisive(config)):
         raise InputError(f"{path}: was made with another config ({difference}); use another --tag, or delete the folder")
     return state
 

@@ -2,9 +2,15 @@
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+from sase.processes import follow_parent
+
+# Others wait for the one that validates: longer than PyTorch's own ten minutes. Who is killed is noticed at once.
+_PATIENCE = timedelta(hours=4)
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,25 @@ class Workers:
         if self.count > 1:
             dist.barrier()
 
+    def total(self, values):
+        """Return a list of numbers, each summed over all processes."""
+        if self.count == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return tensor.tolist()
+
+    def from_leader(self, function):
+        """Return what ``function()`` returns in the process that leads: plain types and tensors of the CPU.
+
+        So all go on from one state, even where a shared disk shows some of them an older file.
+        """
+        if self.count == 1:
+            return function()
+        box = [function() if self.leads else None]
+        dist.broadcast_object_list(box, device=self.device)
+        return box[0]
+
     def leave(self):
         """End what :func:`join_workers` began."""
         if self.count > 1:
@@ -34,6 +59,8 @@ class Workers:
 def join_workers(use_gpu):
     """Return the :class:`Workers` of the environment that torchrun sets; one worker where it sets none.
 
+    A process that torchrun started dies with it: else it would train on, and write where its successor writes.
+
     Args:
         use_gpu: one GPU a process (NCCL); else the CPU (Gloo).
     """
@@ -41,6 +68,8 @@ def join_workers(use_gpu):
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if use_gpu else torch.device("cpu")
     if use_gpu:
         torch.cuda.set_device(device)
+    if "RANK" in os.environ:
+        follow_parent()
     if count > 1:
-        dist.init_process_group("nccl" if use_gpu else "gloo")
+        dist.init_process_group("nccl" if use_gpu else "gloo", timeout=_PATIENCE)
     return Workers(rank, count, device)

@@ -69,7 +69,21 @@ def learning_rate(step, peak, warmup_steps, total_steps, final_ratio):
     return peak * (final_ratio + (1.0 - final_ratio) * 0.5 * (1.0 + math.cos(math.pi * done)))
 
 
-def train_epoch(model, batches, criterion, optimizer, guard, rate=None, averaged=None, autocast=None, on_step=None):
+def backward(model, batch, criterion, autocast=None):
+    """Leave the gradients of a batch in a model's parameters; return its ``loss`` and the parts of it as floats.
+
+    Args:
+        model, batch, criterion, autocast: as :func:`train_epoch` has them.
+    """
+    with autocast() if autocast else nullcontext():
+        enhanced = model(batch.noisy, batch.lengths)
+    loss, parts = criterion(enhanced.float(), batch.clean, batch.lengths)
+    loss.backward()
+    return {"loss": float(loss.detach()), **{name: float(value) for name, value in parts.items()}}
+
+
+def train_epoch(model, batches, criterion, optimizer, guard, rate=None, averaged=None, autocast=None, on_step=None,
+                backward=backward):  # fmt: skip
     """Take one optimiser step for every batch.
 
     Args:
@@ -82,6 +96,8 @@ def train_epoch(model, batches, criterion, optimizer, guard, rate=None, averaged
         averaged: an ``AveragedModel`` to update after each good step.
         autocast: called for a context in which the model runs.
         on_step: called after each step with the stats so far.
+        backward: :func:`backward`, or what does the same for a batch that is shared out, as
+            :class:`sase.training.shares.Shares`.
 
     Returns:
         :class:`EpochStats` with ``loss`` and its parts.
@@ -94,15 +110,12 @@ def train_epoch(model, batches, criterion, optimizer, guard, rate=None, averaged
             for group in optimizer.param_groups:
                 group["lr"] = rate()
         optimizer.zero_grad(set_to_none=True)
-        with autocast() if autocast else nullcontext():
-            enhanced = model(batch.noisy, batch.lengths)
-        loss, parts = criterion(enhanced.float(), batch.clean, batch.lengths)
-        loss.backward()
+        values = backward(model, batch, criterion, autocast)
         if guard.accepts(parameters, batch.utts):
             optimizer.step()
             if averaged is not None:
                 averaged.update_parameters(getattr(model, "module", model))
-            stats.add({"loss": float(loss.detach()), **{name: float(value) for name, value in parts.items()}})
+            stats.add(values)
         else:
             stats.bad_steps += 1
         if on_step is not None:

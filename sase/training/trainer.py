@@ -21,7 +21,9 @@ from sase.metrics import pesq_wb
 from sase.model import build_model, save_model
 from sase.training.arithmetic import autocast, compile_network, eager, training_precision
 from sase.training.checkpoint import first_difference, load_checkpoint, save_checkpoint
-from sase.training.loop import EpochStats, Guard, learning_rate, train_epoch, validate
+from sase.training.config import build_optimizer, decisive
+from sase.training.loop import EpochStats, Guard, backward, learning_rate, train_epoch, validate
+from sase.training.shares import Shares
 
 _PESQ_UTTERANCES = 50  # of the development set, evenly spread: enough to choose a checkpoint by
 _LOG_EVERY_S = 30.0
@@ -46,17 +48,15 @@ class Trainer:
         rate = config.model.sample_rate
         pairs = PairSet(train_set, rate, workers.device)
         self.dev_pairs = PairSet(dev_set, rate, workers.device)
-        # Each process draws its own batches.
-        self.mixtures = Mixtures(pairs, config.data, config.seed * 1000 + workers.rank)
-        self.steps_per_epoch = config.train.steps_per_epoch or -(-self.mixtures.batches_per_epoch // workers.count)
+        # The same batches in every process, which takes its share of each.
+        self.mixtures = Mixtures(pairs, config.data, config.seed * 1000)
+        self.shares = Shares(workers, config.data.batch_size, config.train.micro_batch_size)
+        self.steps_per_epoch = config.train.steps_per_epoch or self.mixtures.batches_per_epoch
         torch.manual_seed(config.seed)
         self.model = build_model(config.model).to(workers.device)
         self.criterion = build_loss(config.loss)
         train = config.train
-        fused = workers.device.type == "cuda"
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay, fused=fused
-        )
+        self.optimizer = build_optimizer(train, self.model.parameters(), workers.device)
         self.averaged = None
         if train.ema_decay:
             self.averaged = AveragedModel(self.model, multi_avg_fn=_average(train.ema_decay), use_buffers=True)
@@ -64,8 +64,8 @@ class Trainer:
             compile_network(self.model.network)
         self.guard = Guard(train.clip_norm, train.max_bad_steps)
         self.step, self.history, self.partial = 0, [], EpochStats()
-        if self.checkpoint_path.exists():
-            self._resume()
+        if state := workers.from_leader(self._load):
+            self._resume(state)
 
     def run(self):
         """Train to the last epoch; return the history, one mapping an epoch."""
@@ -110,9 +110,13 @@ class Trainer:
 
         with training_precision(self.config.train.precision, self.workers.device):
             stats = train_epoch(model, batches(), self.criterion, self.optimizer, self.guard, rate, self.averaged,
-                                self._autocast, on_step)  # fmt: skip
+                                self._autocast, on_step, self._backward)  # fmt: skip
         progress.close()
         return before.merged(stats)
+
+    @property
+    def _backward(self):
+        return backward if self.shares.whole else self.shares.backward
 
     def _autocast(self):
         return autocast(self.config.train.precision, self.workers.device)
@@ -152,8 +156,12 @@ class Trainer:
         }  # fmt: skip
         save_checkpoint(self.checkpoint_path, state)
 
-    def _resume(self):
-        state = load_checkpoint(self.checkpoint_path, to_mapping(self.config))
+    def _load(self):
+        if self.checkpoint_path.exists():
+            return load_checkpoint(self.checkpoint_path, to_mapping(self.config), decisive)
+        return None
+
+    def _resume(self, state):
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.averaged is not None:
@@ -165,8 +173,8 @@ class Trainer:
             log.info("resumed from %s: step %d, %d epochs done", self.checkpoint_path, self.step, len(self.history))
 
     def _settle_config(self):
-        path = self.exp_dir / "config.yaml"
-        if path.exists() and (difference := first_difference(read_yaml(path), to_mapping(self.config))):
+        path, config = self.exp_dir / "config.yaml", to_mapping(self.config)
+        if path.exists() and (difference := first_difference(decisive(read_yaml(path)), decisive(config))):
             raise InputError(f"{path}: this folder was begun with another config ({difference}); use another --tag")
         if self.workers.leads:
             remove_leftovers(self.exp_dir)

@@ -1,0 +1,210 @@
+#!/usr/bin/env python3
+"""One training, done by one process, by several, in parts, killed, moved: the page utils/PROCESSES.md, and tests.
+
+    PYTHONPATH=. tests/cluster/loss_curves.py > /tmp/page.md      two or three minutes on two idle cores
+
+Every run is `sase train` on the processor (Gloo), with a small network and a made-up corpus: 50 steps of plain gradient
+descent, each of them an epoch, so that history.jsonl holds the loss of every step.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from sase import dump
+from sase.benchmarks import make_corpus, machine
+from sase.processes import environment, sase_command
+
+STEPS, RATE, SHOWN = 50, 16000, (1, 2, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50)
+PATIENCE_S = 900
+TOLERANCE = 1e-4
+CONFIG = f"""
+model: {{preset: mini, recurrent: 4, bands: 8, norm: layer}}
+data: {{batch_size: 6, segment_s: 0.3}}
+loss: {{si_snr: 1.0, compressed_spectral: 1.0}}
+train: {{epochs: {STEPS}, steps_per_epoch: 1, optimizer: sgd, learning_rate: 0.02, warmup_steps: 5, ema_decay: 0.5}}
+"""
+
+
+def make_set(folder):
+    """Make a corpus of a few seconds, and dump it; return the dump directory."""
+    data = make_corpus(folder, 4, 0.8, RATE)
+    dump.dump_set(data, folder / "dump", log=lambda line: None)
+    dump.finish(data, folder / "dump", log=lambda line: None)
+    return folder / "dump"
+
+
+class Experiment:
+    """Runs of ``sase train`` in one experiment folder.
+
+    Args:
+        folder: gets the experiment folder, logs, and the corpus and config that all experiments in it share.
+        name: of the experiment.
+    """
+
+    def __init__(self, folder, name):
+        self.exp, self.log = folder / name.replace(" ", "_"), folder / f"{name.replace(' ', '_')}.log"
+        config = folder / "train.yaml"
+        config.write_text(CONFIG)
+        data = folder / "dump" if (folder / "dump").exists() else make_set(folder)
+        self.words = ["train", "--config", config, "--train-set", data, "--dev-set", data, "--exp", self.exp]
+
+    def start(self, *words):
+        """Start it with more options; return the process."""
+        with open(self.log, "ab") as log:
+            command, env = sase_command(*self.words, *words), environment(1)
+            return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def run(self, *words):
+        """Run it with more options, once or, given lists of options, so many times side by side; must end well."""
+        for process in [self.start(*each) for each in (words if words and isinstance(words[0], list) else [words])]:
+            if process.wait(PATIENCE_S):
+                raise RuntimeError(f"ended with {process.returncode}:\n{self.log.read_text()}")
+        return self
+
+    def steps(self):
+        """Return how many steps the checkpoint holds: what is sure to be kept."""
+        path = self.exp / "history.jsonl"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    def losses(self):
+        """Return the loss of every step."""
+        return [json.loads(line)["loss"] for line in (self.exp / "history.jsonl").read_text().splitlines()]
+
+    def resumed(self):
+        """Return the steps at which training went on."""
+        lines = (self.exp / "train.log").read_text().splitlines()
+        return [int(line.split(": step ")[1].split(",")[0]) for line in lines if "resumed from" in line]
+
+    def kill_at(self, step, process, victim=lambda process: process.pid):
+        """Kill a process of a started run with SIGKILL when ``step`` is done; return the steps that were kept."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self.steps() < step:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"did not come to step {step}:\n{self.log.read_text()}")
+            time.sleep(0.02)
+        kept = self.steps()
+        os.kill(victim(process), signal.SIGKILL)
+        return kept
+
+
+def second_worker(process):
+    """Return the id of the second training process that a launcher has started."""
+    tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
+    children = sorted(int(pid) for path in tasks for pid in path.read_text().split())
+    ranks = {}
+    for pid in children:
+        variables = dict(v.partition(b"=")[::2] for v in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+        ranks[variables.get(b"RANK")] = pid
+    return ranks[b"1"]
+
+
+def one(folder):
+    return Experiment(folder, "one").run()
+
+
+def two(folder):
+    return Experiment(folder, "two").run("--processes", 2)
+
+
+def in_parts(folder):
+    """Two segments at a time, three times a step."""
+    return Experiment(folder, "in parts").run("--set", "train.micro_batch_size=2")
+
+
+def uneven(folder):
+    """Four processes of which two have one segment of six, and two have two, in parts of one."""
+    return Experiment(folder, "four").run("--processes", 4, "--set", "train.micro_batch_size=1")
+
+
+def two_machines(folder):
+    """Two launchers that find each other through a file, as jobs of a scheduler do; here both on this machine."""
+    words = ["--num-nodes", 2, "--rendezvous", folder / "rendezvous"]
+    return Experiment(folder, "machines").run([*words, "--node-rank", 0], [*words, "--node-rank", 1])
+
+
+def killed(folder):
+    """One of two processes is killed in the middle: the launcher starts both anew."""
+    experiment = Experiment(folder, "killed")
+    process = experiment.start("--processes", 2)
+    experiment.kept = experiment.kill_at(STEPS // 3, process, second_worker)
+    if process.wait(PATIENCE_S):
+        raise RuntimeError(experiment.log.read_text())
+    return experiment
+
+
+def moved(folder):
+    """One process, killed with its launcher after a third; two, killed after two thirds; one to the end."""
+    experiment = Experiment(folder, "moved")
+    for words, step in ((), STEPS // 3), (("--processes", 2), 2 * STEPS // 3):
+        process = experiment.start(*words)
+        experiment.kill_at(step, process)
+        process.wait()
+    return experiment.run()
+
+
+RUNS = {
+    "one process": one,
+    "two processes": two,
+    "one, in three parts": in_parts,
+    "four, in parts of one": uneven,
+    "two machines of one": two_machines,
+    "two, one killed": killed,
+    "one, then two, then one": moved,
+}
+
+
+def difference(losses, reference):
+    """Return the largest relative difference of two curves."""
+    return max(abs(a - b) / abs(b) for a, b in zip(losses, reference, strict=True))
+
+
+def page(experiments):
+    """Yield the lines of the page: names to :class:`Experiment`."""
+    curves = {name: experiment.losses() for name, experiment in experiments.items()}
+    reference = curves["one process"]
+    yield "# One training, several processes"
+    yield ""
+    yield "Made by `tests/cluster/loss_curves.py`: the same training of 50 steps, plain gradient descent, batches of"
+    yield "six segments, a network with `norm: layer`, on the processor. However many processes share a batch, and however"
+    yield f"many parts each takes its share in, the losses are those of one process; {TOLERANCE:g} is asked for."
+    yield ""
+    yield f"Largest relative difference of the {len(reference)} losses to those of one process:"
+    yield ""
+    yield "| run | what is done | largest relative difference |"
+    yield "|---|---|---:|"
+    for name, losses in curves.items():
+        what = (RUNS[name].__doc__ or "the whole batch" if name == "one process" else RUNS[name].__doc__ or "half each")
+        yield f"| {name} | {what.strip().rstrip('.')} | {difference(losses, reference):.1e} |"
+    yield ""
+    broken = experiments["two, one killed"]
+    same = "the same" if curves["two, one killed"] == curves["two processes"] else "**not the same**"
+    yield f"The process was killed with SIGKILL when {broken.kept} steps were in the checkpoint; all went on from step "
+    yield f"{broken.resumed()[-1]}, and every loss is {same}, to the last digit, as of the two that nobody disturbed."
+    yield ""
+    yield f"| step | {' | '.join(curves)} |"
+    yield f"|---:|{'---:|' * len(curves)}"
+    for step in SHOWN:
+        yield f"| {step} | {' | '.join(f'{losses[step - 1]:.6f}' for losses in curves.values())} |"
+    yield ""
+    yield f"Machine: {machine()}."
+
+
+def main():
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        experiments = {}
+        for name, run in RUNS.items():
+            experiments[name] = run(Path(folder))
+            print(f"{name}: done", file=sys.stderr, flush=True)
+        print("\n".join(page(experiments)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""Training over several processes: what each does of a batch, and that all of it together is what one process does."""
+
+import os
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from cluster import loss_curves
+from recipes import assert_equal
+from sase.dataset import Batch
+from sase.errors import InputError
+from sase.losses import Whole, build_loss
+from sase.model import build_model
+from sase.processes import environment, sase_command
+from sase.training import launch
+from sase.training.config import OptimiserConfig, build_optimizer, decisive
+from sase.training.loop import backward
+from sase.training.shares import Shares, split
+
+
+class Alone(SimpleNamespace):
+    """Stands for one of several processes, without the others."""
+
+    def total(self, values):
+        return values
+
+
+@pytest.fixture
+def batch():
+    """Seven rows: one whose reference is silent, one that is shorter."""
+    clean, noise = torch.randn(2, 7, 3200, generator=torch.Generator().manual_seed(0)) * 0.1
+    clean[2] = 0.0
+    lengths = torch.full((7,), 3200)
+    lengths[5] = 1900
+    return Batch(clean + noise, clean, lengths, [f"u{row}" for row in range(7)])
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return build_model({"preset": "mini", "recurrent": 4, "bands": 8, "norm": "layer"})
+
+
+def gradients(model, backward, batch, loss):
+    model.zero_grad()
+    values = backward(model, batch, build_loss(loss), None)
+    return values, torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+
+def test_rows_are_split_evenly_and_none_is_lost():
+    assert split(6, 2) == [(0, 3), (3, 6)] and split(7, 3) == [(0, 2), (2, 4), (4, 7)] and split(3, 3)[1] == (1, 2)
+
+
+@pytest.mark.parametrize("loss", [{"si_snr": 1.0}, {"compressed_spectral": 0.5, "sdr": 1.0, "log_mel": 0.1}])
+@pytest.mark.parametrize("count, micro_batch_size", [(1, 3), (1, 1), (2, 0), (3, 2), (7, 0)])
+def test_shares_add_up_to_the_whole_batch(model, batch, loss, count, micro_batch_size):
+    expected, whole = gradients(model, backward, batch, loss)
+    values, sums = dict.fromkeys(expected, 0.0), torch.zeros_like(whole)
+    for rank in range(count):
+        shares = Shares(Alone(rank=rank, count=count), 7, micro_batch_size)
+        model.no_sync = torch.enable_grad  # stands for what DistributedDataParallel adds
+        mine, gradient = gradients(model, shares.backward, batch, loss)
+        sums += gradient / count  # what it does with the gradients of all
+        values = {name: values[name] + mine[name] for name in values}
+    assert values == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(sums, whole, rtol=1e-3, atol=1e-5 * float(whole.abs().max()))
+
+
+def test_losses_of_parts_are_shares_of_the_whole(batch):
+    criterion = build_loss({"si_snr": 1.0, "mse": 3.0})
+    total, terms = criterion(batch.noisy, batch.clean, batch.lengths)
+    whole = Whole.of(batch.clean, batch.lengths)
+    assert (whole.rows, int(whole.audible)) == (7, 6)
+    parts = [batch.rows(first, last) for first, last in ((0, 1), (1, 3), (3, 7))]
+    shares = [criterion(part.noisy, part.clean, part.lengths, whole) for part in parts]
+    assert sum(float(share) for share, _ in shares) == pytest.approx(float(total), rel=1e-5, abs=1e-6)
+    assert sum(float(each["mse"]) for _, each in shares) == pytest.approx(float(terms["mse"]), rel=1e-5)
+    silent = criterion(*(tensor[2:3] for tensor in (batch.noisy, batch.clean, batch.lengths)), whole)[1]
+    assert float(silent["si_snr"]) == 0.0
+
+
+def test_a_batch_that_is_too_small_to_share_is_refused():
+    with pytest.raises(InputError, match="data.batch_size is 2, and 3 processes"):
+        Shares(Alone(rank=0, count=3), 2)
+    assert Shares(Alone(rank=0, count=1), 6).whole and not Shares(Alone(rank=0, count=1), 6, 4).whole
+
+
+def test_sgd_is_plain():
+    weight = torch.nn.Parameter(torch.tensor([2.0]))
+    optimizer = build_optimizer(OptimiserConfig(optimizer="sgd", learning_rate=0.5), [weight], weight.device)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (3.0 * weight).sum().backward()
+        optimizer.step()
+    assert weight.item() == 2.0 - 2 * 0.5 * 3.0
+
+
+def test_what_only_says_how_to_compute_may_change():
+    mapping = {"train": {"epochs": 3}}
+    assert decisive(mapping) == decisive({"train": {"epochs": 3, "micro_batch_size": 5, "optimizer": "adamw"}})
+    assert decisive(mapping) != decisive({"train": {"epochs": 3, "optimizer": "sgd"}})
+
+
+def test_machines_meet_where_they_are_told(tmp_path):
+    assert launch._meet(1, "node7:1234") == "node7:1234"
+    endpoint = launch._meet(0, tmp_path / "new/meet")
+    assert endpoint.rpartition(":")[2].isdecimal() and launch._meet(1, str(tmp_path / "new/meet")) == endpoint
+    with pytest.raises(InputError, match="--num-nodes needs --rendezvous"):
+        launch._meet(0, None)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("--ngpu", 99), "--ngpu 99: this machine shows"),
+        (("--processes", -1), "--processes -1: must be 1 or more"),
+        (("--num-nodes", 2, "--node-rank", 2), "--node-rank 2: must be from 0 to 1"),
+        (("--set", "train.micro_batch_size=-1"), "train.micro_batch_size is -1; 0 is for no limit"),
+        (("--set", "train.optimizer=lbfgs"), "train.optimizer is 'lbfgs'; there are adamw, sgd"),
+    ],
+)
+def test_options_that_cannot_be_are_told_in_one_line(tmp_path, words, message):
+    (tmp_path / "train.yaml").write_text(loss_curves.CONFIG)
+    named = [word for name in ("train-set", "dev-set", "exp") for word in (f"--{name}", tmp_path / name)]
+    command = sase_command("train", "--config", tmp_path / "train.yaml", *named, *words)
+    done = subprocess.run(command, env=environment(1), capture_output=True, text=True)
+    assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("curves")
+
+
+@pytest.fixture(scope="module")
+def reference(folder):
+    """The losses of one process."""
+    return loss_curves.one(folder).losses()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder):
+    return loss_curves.two(folder)
+
+
+@pytest.mark.recipe
+def test_two_processes_have_the_losses_of_one(reference, undisturbed):
+    assert len(reference) == 50 and reference[-1] < reference[0] - 1.0
+    assert loss_curves.difference(undisturbed.losses(), reference) < loss_curves.TOLERANCE
+
+
+@pytest.mark.recipe
+@pytest.mark.parametrize("name", ["one, in three parts", "four, in parts of one", "two machines of one"])
+def test_parts_and_machines_have_the_losses_of_one(folder, reference, name):
+    assert loss_curves.difference(loss_curves.RUNS[name](folder).losses(), reference) < loss_curves.TOLERANCE
+
+
+@pytest.mark.recipe
+def test_checkpoints_move_between_one_process_and_two(folder, reference):
+    moved = loss_curves.moved(folder)
+    assert len(moved.resumed()) == 2
+    assert loss_curves.difference(moved.losses(), reference) < loss_curves.TOLERANCE
+
+
+@pytest.mark.recipe
+def test_a_killed_process_costs_no_more_than_since_the_last_checkpoint(folder, undisturbed):
+    killed = loss_curves.killed(folder)
+    assert len(killed.resumed()) == 1 and killed.resumed()[0] >= killed.kept > 0
+    assert killed.losses() == undisturbed.losses()
+    ends = [torch.load(each.exp / "checkpoint.pt", weights_only=True) for each in (killed, undisturbed)]
+    assert_equal(*ends)
+
+
+@pytest.mark.recipe
+def test_what_starting_anew_cannot_mend_ends_all_at_once(folder, undisturbed):
+    command = sase_command(*undisturbed.words, "--processes", 2, "--set", "train.learning_rate=0.5")
+    done = subprocess.run(command, env=environment(1), capture_output=True, text=True, timeout=300)
+    lines = set(done.stderr.splitlines())
+    assert done.returncode == 1 and len(lines) == 1, done.stderr
+    assert "this folder was begun with another config (train.learning_rate is 0.5, was 0.02)" in lines.pop()
+    assert os.path.exists(undisturbed.exp / "checkpoint.pt")
