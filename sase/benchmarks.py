@@ -27,7 +27,7 @@ from sase.training.loop import Guard, train_epoch
 
 _REFERENCE_SIZE, _REFERENCE_COUNT = 512, 8  # matrices, and how many products of them: 1.07 GMAC
 _TEST_UTTERANCES = 824  # of VoiceBank+DEMAND
-_TEST_UTTERANCE_S = 2.5  # their mean length
+TEST_UTTERANCE_S = 2.5  # their mean length
 
 
 def machine():
@@ -81,13 +81,14 @@ def bench_enhance(models, durations_s=(4.0, 60.0), repeats=5):
     return rows
 
 
-def bench_train(configs, switches=False, steps=10):
+def bench_train(configs, switches=False, steps=10, device="cpu"):
     """Measure training as configs say, on a made-up corpus and all cores: batch, step, everything but validation.
 
     Args:
         configs: :class:`sase.training.config.TrainConfig` objects of one sample rate.
         switches: measure each without kept memory, bfloat16 and compiling as well, and with each added in turn.
         steps: how many are measured, after two that are not.
+        device: the processor, or a GPU.
 
     Returns:
         A row each: median and best of the hours of sound that one hour trains on.
@@ -95,7 +96,7 @@ def bench_train(configs, switches=False, steps=10):
     with tempfile.TemporaryDirectory() as folder:
         rate, dump_dir = configs[0].model.sample_rate, Path(folder) / "dump"
         _dump(make_corpus(folder, 24, 5.0, rate), dump_dir)
-        pairs = PairSet(dump_dir, rate)
+        pairs = PairSet(dump_dir, rate, device)
     rows = []
     if switches:  # kept memory cannot be given back, so what does without comes first
         rows += [_bench_train(config, pairs, "none", "float32", False, steps) for config in configs]
@@ -113,7 +114,7 @@ def bench_train(configs, switches=False, steps=10):
 
 def _bench_train(config, pairs, switches, precision, compiled, steps):
     mixtures = Mixtures(pairs, config.data, config.seed)
-    model, train = build_model(config.model), config.train
+    model, train = build_model(config.model).to(pairs.device), config.train
     if compiled:
         torch.compiler.reset()  # what was compiled for another network makes this one's shapes dynamic
         compile_network(model.network)
@@ -166,7 +167,7 @@ def bench_score(utterances=60, workers=1):
 
     with tempfile.TemporaryDirectory() as folder:
         dump_dir = Path(folder) / "dump"
-        _dump(make_corpus(folder, utterances, _TEST_UTTERANCE_S, 16000), dump_dir)
+        _dump(make_corpus(folder, utterances, TEST_UTTERANCE_S, 16000), dump_dir)
         pairs = scoring.data_pairs(read_data_dir(dump_dir), None)
         clock, _ = _time(scoring.score_pairs, pairs, workers)
     return [

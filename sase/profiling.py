@@ -52,8 +52,8 @@ def count_macs(module, *inputs):
 
 
 def with_unit(count):
-    """Return a count in three digits and a unit: 31.2 k, 84.1 M, 8.61 G."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    """Return a count in three digits and a unit: 31.2 k, 84.1 M, 8.61 G, 1.15 T."""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= 0.9995 * size:
             digits = 2 - min(2, int(math.log10(1.0005 * count / size)))
             return f"{count / size:.{digits}f} {unit}"

@@ -24,13 +24,25 @@ def main():
     score.add_argument("--nj", type=int, default=1, help="processes (%(default)s)")
     federated = subjects.add_parser("federated", help="share of a training in silos that was no local training")
     federated.add_argument("--exp", required=True, help="its folder")
-    for subject in (enhance, train, dump, score, federated):
+    size = subjects.add_parser("scale", help="hours and disk for corpora of any size: measured parts, and arithmetic")
+    size.add_argument("--config", default="egs/voicebank_demand/conf/train_small.yaml", help="(%(default)s)")
+    size.add_argument("--gpu", action="store_true", help="devices are GPUs, of which one must be here")
+    for name, kind, default, what in (
+        ("hours", float, [10, 1000, 10000], "of training sound, one or more (10 1000 10000)"),
+        ("test-hours", float, 1, "of sound to enhance and to score (%(default)s)"),
+        ("epochs", int, 50, "of training (%(default)s)"),
+        ("cpus", int, 32, "cores of all machines together (%(default)s)"),
+        ("devices", int, 1, "processors, or GPUs, that train together (%(default)s)"),
+        ("network-gbit", float, None, "a second between machines (what two processes of this one have)"),
+    ):  # fmt: skip
+        size.add_argument(f"--{name}", type=kind, default=default, nargs="+" if name == "hours" else None, help=what)
+    for subject in subjects.choices.values():
         subject.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     args = parser.parse_args()
 
     import json
 
-    from sase import benchmarks
+    from sase import benchmarks, scale
     from sase.federated.benchmark import outside_training
     from sase.model import build_model
     from sase.pretrained import load
@@ -38,6 +50,10 @@ def main():
     from sase.training.config import load_train_config
 
     machine = benchmarks.machine()
+    if args.subject == "scale":
+        bytes_per_s = args.network_gbit and 1e9 / 8 * args.network_gbit
+        parts = scale.measure(load_train_config(args.config), args.gpu, exchange_speed=bytes_per_s)
+        return print(scale.page(parts, machine, args.hours, args.test_hours, args.epochs, args.cpus, args.devices))
     if args.subject == "enhance":
         models = {args.model: load(args.model)} if args.model else {p: build_model(p) for p in args.preset}
         rows = benchmarks.bench_enhance(models, args.seconds, args.repeats)

@@ -1,0 +1,187 @@
+"""What a corpus of any size will cost: measured parts of the work on this machine, and arithmetic from there."""
+
+import math
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+
+from sase import benchmarks
+from sase.errors import InputError
+from sase.model import build_model
+from sase.profiling import markdown, with_unit
+
+_RATE, _SAMPLE_BYTES, _FLOAT_BYTES = 16000, 2, 4
+_EXCHANGES = 10
+_MEANING = {  # of the fields of Parts
+    "dump_speed": "seconds of sound, noisy and clean both counted, that a core dumps in one second (48 kHz files)",
+    "step_s": "seconds of a training step of the whole batch on one device",
+    "batch_s": "seconds of sound in a batch, of the configuration",
+    "device": "what a device is",
+    "parameters": "of the network",
+    "exchange_speed": "bytes a second that one process sends while two exchange gradients",
+    "decode_speed": "seconds of sound that a core enhances in one second",
+    "score_speed": "seconds of sound that a core scores in one second, all eight measures",
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What was measured, or given instead; speeds are in seconds of sound, or bytes, a second."""
+
+    dump_speed: float
+    step_s: float
+    batch_s: float
+    device: str
+    parameters: int
+    exchange_speed: float
+    decode_speed: float
+    score_speed: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Hours of each stage, and bytes of disk and memory, for one size of corpus."""
+
+    hours: float
+    dump_h: float
+    steps: int
+    exchange_share: float
+    train_h: float
+    decode_h: float
+    score_h: float
+    dump_bytes: int
+    enhanced_bytes: int
+    memory_bytes: int
+
+
+def predict(parts, hours, test_hours, epochs, cpus, devices):
+    """Return the :class:`Cost` of one size of corpus: arithmetic alone.
+
+    A step on N devices takes the N-th part of a step on one, and the exchange of gradients besides: each process sends
+    2 (N - 1) / N times their bytes (Patarasuk and Yuan, J. Parallel Distrib. Comput. 69, 2009). Jobs of the other
+    stages share the cores and nothing else.
+
+    Args:
+        parts: a :class:`Parts`.
+        hours: of training sound; noisy and clean are each as long.
+        test_hours: of sound to enhance and to score, unprocessed and enhanced.
+        epochs: times that training sees as much sound as there is.
+        cpus: cores of all machines together.
+        devices: that train together.
+    """
+    if min(hours, test_hours, epochs, cpus, devices) <= 0:
+        raise InputError("hours, epochs, CPUs and devices must be more than 0")
+    steps = epochs * math.ceil(hours * 3600.0 / parts.batch_s)
+    sent = 2.0 * (devices - 1) / devices * parts.parameters * _FLOAT_BYTES
+    step_s, exchange_s = parts.step_s / devices, sent / parts.exchange_speed
+    signal_bytes = round(3600 * _RATE * _SAMPLE_BYTES * hours)
+    return Cost(
+        hours=hours,
+        dump_h=2.0 * hours / (parts.dump_speed * cpus),
+        steps=steps,
+        exchange_share=exchange_s / (step_s + exchange_s),
+        train_h=steps * (step_s + exchange_s) / 3600.0,
+        decode_h=test_hours / (parts.decode_speed * cpus),
+        score_h=2.0 * test_hours / (parts.score_speed * cpus),
+        dump_bytes=2 * signal_bytes,
+        enhanced_bytes=round(3600 * _RATE * _SAMPLE_BYTES * test_hours),
+        memory_bytes=2 * signal_bytes,
+    )
+
+
+def measure(config, use_gpu=False, steps=5, exchange_speed=None):
+    """Return the :class:`Parts` of this machine, for the network, the batches and the loss of a config.
+
+    Args:
+        config: a :class:`sase.training.config.TrainConfig`.
+        use_gpu: train on a GPU; else on all cores.
+        steps: of training that are measured.
+        exchange_speed: bytes a second between machines, instead of those between two processes of this one.
+    """
+    model = build_model(config.model)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    [dump] = benchmarks.bench_dump(10)
+    [train] = benchmarks.bench_train([config], steps=steps, device="cuda" if use_gpu else "cpu")
+    [decode] = benchmarks.bench_enhance({"model": model.eval()}, durations_s=(4.0,), repeats=3)
+    [score] = benchmarks.bench_score(8, 1)
+    batch_s = config.data.batch_size * config.data.segment_s
+    return Parts(
+        dump_speed=dump["× real time, processor"],
+        step_s=batch_s / train["hours an hour, median"],
+        batch_s=batch_s,
+        device=torch.cuda.get_device_name() if use_gpu else f"a processor, {train['threads']} threads",
+        parameters=parameters,
+        exchange_speed=exchange_speed or measure_exchange(parameters),
+        decode_speed=1.0 / decode["RTF processor"],
+        score_speed=1000.0 * benchmarks.TEST_UTTERANCE_S / score["ms an utterance"],
+    )
+
+
+def measure_exchange(count):
+    """Return the bytes a second that each of two processes of this machine sends in an all-reduce (Gloo) of floats.
+
+    Args:
+        count: how many floats.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(_exchange, (folder, count), nprocs=2)
+        with open(f"{folder}/seconds", encoding="utf-8") as file:
+            seconds = float(file.read())
+    return count * _FLOAT_BYTES / seconds  # two processes send 2 (2 - 1) / 2 = 1 times the bytes
+
+
+def _exchange(rank, folder, count):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    gradient, seconds = torch.zeros(count), []
+    for _ in range(_EXCHANGES + 1):
+        dist.barrier()
+        began = time.perf_counter()
+        dist.all_reduce(gradient)
+        seconds.append(time.perf_counter() - began)
+    if rank == 0:
+        with open(f"{folder}/seconds", "w", encoding="utf-8") as file:
+            file.write(str(sorted(seconds[1:])[_EXCHANGES // 2]))
+    dist.destroy_process_group()
+
+
+def page(parts, machine, sizes, test_hours, epochs, cpus, devices):
+    """Return the Markdown page: what was measured, what was reckoned from it, and what is left out.
+
+    Args:
+        parts: :class:`Parts`.
+        machine: on which they were measured, in words.
+        sizes: of corpora, in hours; the rest as :func:`predict` has it.
+    """
+    costs = [predict(parts, hours, test_hours, epochs, cpus, devices) for hours in sizes]
+    measured = [{"what": _MEANING[name], "value": _shown(value)} for name, value in asdict(parts).items()]
+    rows = []
+    for cost in map(asdict, costs):
+        row = {"hours of sound": f"{cost['hours']:,.0f}"}
+        row |= {f"{stage}, h": f"{cost[f'{stage}_h']:.3g}" for stage in ("dump", "train", "decode", "score")}
+        row |= {"steps": f"{cost['steps']:,}", "of training, exchange": f"{100 * cost['exchange_share']:.1f} %"}
+        for name, key in (("dump", "dump"), ("enhanced", "enhanced"), ("training memory", "memory")):
+            row[name] = with_unit(cost[f"{key}_bytes"]) + "B"
+        rows.append(row)
+    return "\n".join(
+        (
+            "## Measured", "", f"On {machine}.", "", markdown(measured), "",
+            "## Arithmetic", "",
+            f"For {cpus} cores, {devices} device{'s' if devices > 1 else ''} that train together, {epochs} epochs, and "
+            f"{test_hours:g} hours of test sound. Nothing in this table was measured.", "", markdown(rows), "",
+            "- Dumping, enhancing, scoring: the sound, divided by speed and cores. Both signals of a pair are dumped,",
+            "  and the unprocessed test set is scored as well as the enhanced one.",
+            "- Training: a step on N devices takes the N-th part of one on a single device, and the exchange of",
+            "  gradients besides, 2 (N - 1) / N times 4 bytes a parameter. Validation and checkpoints are left out.",
+            "- Disk: 16 kHz, 16 bit; twice the corpus for noisy and clean. The corpus as it came is not counted.",
+            "- Training memory: of each process. Training holds its whole set in memory, or on the GPU; where that is",
+            "  too much, train on a part of the corpus. Other stages need less than 1 GB a process, whatever its size.",
+        )
+    )  # fmt: skip
+
+
+def _shown(value):
+    return value if isinstance(value, str) else f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
