@@ -1,5 +1,6 @@
 """The runners of clusters: Grid Engine's against programs that stand in for it, Slurm's on a real one of one node."""
 
+import json
 import os
 import shutil
 import signal
@@ -10,9 +11,11 @@ import sys
 import pytest
 
 from cluster import outcomes
-from recipes import Recipe
+from recipes import QUICK_ARGS, Recipe
 from sase.datadir import read_table
+from sase.federated.processes import members
 from sase.model import build_model, save_model
+from sase.rendezvous import free_port
 
 QSUB = """\
 #!{python}
@@ -164,64 +167,80 @@ def test_the_recipe_knows_its_backends(root, tmp_path):
 @pytest.mark.recipe
 @pytest.mark.parametrize("name", sorted(outcomes.CASES.keys() - outcomes.FOR_SLURM_ALONE))
 def test_tasks_end_as_they_should_on_this_machine(name, tmp_path):
-    check(name, *outcomes.run_case(name, "local", tmp_path))
+    outcome, alive = outcomes.run_case(name, "local", tmp_path)
+    facts = as_it_should(name, outcome)
+    assert all(facts.values()), (facts, outcome)
+    assert alive == []
 
 
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory):
-    """A Slurm of one node with two processors; its tests are skipped where there is none and none can be installed."""
-    folder = tmp_path_factory.mktemp("slurm")
+def started_slurm(folder, cpus):
+    """Yield once, while a Slurm of one node runs; skip where there is none and none can be installed."""
     try:
-        with outcomes.slurm(folder):
+        with outcomes.slurm(folder, cpus):
             yield
     except outcomes.Unavailable as error:
         pytest.skip(f"no test on a real Slurm: {error}")
 
 
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    """A Slurm of one node with two processors."""
+    yield from started_slurm(tmp_path_factory.mktemp("slurm"), 2)
+
+
+@pytest.fixture
+def slurm_of_three(tmp_path):
+    """A Slurm of one node that takes three jobs at a time."""
+    yield from started_slurm(tmp_path / "slurm", 3)
+
+
 @pytest.mark.recipe
 @pytest.mark.parametrize("name", sorted(outcomes.CASES))
 def test_tasks_end_as_they_should_on_slurm(slurm, name, tmp_path):
-    check(name, *outcomes.run_case(name, "slurm", tmp_path))
-
-
-def check(name, outcome, alive):
-    """Assert that a case came out as it should: what failed is known and told, the rest is done, nothing goes on."""
+    outcome, alive = outcomes.run_case(name, "slurm", tmp_path)
+    facts = as_it_should(name, outcome)
+    assert all(facts.values()), (facts, outcome)
     assert alive == []
-    assert "Traceback" not in outcome.told
-    well = {1: "0", 2: "0", 3: "0", 4: "0"}
-    if name in ("all four end well", "the runner is killed with SIGKILL, and called again"):
-        assert (outcome.status, outcome.told, outcome.statuses) == (0, "", well)
-    elif name == "the machine is full at first":
-        assert (outcome.status, outcome.told, outcome.statuses) == (0, "", {1: "0", 2: "0"})
-    elif name.startswith("called again"):
-        assert (outcome.status, outcome.told, outcome.statuses) == (0, "", well)
-        assert outcome.tries == {1: 1, 2: 2, 3: 1, 4: 1}
+
+
+WELL = {1: "0", 2: "0", 3: "0", 4: "0"}
+REASONS = {  # what the file of the exit status of task 2 may hold
+    "one exits with 3": ["3"],
+    "one names a program that is not there": ["127"],
+    "one is killed with SIGKILL": ["137"],
+    "one is killed with SIGKILL, and what runs it too": ["137", "vanished FAILED"],
+    "one is over its `--time`": ["143 over its time of 0:00:02", "143 TIMEOUT"],
+}
+
+
+def as_it_should(name, outcome):
+    """Return whether each thing about an outcome is as it should be: what failed is known and told, the rest done."""
+    told, statuses, well = outcome.told, outcome.statuses, WELL
+    facts = {"one line a fault": "Traceback" not in told}
+    if name in REASONS:
+        facts["status"] = outcome.status == 1 and told.startswith("1 of 4 failed, see log/x.2.log")
+        facts["reason"] = statuses[2] in REASONS[name]
+        facts["the others"] = {**statuses, 2: "0"} == well and outcome.tries == dict.fromkeys(well, 1)
     elif name == "Ctrl-C while two run and two wait":
-        assert outcome.status == 128 + signal.SIGINT and "interrupted" in outcome.told
-        assert outcome.tries == {1: 1, 2: 1}
-        assert outcome.statuses.keys() == {1, 2} and all(text.startswith("143") for text in outcome.statuses.values())
+        facts["status"] = outcome.status == 128 + signal.SIGINT and "interrupted" in told
+        facts["tasks"] = outcome.tries == {1: 1, 2: 1} and statuses.keys() == {1, 2}
+        facts["reason"] = all(text.startswith("143") for text in statuses.values())
     elif name in outcomes.FOR_SLURM_ALONE:
-        assert outcome.status == 1 and "4 of 4 failed, see log/x.*.log" in outcome.told
-        assert ("sbatch was ended by signal 9" in outcome.told) == ("sbatch" in name)
-        assert outcome.tries == {1: 1, 2: 1}
-        assert all("CANCELLED" in text for text in outcome.statuses.values()) and len(outcome.statuses) == 4
-        assert "x.4.log ends with: it did not start (vanished: CANCELLED)" in outcome.told
+        facts["status"] = outcome.status == 1 and "4 of 4 failed, see log/x.*.log" in told
+        facts["sbatch"] = ("sbatch was ended by signal 9" in told) == ("sbatch" in name)
+        facts["tasks"] = outcome.tries == {1: 1, 2: 1} and len(statuses) == 4
+        facts["reason"] = all("CANCELLED" in text for text in statuses.values())
+        facts["told"] = "x.4.log ends with: it did not start (vanished: CANCELLED)" in told
     elif name.startswith("more memory"):
-        assert outcome.status == 1 and outcome.told.count("\n") == 0 and outcome.tries == {}
+        facts["status"] = outcome.status == 1 and told.count("\n") == 0 and outcome.tries == {}
     else:
-        reasons = {
-            "one exits with 3": ["3"],
-            "one names a program that is not there": ["127"],
-            "one is killed with SIGKILL": ["137"],
-            "one is killed with SIGKILL, and what runs it too": ["137", "vanished FAILED"],
-            "one is over its `--time`": ["143 over its time of 0:00:02", "143 TIMEOUT"],
-        }
-        assert outcome.status == 1 and outcome.told.startswith("1 of 4 failed, see log/x.2.log")
-        assert outcome.statuses.pop(2) in reasons[name]
-        assert outcome.statuses == {1: "0", 3: "0", 4: "0"}
-        assert outcome.tries == {1: 1, 2: 1, 3: 1, 4: 1}
+        if name == "the machine is full at first":
+            well = {1: "0", 2: "0"}
+        facts["status"] = (outcome.status, told, statuses) == (0, "", well)
+        facts["tries"] = not name.startswith("called again") or outcome.tries == {1: 1, 2: 2, 3: 1, 4: 1}
     if "Ctrl-C" not in name:
-        assert all((text == "0") == ("Ended (code 0)" in outcome.logs[task]) for task, text in outcome.statuses.items())
+        facts["logs"] = all((s == "0") == ("Ended (code 0)" in outcome.logs[task]) for task, s in statuses.items())
+    return facts
 
 
 @pytest.mark.recipe
@@ -256,3 +275,63 @@ def test_the_recipe_runs_its_stages_on_slurm(slurm, root, tmp_path):
         for job in (1, 2, 3):
             lines = (exp / logs / f"{name}.{job}.log").read_text().splitlines()
             assert lines[0].startswith(f"# sase {name} ") and lines[-1].startswith("# Ended (code 0)")
+
+
+PLAIN = f"{QUICK_ARGS} --set model.norm=layer --set train.optimizer=sgd"
+
+
+def losses(exp):
+    """Return the loss of every epoch."""
+    return [json.loads(line)["loss"] for line in (exp / "history.jsonl").open()]
+
+
+def statuses(exp, log):
+    """Return what the files of the exit statuses of a call of stage 3 hold."""
+    return [path.read_text().strip() for path in sorted((exp / "logs/q" / log).glob("*.status"))]
+
+
+@pytest.mark.recipe
+def test_machines_without_a_scheduler_train_together(root, tmp_path):
+    """What is typed on each of two machines, here both the same one; the end is that of one machine."""
+    recipe = Recipe(root, tmp_path / "copy", "voicebank_demand")
+    recipe.run("--stop-stage", 2, "--nj", 2)
+    stage_3 = ("--stage", 3, "--stop-stage", 3, "--train_args", PLAIN)
+    recipe.run(*stage_3, "--tag", "one")
+    nodes = ("--num_nodes", 2, "--master_addr", "localhost", "--master_port", free_port())
+    processes = [recipe.start(*stage_3, "--tag", "two", *nodes, "--node_rank", rank) for rank in (0, 1)]
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    one, two = (losses(recipe.mini / "exp" / tag) for tag in ("one", "two"))
+    assert len(two) == 3 and two == pytest.approx(one, rel=1e-4)
+
+
+@pytest.mark.recipe
+def test_the_recipe_trains_on_slurm(slurm_of_three, root, tmp_path):
+    """Two machines that find each other come to what one comes to; a server and two silos are three jobs."""
+    recipe = Recipe(root, tmp_path / "copy", "voicebank_demand")
+    recipe.run("--stop-stage", 2, "--nj", 2)
+    stage_3 = ("--stage", 3, "--stop-stage", 3, "--train_args", PLAIN)
+    recipe.run(*stage_3, "--tag", "one")
+    process = recipe.start(*stage_3, "--num_nodes", 2)
+    assert "cmd.sh names no cluster" in process.communicate()[0] and process.returncode == 1
+    path = recipe.folder / "cmd.sh"
+    text = path.read_text().replace("cmd_backend=local", "cmd_backend=slurm")
+    path.write_text(text.replace("--mem 8G --num-threads 4", "--mem 1G --num-threads 1"))
+
+    recipe.run(*stage_3, "--tag", "two", "--num_nodes", 2)
+    one, two = (recipe.mini / "exp" / tag for tag in ("one", "two"))
+    assert statuses(two, "train.NODE.log") == ["0", "0"]
+    assert len(losses(two)) == 3 and losses(two) == pytest.approx(losses(one), rel=1e-4)
+
+    federated = ("--fl", "true", "--num_clients", 2, "--num_rounds", 2, "--tag", "silos")
+    federated += ("--fl_args", "--fl-set local_steps=3 --fl-set dev_s=10")
+    recipe.run(*stage_3, *federated)
+    exp = recipe.mini / "exp/silos"
+    assert statuses(exp, "server.log") == ["0"] and statuses(exp, "silo.SILO.log") == ["0", "0"]
+    rounds = [json.loads(line) for line in (exp / "rounds.jsonl").open()]
+    assert [sorted(entry["silos"]) for entry in rounds] == [["0", "1"], ["0", "1"]]
+    assert (exp / "best.pt").exists()
+    assert not any(members(home) for home in (exp / "flower", *(exp / f"silos/silo{k}/flower" for k in (0, 1))))
+    before = (exp / "rounds.jsonl").read_bytes()
+    recipe.run(*stage_3, *federated)  # the server has nothing left to do, and no silo is asked for
+    assert (exp / "rounds.jsonl").read_bytes() == before

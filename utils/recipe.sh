@@ -13,6 +13,10 @@ stop_stage=5
 mini=false
 nj=$(getconf _NPROCESSORS_ONLN)
 ngpu=0
+num_nodes=1
+node_rank=
+master_addr=
+master_port=29500
 seed=0
 tag=
 train_config=
@@ -27,7 +31,7 @@ num_rounds=
 local_epochs=
 fedprox_mu=
 fl_payload=
-fl_engine=simulation
+fl_engine=
 fl_config=
 fl_args=
 
@@ -35,7 +39,11 @@ recipe_help="  --mini true|false           a small generated corpus, offline; al
   --stage N, --stop-stage N   first and last stage to run ($stage, $stop_stage):
                               0 download, 1 data, 2 dump, 3 train, 4 decode, 5 score
   --nj N                      jobs of stages 2, 4 and 5: as many as there are cores ($nj)
-  --ngpu N                    graphics cards to train on, 0: the processor ($ngpu)
+  --ngpu N                    graphics cards of each machine to train on, 0: the processor ($ngpu)
+  --num_nodes M               machines to train on together, where cmd.sh names a cluster: a job each ($num_nodes)
+  --node_rank K --master_addr HOST, --master_port N
+                              where it does not, typed on each machine: which one this is, from 0, and how the first
+                              is reached ($master_port)
   --seed N                    of the training ($seed)
   --tag NAME                  name of the experiment, exp/NAME (the configuration's name and what the options change)
   --train_config FILE         YAML file (conf/train_small.yaml; with --mini true conf/train_mini.yaml)
@@ -44,7 +52,8 @@ recipe_help="  --mini true|false           a small generated corpus, offline; al
   --num_clients N             how many silos ($num_clients)
   --fl_partition WHICH        what silos differ in: speaker, noise, snr or dirichlet; silo where stage 1 decides
   --fl_alpha X                of dirichlet: the smaller, the more unlike the silos ($fl_alpha)
-  --fl_engine ENGINE          simulation: Flower on this machine; deployment: a process a silo; inproc ($fl_engine)
+  --fl_engine ENGINE          simulation: Flower on this machine; deployment: a process, or on a cluster a job, for
+                              the server and for each silo; inproc (simulation; on a cluster deployment)
   --fl_config FILE            YAML file of what is federated (conf/fl.yaml; with --mini true conf/fl_mini.yaml)
   --fl_strategy WHICH         instead of what FILE says: whose update counts: examples, uniform, loss, fair or sase
   --fl_server WHICH           likewise: optimiser of the server: plain, momentum, adam or yogi
@@ -83,6 +92,8 @@ settle_recipe() { # settle_recipe "$@": check what all recipes have in common, n
   [ $# -eq 0 ] || fail "no such argument: $1; --help names the options"
   ((stage <= stop_stage)) || fail "--stage $stage comes after --stop-stage $stop_stage"
   ((nj >= 1)) || fail "--nj must be 1 or more, not $nj"
+  ((num_nodes >= 1)) || fail "--num_nodes must be 1 or more, not $num_nodes"
+  [ -z "$node_rank" ] || [ -n "$master_addr" ] || fail "--node_rank needs --master_addr, of the first machine"
   ((num_clients >= 1)) || fail "--num_clients must be 1 or more, not $num_clients"
   local preset=small fl_preset=
   work=
@@ -104,6 +115,12 @@ settle_recipe() { # settle_recipe "$@": check what all recipes have in common, n
   . ./path.sh
   # shellcheck source=../egs/voicebank_demand/cmd.sh
   . ./cmd.sh
+  if [ "$cmd_backend" = local ] && ((num_nodes > 1)) && [ -z "$node_rank" ]; then
+    fail "--num_nodes $num_nodes, and cmd.sh names no cluster: type it on each, with --node_rank and --master_addr"
+  fi
+  if [ -z "$fl_engine" ]; then
+    if [ "$cmd_backend" = local ]; then fl_engine=simulation; else fl_engine=deployment; fi
+  fi
   data=${work}data dump=${work}dump exp=${work}exp/$tag
   silos=$dump/silos/${partition}_$num_clients
   enhanced=$exp/enhanced_tt
@@ -135,19 +152,77 @@ dump_sets() { # stage 2
 
 train() { # stage 3
   mkdir -p "$exp"
-  local again=$exp/run.sh # replaced, never written into: it may be what is running now
-  printf '#!/usr/bin/env bash\n# This made the experiment; options may follow.\n%s "$@"\n' "$command" >"$again.partial"
-  chmod +x "$again.partial"
-  mv "$again.partial" "$again"
+  local again=$exp/run.sh partial # replaced, never written into: it may be what is running now
+  partial=$exp/.run.sh.$HOSTNAME.$$.partial
+  printf '#!/usr/bin/env bash\n# This made the experiment; options may follow.\n%s "$@"\n' "$command" >"$partial"
+  chmod +x "$partial"
+  mv "$partial" "$again"
   local options=(--config "$train_config" --dev-set "$dump/cv" --exp "$exp" --seed "$seed" --ngpu "$ngpu")
   if $fl; then
     sase partition --train "$dump/tr" --test "$dump/tt" --out "$silos" \
       --by "$fl_partition" --num-silos "$num_clients" --alpha "$fl_alpha"
-    sase federate "${options[@]}" --silos "$silos" --fl-config "$fl_config" --engine "$fl_engine" \
-      "${train_args[@]}" "${fl_args[@]}"
+    options+=(--fl-config "$fl_config" --engine "$fl_engine" "${train_args[@]}" "${fl_args[@]}")
+    if [ "$cmd_backend" != local ] && [ "$fl_engine" = deployment ]; then
+      federate_by_jobs "${options[@]}"
+    else
+      train_here_or_there sase federate "${options[@]}" --silos "$silos"
+    fi
+  elif [ -n "$node_rank" ]; then
+    sase train "${options[@]}" --train-set "$dump/tr" "${train_args[@]}" \
+      --num-nodes "$num_nodes" --node-rank "$node_rank" --rendezvous "$master_addr:$master_port"
+  elif ((num_nodes == 1)); then
+    train_here_or_there sase train "${options[@]}" --train-set "$dump/tr" "${train_args[@]}"
   else
-    sase train "${options[@]}" --train-set "$dump/tr" "${train_args[@]}"
+    local meet # where the first of the machines tells the others where it is: a new file each time
+    meet=$exp/logs/rendezvous.$(date +%s)
+    echo "$num_nodes jobs train together; see $PWD/$exp/train.log and $exp/logs/"
+    # shellcheck disable=SC2086  # a runner may bring options
+    $cuda_cmd --gpu "$ngpu" --max-jobs-run "$num_nodes" NODE=0:$((num_nodes - 1)) "$exp/logs/train.NODE.log" \
+      sase train "${options[@]}" --train-set "$dump/tr" "${train_args[@]}" \
+      --num-nodes "$num_nodes" --node-rank NODE --rendezvous "$meet"
   fi
+}
+
+train_here_or_there() { # train_here_or_there command...: on this machine, or where cmd.sh names a cluster, by a job
+  if [ "$cmd_backend" = local ]; then
+    "$@"
+  else
+    echo "a job trains; see $PWD/$exp/train.log and $exp/logs/train.log"
+    # shellcheck disable=SC2086
+    $cuda_cmd --gpu "$ngpu" "$exp/logs/train.log" "$@"
+  fi
+}
+
+federate_by_jobs() { # federate_by_jobs OPTIONS: the server is a job, and, once it has told where it is, so is each silo
+  local meet device=cpu server clients status=0
+  meet=$exp/logs/server.$(date +%s)
+  if ((ngpu > 0)); then device=cuda; fi
+  echo "a job for the server and for each of $num_clients silos; see $PWD/$exp/train.log and $exp/logs/"
+  trap end_jobs INT TERM
+  # shellcheck disable=SC2086  # a runner may bring options
+  $cuda_cmd --gpu "$ngpu" "$exp/logs/server.log" \
+    sase federate "$@" --num-clients "$num_clients" --engine-option announce="$meet" --engine-option connect_s=3600 &
+  server=$!
+  until [ -e "$meet" ] || [ -z "$(jobs -pr)" ]; do sleep 1; done
+  if [ -e "$meet" ]; then # else it has failed, or there was nothing left to do
+    # shellcheck disable=SC2086
+    $cuda_cmd --gpu "$ngpu" --max-jobs-run "$num_clients" SILO=0:$((num_clients - 1)) "$exp/logs/silo.SILO.log" \
+      sase silo --silo SILO --data-dir "$silos/siloSILO" --state-dir "$exp/silos/siloSILO" --server "$meet" \
+      --certificates "$exp/flower/certificates" --device "$device" --wait-s 600 &
+    clients=$!
+    wait -n "$server" "$clients" || end_jobs # one that has failed leaves the other waiting for nothing
+    wait "$clients" || status=$?
+  fi
+  wait "$server" || status=$?
+  trap - INT TERM
+  return "$status"
+}
+
+end_jobs() { # end what runs in the background; the runners cancel their jobs
+  local running
+  running=$(jobs -pr)
+  # shellcheck disable=SC2086
+  if [ -n "$running" ]; then kill $running; fi
 }
 
 decode() { # stage 4

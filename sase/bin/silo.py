@@ -7,7 +7,7 @@ def main():
     parser = argparse.ArgumentParser(prog="sase silo", description=__doc__)
     parser.add_argument("--silo", type=int, required=True, help="which silo this is, from 0")
     parser.add_argument("--data-dir", required=True, help="its data: tr/, a dump directory, and perhaps tt/")
-    parser.add_argument("--server", required=True, metavar="HOST:PORT", help="where the server listens")
+    parser.add_argument("--server", required=True, metavar="HOST:PORT", help="the server, or a file that tells")
     parser.add_argument("--certificates", help="folder with ca.crt and silo.key, or the one above it")
     parser.add_argument("--insecure", action="store_true", help="no encryption and no keys; for tests on one machine")
     parser.add_argument("--state-dir", help="for its own state and logs (default: state<N> beside the data)")

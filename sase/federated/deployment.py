@@ -18,10 +18,13 @@ from sase.federated.certificates import make_certificates
 from sase.federated.processes import alone, environment, wait_healthy
 from sase.federated.silo_process import SiloProcess
 from sase.processes import start
+from sase.rendezvous import announce, free_port, own_names
 
 log = logging.getLogger(__name__)
 _POLL_S = 0.5
-_OPTIONS = {"port": "18000", "host": "", "certificates": "", "insecure": "false", "connect_s": "600"}
+_OPTIONS = {
+    "port": "18000", "host": "", "certificates": "", "insecure": "false", "connect_s": "600", "announce": "",
+}  # fmt: skip
 
 
 def run(train_config, fed_config, silos_dir, dev_set, exp_dir, device, options):
@@ -33,7 +36,9 @@ def run(train_config, fed_config, silos_dir, dev_set, exp_dir, device, options):
         options: ``port`` (18000), where silos find the server; ``host`` to listen on (all addresses, or with
             ``silos_dir`` the loopback); ``certificates``, the folder ``server/`` that ``tools/make_certificates.sh``
             made, or the one above it (with ``silos_dir``: made when left out); ``insecure`` (false): no encryption, and
-            no keys; ``connect_s`` (600): how long to wait for silos to connect at the beginning.
+            no keys; ``connect_s`` (600): how long to wait for silos to connect at the beginning; ``announce``: a file
+            into which to write HOST:PORT once silos can connect, for a server that a scheduler sends somewhere: the
+            port is any free one, and certificates are made, in ``flower/certificates``, where none are named.
 
     Raises:
         InputError: a round that could not be done, a port or certificate that does not serve, Flower that did not run.
@@ -49,7 +54,7 @@ def run(train_config, fed_config, silos_dir, dev_set, exp_dir, device, options):
         if not settings.insecure:
             certificates = settings.certificates or home / "certificates"
             if not settings.certificates:
-                make_certificates(certificates, [], fed_config.num_silos)
+                make_certificates(certificates, own_names() if settings.announce else [], fed_config.num_silos)
             server_folder = certificates / "server" if (certificates / "server").is_dir() else certificates
         cores = len(os.sched_getaffinity(0))
         env = environment(home, cores)
@@ -59,6 +64,8 @@ def run(train_config, fed_config, silos_dir, dev_set, exp_dir, device, options):
         if not settings.insecure:
             registered = register_keys(address, server_folder, fed_config.num_silos)
             log.info("server on port %d; registered keys: %s", settings.port, ", ".join(registered))
+        if settings.announce:
+            announce(settings.announce, settings.port)
         write_app(
             home, address, ca_file, train_config, fed_config, dev_set=str(Path(dev_set).resolve()),
             exp_dir=str(exp_dir), device=device, simulated=False,
@@ -132,12 +139,13 @@ class _Settings:
     certificates: Path | None
     insecure: bool
     connect_s: float
+    announce: Path | None
 
     @classmethod
     def read(cls, options, silos_dir):
         if unknown := sorted(set(options) - set(_OPTIONS)):
             raise InputError(f"--engine-option {unknown[0]}: the deployment knows {', '.join(_OPTIONS)}")
-        given = {**_OPTIONS, **options}
+        given = {**_OPTIONS, **({"port": free_port()} if "announce" in options else {}), **options}
         if given["insecure"] not in ("true", "false"):
             raise InputError(f"--engine-option insecure={given['insecure']}: must be true or false")
         try:
@@ -146,12 +154,13 @@ class _Settings:
             raise InputError("--engine-option: port and connect_s must be numbers") from None
         certificates = Path(given["certificates"]).resolve() if given["certificates"] else None
         insecure = given["insecure"] == "true"
-        if not insecure and certificates is None and silos_dir is None:
+        announced = Path(given["announce"]).resolve() if given["announce"] else None
+        if not insecure and certificates is None and silos_dir is None and announced is None:
             raise InputError("needs --engine-option certificates=DIR, of tools/make_certificates.sh (or insecure=true)")
         if certificates is not None and not certificates.is_dir():
             raise InputError(f"{certificates}: no such folder; tools/make_certificates.sh makes it")
         host = given["host"] or ("0.0.0.0" if silos_dir is None else "127.0.0.1")
-        return cls(port, host, certificates, insecure, connect_s)
+        return cls(port, host, certificates, insecure, connect_s, announced)
 
 
 def _start_superlink(home, env, settings, folder):

@@ -13,6 +13,7 @@ from pathlib import Path
 from sase.errors import InputError
 from sase.federated.processes import alone, environment, free_port
 from sase.processes import last_line, start
+from sase.rendezvous import look_up
 
 FINISHED = "finished"  # in a silo's state folder: the server has said that training is over
 _RESTART_S = 8.0
@@ -121,7 +122,7 @@ def run_silo(index, data_dir, state_dir, server, certificates, device="cpu", thr
     Args:
         index: which silo, from 0.
         data_dir, state_dir, device: as :class:`SiloProcess` has them.
-        server: HOST:PORT.
+        server: HOST:PORT, or a file into which the server writes it (``announce`` of the deployment).
         certificates: the folder ``silo<index>/`` that ``tools/make_certificates.sh`` made, or the one above it; None
             for a server that does not encrypt.
         threads: CPU threads; all cores when None.
@@ -130,6 +131,7 @@ def run_silo(index, data_dir, state_dir, server, certificates, device="cpu", thr
     Raises:
         InputError: the server is not who it should be, refuses the silo, or is not there for too long.
     """
+    server = look_up(server, wait_s)
     trust = None
     if certificates is not None:
         certificates = Path(certificates).resolve()

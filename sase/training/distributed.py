@@ -1,6 +1,7 @@
 """The few facts that several training processes, started by torchrun, must share."""
 
 import os
+import warnings
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -71,5 +72,6 @@ def join_workers(use_gpu):
     if "RANK" in os.environ:
         follow_parent()
     if count > 1:
+        warnings.filterwarnings("ignore", "Grad strides do not match")  # of weights with a dimension of one
         dist.init_process_group("nccl" if use_gpu else "gloo", timeout=_PATIENCE)
     return Workers(rank, count, device)

@@ -50,14 +50,18 @@ class Unavailable(Exception):
 
 
 @contextlib.contextmanager
-def slurm(folder):
+def slurm(folder, cpus=2):
     """Run a Slurm of one node while this is entered; SLURM_CONF leads to it.
+
+    Args:
+        folder: where all that it writes is.
+        cpus: of the node, whether the machine has them or not.
 
     Raises:
         Unavailable: it is not here, and cannot be installed.
     """
     scripts = ROOT / "tests/cluster"
-    started = subprocess.run([scripts / "start_slurm.sh", folder], capture_output=True, text=True)
+    started = subprocess.run([scripts / "start_slurm.sh", folder, str(cpus)], capture_output=True, text=True)
     if started.returncode == _NOT_INSTALLED:
         raise Unavailable(started.stderr.strip())
     if started.returncode:

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Start a whole Slurm of one node on this machine, for the tests: munge, slurmctld and slurmd, a partition of 2 CPUs.
+# Start a whole Slurm of one node on this machine, for the tests: munge, slurmctld and slurmd, a partition of 2 CPUs, or
+# of as many as CPUS says, whether the machine has them or not.
 #
-#   tests/cluster/start_slurm.sh DIR     all that it writes is in DIR; prints a line to be evaluated by the shell
-#   tests/cluster/stop_slurm.sh DIR      stops it
+#   tests/cluster/start_slurm.sh DIR [CPUS]    all that it writes is in DIR; prints a line to be evaluated by the shell
+#   tests/cluster/stop_slurm.sh DIR            stops it
 #
 # Nothing of the system's own Slurm or munge is used but the programs: key, socket, ports and state are of its own. The
 # programs are those of Debian's packages slurm-wlm and munge, which are installed where they are missing and root asks.
 # The status is 3 when they are not there and cannot be installed.
 set -euo pipefail
 
-[ $# -eq 1 ] || { echo "usage: $0 DIR" >&2; exit 1; }
+if [ $# -lt 1 ] || [ $# -gt 2 ]; then echo "usage: $0 DIR [CPUS]" >&2; exit 1; fi
+cpus=${2:-2}
 mkdir -p "$1"
 folder=$(cd "$1" && pwd)
 export PATH=$PATH:/usr/sbin:/sbin
@@ -68,8 +70,9 @@ SelectTypeParameters=CR_Core_Memory
 JobCompType=jobcomp/none
 ReturnToService=2
 KillWait=10
+SlurmdParameters=config_overrides
 MailProg=/bin/true
-NodeName=$(hostname -s) NodeAddr=127.0.0.1 CPUs=2 RealMemory=$memory State=UNKNOWN
+NodeName=$(hostname -s) NodeAddr=127.0.0.1 CPUs=$cpus RealMemory=$memory State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
 export SLURM_CONF=$folder/slurm.conf
