@@ -54,7 +54,7 @@ def bench_enhance(models, durations_s=(4.0, 60.0), repeats=5):
         ``GMAC``: the median as the work in matrix products that takes as long, measured in the same run.
     """
     rows = []
-    with _threads(1):
+    with threads(1):
         for name, model in models.items():
             enhancer = Enhancer(model)
             for duration_s in durations_s:
@@ -91,7 +91,8 @@ def bench_train(configs, switches=False, steps=10, device="cpu"):
         device: the processor, or a GPU.
 
     Returns:
-        A row each: median and best of the hours of sound that one hour trains on.
+        A row each: median and best of the hours of sound that one hour trains on; median of the processor's time of a
+        step, all threads together.
     """
     with tempfile.TemporaryDirectory() as folder:
         rate, dump_dir = configs[0].model.sample_rate, Path(folder) / "dump"
@@ -119,11 +120,12 @@ def _bench_train(config, pairs, switches, precision, compiled, steps):
         torch.compiler.reset()  # what was compiled for another network makes this one's shapes dynamic
         compile_network(model.network)
     optimizer = torch.optim.AdamW(model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay)
-    criterion, guard, seconds = build_loss(config.loss), Guard(train.clip_norm, train.max_bad_steps), []
+    criterion, guard, times = build_loss(config.loss), Guard(train.clip_norm, train.max_bad_steps), []
     with training_precision(precision, pairs.device):
         for step in range(steps + 2):
             batches = (mixtures.batch(step) for _ in range(1))
-            seconds.append(_time(train_epoch, model, batches, criterion, optimizer, guard)[0])
+            times.append(_time(train_epoch, model, batches, criterion, optimizer, guard))
+    seconds, processor = zip(*times)
     batch_s = config.data.batch_size * config.data.segment_s
     return {
         "network": config.model.network,
@@ -134,6 +136,7 @@ def _bench_train(config, pairs, switches, precision, compiled, steps):
         "threads": torch.get_num_threads(),
         "hours an hour, median": batch_s / statistics.median(seconds[2:]),
         "hours an hour, best": batch_s / min(seconds[2:]),
+        "processor s a step": statistics.median(processor[2:]),
     }
 
 
@@ -169,13 +172,14 @@ def bench_score(utterances=60, workers=1):
         dump_dir = Path(folder) / "dump"
         _dump(make_corpus(folder, utterances, TEST_UTTERANCE_S, 16000), dump_dir)
         pairs = scoring.data_pairs(read_data_dir(dump_dir), None)
-        clock, _ = _time(scoring.score_pairs, pairs, workers)
+        clock, processor = _time(scoring.score_pairs, pairs, workers)
     return [
         {
             "utterances": utterances,
             "processes": workers,
             "s": clock,
             "ms an utterance": 1000 * clock / utterances,
+            **({"ms an utterance, processor": 1000 * processor / utterances} if workers == 1 else {}),
             f"s for {_TEST_UTTERANCES}": clock / utterances * _TEST_UTTERANCES,
         }
     ]
@@ -228,7 +232,8 @@ def _time(function, *args):
 
 
 @contextlib.contextmanager
-def _threads(count):
+def threads(count):
+    """Let torch have ``count`` threads while this is entered."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

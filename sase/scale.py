@@ -22,7 +22,7 @@ _MEANING = {  # of the fields of Parts
     "batch_s": "seconds of sound in a batch, of the configuration",
     "device": "what a device is",
     "parameters": "of the network",
-    "exchange_speed": "bytes a second that one process sends while two exchange gradients",
+    "exchange_speed": "bytes a second that each process sends while two of this machine exchange gradients (Gloo)",
     "decode_speed": "seconds of sound that a core enhances in one second",
     "score_speed": "seconds of sound that a core scores in one second, all eight measures",
 }
@@ -96,28 +96,33 @@ def predict(parts, hours, test_hours, epochs, cpus, devices):
 def measure(config, use_gpu=False, steps=5, exchange_speed=None):
     """Return the :class:`Parts` of this machine, for the network, the batches and the loss of a config.
 
+    What runs on the processor is measured on one core, by the processor's time: what else the machine does changes it
+    little. So a device is a core, unless it is a GPU, which is measured by the clock.
+
     Args:
         config: a :class:`sase.training.config.TrainConfig`.
-        use_gpu: train on a GPU; else on all cores.
+        use_gpu: train on a GPU; else on a core.
         steps: of training that are measured.
         exchange_speed: bytes a second between machines, instead of those between two processes of this one.
     """
     model = build_model(config.model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    batch_s = config.data.batch_size * config.data.segment_s
     [dump] = benchmarks.bench_dump(10)
-    [train] = benchmarks.bench_train([config], steps=steps, device="cuda" if use_gpu else "cpu")
+    with benchmarks.threads(1):
+        [train] = benchmarks.bench_train([config], steps=steps, device="cuda" if use_gpu else "cpu")
+    step_s = batch_s / train["hours an hour, median"] if use_gpu else train["processor s a step"]
     [decode] = benchmarks.bench_enhance({"model": model.eval()}, durations_s=(4.0,), repeats=3)
     [score] = benchmarks.bench_score(8, 1)
-    batch_s = config.data.batch_size * config.data.segment_s
     return Parts(
         dump_speed=dump["× real time, processor"],
-        step_s=batch_s / train["hours an hour, median"],
+        step_s=step_s,
         batch_s=batch_s,
-        device=torch.cuda.get_device_name() if use_gpu else f"a processor, {train['threads']} threads",
+        device=torch.cuda.get_device_name() if use_gpu else "a core",
         parameters=parameters,
         exchange_speed=exchange_speed or measure_exchange(parameters),
         decode_speed=1.0 / decode["RTF processor"],
-        score_speed=1000.0 * benchmarks.TEST_UTTERANCE_S / score["ms an utterance"],
+        score_speed=1000.0 * benchmarks.TEST_UTTERANCE_S / score["ms an utterance, processor"],
     )
 
 
@@ -168,9 +173,11 @@ def page(parts, machine, sizes, test_hours, epochs, cpus, devices):
         rows.append(row)
     return "\n".join(
         (
+            "# What a corpus costs", "",
+            "Printed by `sase bench scale`, whose options say how many cores, GPUs, hours and epochs.", "",
             "## Measured", "", f"On {machine}.", "", markdown(measured), "",
             "## Arithmetic", "",
-            f"For {cpus} cores, {devices} device{'s' if devices > 1 else ''} that train together, {epochs} epochs, and "
+            f"For {cpus} cores, {devices} device{'s' if devices > 1 else ''} to train on together, {epochs} epochs, and "
             f"{test_hours:g} hours of test sound. Nothing in this table was measured.", "", markdown(rows), "",
             "- Dumping, enhancing, scoring: the sound, divided by speed and cores. Both signals of a pair are dumped,",
             "  and the unprocessed test set is scored as well as the enhanced one.",
