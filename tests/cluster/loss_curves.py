@@ -106,10 +106,12 @@ def second_worker(process):
 
 
 def one(folder):
+    """The whole batch in one process."""
     return Experiment(folder, "one").run()
 
 
 def two(folder):
+    """Each of two processes has half of every batch."""
     return Experiment(folder, "two").run("--processes", 2)
 
 
@@ -173,19 +175,19 @@ def page(experiments):
     yield ""
     yield "Made by `tests/cluster/loss_curves.py`: the same training of 50 steps, plain gradient descent, batches of"
     yield "six segments, a network with `norm: layer`, on the processor. However many processes share a batch, and however"
-    yield f"many parts each takes its share in, the losses are those of one process; {TOLERANCE:g} is asked for."
+    yield f"many parts each takes its share in, the losses are those of one process; {TOLERANCE:g} is the limit of the tests."
     yield ""
     yield f"Largest relative difference of the {len(reference)} losses to those of one process:"
     yield ""
     yield "| run | what is done | largest relative difference |"
     yield "|---|---|---:|"
     for name, losses in curves.items():
-        what = (RUNS[name].__doc__ or "the whole batch" if name == "one process" else RUNS[name].__doc__ or "half each")
-        yield f"| {name} | {what.strip().rstrip('.')} | {difference(losses, reference):.1e} |"
+        what = RUNS[name].__doc__.strip().rstrip(".")
+        yield f"| {name} | {what} | {difference(losses, reference):.1e} |"
     yield ""
     broken = experiments["two, one killed"]
     same = "the same" if curves["two, one killed"] == curves["two processes"] else "**not the same**"
-    yield f"The process was killed with SIGKILL when {broken.kept} steps were in the checkpoint; all went on from step "
+    yield f"The process was killed with SIGKILL when {broken.kept} steps were in the checkpoint; all went on from step"
     yield f"{broken.resumed()[-1]}, and every loss is {same}, to the last digit, as of the two that nobody disturbed."
     yield ""
     yield f"| step | {' | '.join(curves)} |"
