@@ -174,6 +174,12 @@ def test_a_killed_process_costs_no_more_than_since_the_last_checkpoint(folder, u
 
 
 @pytest.mark.recipe
+def test_a_machine_that_is_lost_and_comes_back_goes_on(folder, undisturbed):
+    lost = loss_curves.machine_lost(folder)
+    assert len(lost.resumed()) == 1 and lost.losses() == undisturbed.losses()
+
+
+@pytest.mark.recipe
 def test_what_starting_anew_cannot_mend_ends_all_at_once(folder, undisturbed):
     command = sase_command(*undisturbed.words, "--processes", 2, "--set", "train.learning_rate=0.5")
     done = subprocess.run(command, env=environment(1), capture_output=True, text=True, timeout=300)

@@ -1,6 +1,5 @@
 """Several training processes, on this machine and on others: started by torchrun, started anew when one is lost."""
 
-import logging
 import os
 import signal
 import sys
@@ -59,6 +58,9 @@ def launch(processes, threads, num_nodes=1, node_rank=0, rendezvous=None):
     Raises:
         InputError: training has failed, or the other machines are not there.
     """
+    os.environ.setdefault("LOGLEVEL", "ERROR")  # of torchrun, which reads it where it is imported
+    # Else a machine that comes back waits for an address that the first has told the machines of before.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
@@ -72,7 +74,6 @@ def launch(processes, threads, num_nodes=1, node_rank=0, rendezvous=None):
         words += ["--rdzv-backend=c10d", "--rdzv-id=sase", f"--rdzv-endpoint={endpoint}", f"--rdzv-conf={conf}"]
     words += [f"--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,{_IN_VAIN.name}"]
     os.environ.update(environment(threads))
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
     try:
         run(parse_args([*words, "-m", "sase.bin.train", *sys.argv[1:]]))
     except ChildFailedError as error:
@@ -81,8 +82,8 @@ def launch(processes, threads, num_nodes=1, node_rank=0, rendezvous=None):
         raise InputError(f"process {rank} {how}, after {MAX_RESTARTS} new starts; what it said is above") from None
     except SignalException as error:
         sys.exit(1 if error.sigval == _IN_VAIN else 128 + error.sigval)
-    except RendezvousError as error:
-        raise InputError(f"the {num_nodes} machines did not find each other, or lost each other: {error}") from None
+    except (RendezvousError, torch.distributed.DistError) as error:
+        raise InputError(f"the {num_nodes} machines did not find each other, or lost each other ({error})") from None
 
 
 @contextmanager

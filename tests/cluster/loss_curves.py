@@ -141,6 +141,18 @@ def killed(folder):
     return experiment
 
 
+def machine_lost(folder):
+    """One of the two is killed with its launcher and started again: the other waits for it, and both go on"""
+    experiment = Experiment(folder, "lost")
+    words = ["--num-nodes", 2, "--rendezvous", folder / "rendezvous_of_lost", "--node-rank"]
+    first, second = experiment.start(*words, 0), experiment.start(*words, 1)
+    experiment.kill_at(STEPS // 3, first, lambda process: second.pid)
+    second.wait()
+    if any([process.wait(PATIENCE_S) for process in (experiment.start(*words, 1), first)]):
+        raise RuntimeError(experiment.log.read_text())
+    return experiment
+
+
 def moved(folder):
     """One process, killed with its launcher after a third; two, killed after two thirds; one to the end."""
     experiment = Experiment(folder, "moved")
@@ -158,6 +170,7 @@ RUNS = {
     "four, in parts of one": uneven,
     "two machines of one": two_machines,
     "two, one killed": killed,
+    "two machines, one lost": machine_lost,
     "one, then two, then one": moved,
 }
 
