@@ -170,7 +170,6 @@ RUNS = {
     "four, in parts of one": uneven,
     "two machines of one": two_machines,
     "two, one killed": killed,
-    "two machines, one lost": machine_lost,
     "one, then two, then one": moved,
 }
 
