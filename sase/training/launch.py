@@ -1,5 +1,6 @@
 """Several training processes, on this machine and on others: started by torchrun, started anew when one is lost."""
 
+import logging
 import os
 import signal
 import sys
@@ -58,7 +59,6 @@ def launch(processes, threads, num_nodes=1, node_rank=0, rendezvous=None):
     Raises:
         InputError: training has failed, or the other machines are not there.
     """
-    os.environ.setdefault("LOGLEVEL", "ERROR")  # of torchrun, which reads it where it is imported
     # Else a machine that comes back waits for an address that the first has told the machines of before.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -74,6 +74,8 @@ def launch(processes, threads, num_nodes=1, node_rank=0, rendezvous=None):
         words += ["--rdzv-backend=c10d", "--rdzv-id=sase", f"--rdzv-endpoint={endpoint}", f"--rdzv-conf={conf}"]
     words += [f"--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,{_IN_VAIN.name}"]
     os.environ.update(environment(threads))
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]:
+        logging.getLogger(name).setLevel(logging.ERROR)  # each has a level of its own
     try:
         run(parse_args([*words, "-m", "sase.bin.train", *sys.argv[1:]]))
     except ChildFailedError as error:
