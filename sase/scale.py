@@ -20,6 +20,7 @@ _MEANING = {  # of the fields of Parts
     "dump_speed": "seconds of sound, noisy and clean both counted, that a core dumps in one second (48 kHz files)",
     "step_s": "seconds of a training step of the whole batch on one device",
     "batch_s": "seconds of sound in a batch, of the configuration",
+    "segments": "segments of a batch, likewise, which devices share",
     "device": "what a device is",
     "parameters": "parameters of the network",
     "exchange_speed": "bytes a second that each process sends while two of this machine exchange gradients (Gloo)",
@@ -35,6 +36,7 @@ class Parts:
     dump_speed: float
     step_s: float
     batch_s: float
+    segments: int
     device: str
     parameters: int
     exchange_speed: float
@@ -61,9 +63,9 @@ class Cost:
 def predict(parts, hours, test_hours, epochs, cpus, devices):
     """Return the :class:`Cost` of one size of corpus: arithmetic alone.
 
-    A step on N devices takes the N-th part of a step on one, and the exchange of gradients besides: each process sends
-    2 (N - 1) / N times their bytes (Patarasuk and Yuan, J. Parallel Distrib. Comput. 69, 2009). Jobs of the other
-    stages share the cores and nothing else.
+    A step on N devices takes what the largest share of the segments does, and the exchange of gradients besides: each
+    process sends 2 (N - 1) / N times their bytes (Patarasuk and Yuan, J. Parallel Distrib. Comput. 69, 2009). Jobs of
+    the other stages share the cores and nothing else.
 
     Args:
         parts: a :class:`Parts`.
@@ -72,12 +74,18 @@ def predict(parts, hours, test_hours, epochs, cpus, devices):
         epochs: times that training sees as much sound as there is.
         cpus: cores of all machines together.
         devices: that train together.
+
+    Raises:
+        InputError: nothing of something, or more devices than segments.
     """
     if min(hours, test_hours, epochs, cpus, devices) <= 0:
         raise InputError("hours, epochs, CPUs and devices must be more than 0")
+    if devices > parts.segments:
+        raise InputError(f"a batch has {parts.segments} segments, which {devices} devices cannot share; fewer devices?")
     steps = epochs * math.ceil(hours * 3600.0 / parts.batch_s)
     sent = 2.0 * (devices - 1) / devices * parts.parameters * _FLOAT_BYTES
-    step_s, exchange_s = parts.step_s / devices, sent / parts.exchange_speed
+    step_s = parts.step_s * math.ceil(parts.segments / devices) / parts.segments
+    exchange_s = sent / parts.exchange_speed
     signal_bytes = round(3600 * _RATE * _SAMPLE_BYTES * hours)
     return Cost(
         hours=hours,
@@ -118,6 +126,7 @@ def measure(config, use_gpu=False, steps=5, exchange_speed=None):
         dump_speed=dump["× real time, processor"],
         step_s=step_s,
         batch_s=batch_s,
+        segments=config.data.batch_size,
         device=torch.cuda.get_device_name() if use_gpu else "a core",
         parameters=parameters,
         exchange_speed=exchange_speed or measure_exchange(parameters),
@@ -166,7 +175,7 @@ def page(parts, machine, sizes, test_hours, epochs, cpus, devices):
     rows = []
     for cost in map(asdict, costs):
         row = {"hours of sound": f"{cost['hours']:,.0f}"}
-        row |= {f"{stage}, h": f"{cost[f'{stage}_h']:.3g}" for stage in ("dump", "train", "decode", "score")}
+        row |= {f"{stage}, h": _hours(cost[f"{stage}_h"]) for stage in ("dump", "train", "decode", "score")}
         row |= {"steps": f"{cost['steps']:,}", "exchange, of training": f"{100 * cost['exchange_share']:.1f} %"}
         for name, key in (("dump", "dump"), ("enhanced", "enhanced"), ("training memory", "memory")):
             row[name] = with_unit(cost[f"{key}_bytes"]) + "B"
@@ -175,20 +184,24 @@ def page(parts, machine, sizes, test_hours, epochs, cpus, devices):
         (
             "# What a corpus costs", "",
             "Printed by `sase bench scale`, whose options say how many cores, GPUs, hours and epochs.", "",
-            "## Measured", "", f"On {machine}.", "", markdown(measured), "",
+            "## Measured", "", f"On {machine}; a load above 0 is of other work beside.", "", markdown(measured), "",
             "## Arithmetic", "",
             f"For {cpus} cores, {devices} device{'s' if devices > 1 else ''} to train on together, {epochs} epochs, and "
             f"{test_hours:g} h of test sound. Nothing in this table was measured.", "", markdown(rows), "",
             "- Dumping, enhancing, scoring: the sound, divided by speed and cores. Both signals of a pair are dumped,",
             "  and the unprocessed test set is scored as well as the enhanced one.",
-            "- Training: a step on N devices takes the N-th part of one on a single device, and the exchange of",
-            "  gradients besides, 2 (N - 1) / N times 4 bytes a parameter. Validation and checkpoints are left out.",
+            "- Training: a step on N devices takes what the largest share of the segments does on one, and the",
+            "  exchange of gradients besides, 2 (N - 1) / N times 4 bytes a parameter. Validation is left out.",
             "- Disk: 16 kHz, 16 bit; twice the corpus for noisy and clean. The corpus as it came is not counted.",
-            "- Training memory: of each process. Training holds its whole set in memory, or on the GPU; where that is",
-            "  too much, train on a part of the corpus. Other stages hold the tables of a data directory and one",
+            "- Training memory: of each process. Training holds its whole set in memory, or on the GPU; where that",
+            "  is too much, train on a part of the corpus. Other stages hold the tables of a data directory and one",
             "  utterance: utils/UTTERANCES.md has what 100,000 utterances need.",
         )
     )  # fmt: skip
+
+
+def _hours(value):
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _shown(value):

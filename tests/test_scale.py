@@ -6,7 +6,7 @@ from sase.errors import InputError
 from sase.scale import Parts, measure_exchange, page, predict
 
 PARTS = Parts(
-    dump_speed=1000.0, step_s=0.5, batch_s=36.0, device="a processor, 4 threads", parameters=250_000,
+    dump_speed=1000.0, step_s=0.5, batch_s=36.0, segments=12, device="a core", parameters=250_000,
     exchange_speed=1e6, decode_speed=50.0, score_speed=10.0,
 )  # fmt: skip
 
@@ -38,6 +38,14 @@ def test_everything_grows_with_the_corpus_and_shrinks_with_cores():
     assert more.train_h == small.train_h
 
 
+def test_the_largest_share_decides():
+    # 5 devices: 3, 3, 2, 2 and 2 of 12 segments
+    cost = predict(PARTS, hours=10, test_hours=1, epochs=1, cpus=4, devices=5)
+    assert cost.train_h == pytest.approx(1000 * (0.5 * 3 / 12 + 1.6) / 3600)
+    with pytest.raises(InputError, match="a batch has 12 segments, which 13 devices cannot share"):
+        predict(PARTS, 10, 1, 1, 4, 13)
+
+
 @pytest.mark.parametrize("name", ["hours", "test_hours", "epochs", "cpus", "devices"])
 def test_nothing_of_something_is_refused(name):
     with pytest.raises(InputError, match="must be more than 0"):
@@ -47,7 +55,7 @@ def test_nothing_of_something_is_refused(name):
 def test_the_page_tells_what_was_measured_and_what_was_not():
     text = page(PARTS, "a machine", [10, 1000, 10_000], 1, 50, 64, 8)
     measured, arithmetic = text.split("## Arithmetic")
-    assert "On a machine." in measured and "| 1,000 |" in measured and "250,000" in measured
+    assert "On a machine; " in measured and "| 1,000 |" in measured and "250,000" in measured
     assert "Nothing in this table was measured" in arithmetic
     assert [f"| {hours} |" in arithmetic for hours in ("10", "1,000", "10,000")] == [True] * 3
     assert "| 2.30 TB | 115 MB | 2.30 TB |" in arithmetic

@@ -32,7 +32,7 @@ def main():
         ("test-hours", float, 1, "of sound to enhance and to score (%(default)s)"),
         ("epochs", int, 50, "of training (%(default)s)"),
         ("cpus", int, 32, "cores of all machines together (%(default)s)"),
-        ("devices", int, 32, "cores, or GPUs, that train together (%(default)s)"),
+        ("devices", int, 4, "cores, or GPUs, that train together (%(default)s)"),
         ("network-gbit", float, None, "a second between machines (what two processes of this one have)"),
     ):  # fmt: skip
         size.add_argument(f"--{name}", type=kind, default=default, nargs="+" if name == "hours" else None, help=what)
