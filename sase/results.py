@@ -64,10 +64,11 @@ def summarise(name, unprocessed, enhanced, labels, facts):
         facts: {what: text} on how the scores came about.
     """
     common = [utt for utt in enhanced.values if utt in unprocessed.values]
+    both = set(common)  # a list would be searched through for every utterance
     breakdowns = {
         kind: {
             f"{group:g}" if isinstance(group, float) else group: _both(unprocessed, enhanced, utts)
-            for group, utts in groups({utt: label for utt, label in table.items() if utt in common}).items()
+            for group, utts in groups({utt: label for utt, label in table.items() if utt in both}).items()
         }
         for kind, table in labels.items()
     }

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Stages 1, 2, 4 and 5 on a corpus of very many very short utterances: memory of every process, time of bookkeeping.
 
-    tests/cluster/many_utterances.py                        100,000 utterances: some minutes
-    tests/cluster/many_utterances.py --utterances 2000 --nj 4
+    PYTHONPATH=. tests/cluster/many_utterances.py > /tmp/page.md     100,000 utterances: some minutes
+    PYTHONPATH=. tests/cluster/many_utterances.py --utterances 2000 --nj 4
 
-Prints a table; the status is 1 when a process takes more than 1 GB, or bookkeeping (lists, validation, joining of
-shards, looking for what is left to do) more than a minute. All utterances are dumped. Of decoding and scoring one shard
-is really done; the others are made up in the same form, which is enough to see what bookkeeping costs. Time is that of
-the processor, which other programs on the machine cannot make longer; that of the clock stands beside it.
+Prints the page utils/UTTERANCES.md; the status is 1 when a process takes more than 1 GB, or bookkeeping (lists,
+validation, joining of shards, looking for what is left to do) more than a minute. All utterances are dumped. Of
+decoding and scoring one shard is really done; the others are made up in the same form, which is enough to see what
+bookkeeping costs. Time is that of the processor, which other programs on the machine make little longer.
 """
 
 import argparse
@@ -15,12 +15,12 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 
 from sase import audio, decoding, dump, scoring
+from sase.benchmarks import machine
 from sase.datadir import read_data_dir, shard, write_data_dir
 from sase.metrics import METRICS
 from sase.model import build_model, save_model
@@ -90,7 +90,6 @@ class Steps:
 
     def run(self, what, *words, bookkeeping=True):
         """Run ``sase`` with these words."""
-        began = time.monotonic()
         command = [sys.executable, "-c", COMMAND, self.peak, *map(str, words)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         output = process.stdout.read()
@@ -98,7 +97,7 @@ class Steps:
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             raise RuntimeError(f"sase {' '.join(map(str, words))} ended with {process.returncode}:\n{output}")
-        row = {"step": what, "bookkeeping": bookkeeping, "clock s": time.monotonic() - began}
+        row = {"step": what, "bookkeeping": bookkeeping}
         self.rows.append({**row, "s": usage.ru_utime + usage.ru_stime, "MB": int(self.peak.read_text()) / 1000})
         print(f"{what}: {self.rows[-1]['s']:.1f} s, {self.rows[-1]['MB']:.0f} MB", file=sys.stderr, flush=True)
 
@@ -134,13 +133,29 @@ def measure(folder, count, nj):
 def table(rows, nj):
     """Yield the lines of the table; the many shards of dumping are one line, with the longest and the largest."""
     shards = [row for row in rows if row["step"].startswith("2 dump: shard ")]
-    most = {name: max(row[name] for row in shards) for name in ("s", "clock s", "MB")}
+    most = {name: max(row[name] for row in shards) for name in ("s", "MB")}
     most |= {"step": f"2 dump: {nj} shards, the most that one of them took", "bookkeeping": False}
-    yield "| step | processor, s | clock, s | memory, MB |"
-    yield "|---|---:|---:|---:|"
+    yield "| step | processor, s | memory, MB |"
+    yield "|---|---:|---:|"
     for row in (most if row is shards[0] else row for row in rows if row is shards[0] or row not in shards):
         kind = "" if row["bookkeeping"] else " (work, not bookkeeping)"
-        yield f"| {row['step']}{kind} | {row['s']:.1f} | {row['clock s']:.1f} | {row['MB']:.0f} |"
+        yield f"| {row['step']}{kind} | {row['s']:.1f} | {row['MB']:.0f} |"
+
+
+def heading(count, rows):
+    """Yield what stands above the table."""
+    peak, longest = max(row["MB"] for row in rows), max(row["s"] for row in rows if row["bookkeeping"])
+    yield f"# {count:,} utterances"
+    yield ""
+    yield f"Made by `tests/cluster/many_utterances.py`, of {count:,} generated utterances of {DURATION_S} s. All"
+    yield f"of them were dumped. Of decoding and scoring, in {SHARDS_MORE} times as many shards as dumping, one was"
+    yield "really done, and the others made up in the same form. Bookkeeping is lists, validation, joining of shards, and"
+    yield f"looking for what is left to do. No process may need more than {MOST_MEMORY_MB:,} MB, and no bookkeeping more than"
+    yield f"{LONGEST_S} s of a processor. The most here were"
+    yield f"**{peak:.0f} MB** and **{longest:.0f} s**."
+    yield ""
+    yield f"Machine: {machine()}."
+    yield ""
 
 
 def faults(rows):
@@ -157,8 +172,7 @@ def main():
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.dir) as folder:
         rows = measure(folder, args.utterances, args.nj)
-    print(f"{args.utterances:,} utterances of {DURATION_S} s\n")
-    print("\n".join(table(rows, args.nj)))
+    print("\n".join([*heading(args.utterances, rows), *table(rows, args.nj)]))
     sys.exit("\n".join(faults(rows)) or 0)
 
 
