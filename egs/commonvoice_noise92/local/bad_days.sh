@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# A federation's bad days, with real processes on the generated corpus: a silo is killed and started again, then the
+# server is. What comes of it is compared with a federation that nothing happened to.
+set -euo pipefail
+recipe=$(cd "$(dirname "$0")/.." && pwd)
+root=$(cd "$recipe/../.." && pwd)
+
+undisturbed=train_mini_fl4_silo
+port=18200
+nj=$(getconf _NPROCESSORS_ONLN)
+
+help_message="Usage: $0 [options]
+  --undisturbed TAG   the federation to compare with, of ./run.sh --mini true --fl true; run when missing ($undisturbed)
+  --port N            where silos find the server ($port)
+  --nj N              jobs of stages 2, 4 and 5 ($nj)"
+# shellcheck source=../../../utils/parse_options.sh
+. "$root/utils/parse_options.sh"
+[ $# -eq 0 ] || { echo "$0: no such argument: $1; --help names the options" >&2; exit 1; }
+
+cd "$recipe"
+tag=bad_days
+exp=mini/exp/$tag
+logs=$exp/logs
+declare -A pids=()
+
+start() { # start NAME command...: in a process group of its own
+  setsid "${@:2}" >>"$logs/$1.log" 2>&1 &
+  pids[$1]=$!
+}
+
+kill_group() { # kill_group NAME: as the kernel does when memory runs out
+  kill -KILL -- "-${pids[$1]}"
+  wait "${pids[$1]}" 2>/dev/null || true
+  unset "pids[$1]"
+}
+
+silo() { start "silo$1" ./run-client.sh --silo "$1" --data_dir "mini/dump/silos/silo_4/silo$1" --threads 1 \
+  --server "localhost:$port" --certificates "$exp/certificates" --state_dir "$exp/silos/silo$1"; }
+
+server() { start server ./run-server.sh --mini true --tag $tag --num_clients 4 --port "$port" --hosts localhost \
+  --certificates "$exp/certificates"; }
+
+wait_for_round() { # wait_for_round N
+  until [ "$(wc -l 2>/dev/null <"$exp/rounds.jsonl" || echo 0)" -ge "$1" ]; do
+    kill -0 "${pids[server]}" 2>/dev/null || { echo "the server has ended: see $recipe/$logs/server.log" >&2; exit 1; }
+    sleep 0.2
+  done
+  echo "$(date '+%F %T') round $1 is done${2:+; $2}"
+}
+
+scores() { # scores TAG: its line of the table
+  python -c "
+import json, sys
+mean = json.load(open('mini/exp/$1/enhanced_tt/scoring/summary.json'))['mean']
+rounds = [json.loads(line) for line in open('mini/exp/$1/rounds.jsonl')]
+absent = sum(4 - len(entry['silos']) for entry in rounds)
+print(f\"| {'$1'} | {len(rounds)} | {absent} | {mean['SI_SDR']:.2f} | {mean['PESQ_WB']:.3f} | {mean['STOI']:.4f} |\")"
+}
+
+# shellcheck source=../path.sh
+. ./path.sh
+if [ ! -f "mini/exp/$undisturbed/enhanced_tt/scoring/summary.json" ]; then
+  ./run.sh --mini true --fl true --num_clients 4 --nj "$nj" --tag "$undisturbed"
+fi
+rm -rf "$exp"
+mkdir -p "$logs"
+trap 'for name in "${!pids[@]}"; do kill -TERM -- "-${pids[$name]}" 2>/dev/null || true; done' EXIT
+server
+until [ -f "$exp/certificates/silo3/silo.key" ]; do sleep 0.2; done
+for k in 0 1 2 3; do silo "$k"; done
+wait_for_round 4 "silo 2 is killed"
+kill_group silo2
+wait_for_round 7 "silo 2 is started again"
+silo 2
+wait_for_round 12 "the server is killed, and its command typed again"
+kill_group server
+server
+for name in server silo0 silo1 silo2 silo3; do
+  wait "${pids[$name]}" || { echo "$name has ended with status $?: see $recipe/$logs/$name.log" >&2; exit 1; }
+  unset "pids[$name]"
+done
+./run.sh --mini true --stage 4 --tag $tag --nj "$nj" >"$logs/scoring.log"
+echo "| federation | rounds | silos missing in a round | SI_SDR (dB) | PESQ_WB | STOI |"
+echo "|---|---:|---:|---:|---:|---:|"
+scores "$undisturbed"
+scores $tag
