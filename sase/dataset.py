@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from sase.datadir import read_data_dir
-from sase.dump import FULL_SCALE, read_int16
+from sase.dump import FULL_SCALE, read_entry
 from sase.errors import InputError
 
+MOST_HELD_BYTES = 4 << 30  # of a set that is held in memory, about 19 hours; a larger one stays on the disk
 _TALKERS = 6  # in babble
 _ROOM_TONE_DB = (25.0, 55.0)  # below the speech
 _OCTAVES = 8  # of the equaliser: 62.5 Hz to 8 kHz
@@ -72,32 +73,37 @@ class Batch:
 
 
 class PairSet:
-    """All utterances of a dumped set as two int16 tensors on a device.
+    """All utterances of a dumped set: as two int16 tensors on a device or, of a large set, where the dump has them.
+
+    What is drawn is the same either way. A set on the disk is read segment by segment, so that memory does not grow with
+    the corpus, save for a few numbers of each utterance.
 
     Args:
         dump_dir: made by stage 2.
         sample_rate: what the model wants, in Hz.
-        device: where to hold them (2 bytes a sample and signal).
+        device: where segments are wanted.
+        most_bytes: the largest set, noisy and clean together, that is held on the device.
 
     Raises:
         InputError: a set without utterances, or noisy and clean of different length.
     """
 
-    def __init__(self, dump_dir, sample_rate=16000, device="cpu"):
+    def __init__(self, dump_dir, sample_rate=16000, device="cpu", most_bytes=MOST_HELD_BYTES):
         data = read_data_dir(dump_dir)
         if not len(data):
             raise InputError(f"{dump_dir}: holds no utterances")
-        self.utts, self.sample_rate = list(data.utts), sample_rate
-        noisy = [read_int16(data.noisy[utt]) for utt in self.utts]
-        clean = [read_int16(data.clean[utt]) for utt in self.utts]
-        for utt, a, b in zip(self.utts, noisy, clean):
-            if len(a) != len(b):
-                raise InputError(f"{dump_dir}: {utt} has {len(a)} noisy and {len(b)} clean samples; make stage 2 again")
-        lengths = torch.tensor([len(wav) for wav in clean])
-        self.lengths = lengths.to(device)
-        self.starts = (lengths.cumsum(0) - lengths).to(device)
-        self._noisy = torch.from_numpy(np.concatenate(noisy)).to(device)
-        self._clean = torch.from_numpy(np.concatenate(clean)).to(device)
+        self.utts, self.sample_rate, self.device = list(data.utts), sample_rate, torch.device(device)
+        self._noisy, self._clean = ([read_entry(table[utt]) for utt in self.utts] for table in (data.noisy, data.clean))
+        for utt, noisy, clean in zip(self.utts, self._noisy, self._clean):
+            if noisy.num_samples != clean.num_samples:
+                raise InputError(f"{dump_dir}: {utt} has {noisy.num_samples} noisy and {clean.num_samples} clean samples; "
+                                 "make stage 2 again")  # fmt: skip
+        lengths = torch.tensor([entry.num_samples for entry in self._clean])
+        self.lengths, self.starts = lengths.to(self.device), (lengths.cumsum(0) - lengths).to(self.device)
+        self._num_samples = int(lengths.sum())
+        self._held = None
+        if 4 * self._num_samples <= most_bytes:
+            self._held = [self._hold(entries) for entries in (self._noisy, self._clean)]
 
     def __len__(self):
         return len(self.utts)
@@ -105,15 +111,11 @@ class PairSet:
     @property
     def duration_s(self):
         """Seconds of speech in all."""
-        return len(self._clean) / self.sample_rate
-
-    @property
-    def device(self):
-        return self._clean.device
+        return self._num_samples / self.sample_rate
 
     def draw(self, count, num_samples, generator):
         """Draw places, every sample of the set equally likely: utterances (count,) and first samples in them (count,)."""
-        position = torch.rand(count, generator=generator, dtype=torch.float64) * len(self._clean)
+        position = torch.rand(count, generator=generator, dtype=torch.float64) * self._num_samples
         utt = torch.searchsorted(self.starts.cpu(), position.long(), right=True) - 1
         room = (self.lengths.cpu()[utt] - num_samples).clamp(min=0)
         first = (torch.rand(count, generator=generator, dtype=torch.float64) * (room + 1)).long()
@@ -129,16 +131,43 @@ class PairSet:
 
         Returns:
             noisy and clean, float32 (count, num_samples), and the valid samples of each (count,).
+
+        Raises:
+            InputError: a dump that has become shorter since.
         """
         offset = first[:, None] + torch.arange(num_samples, device=self.device)
         length = self.lengths[utt][:, None]
         inside = offset < length
-        offset = offset % length if wrap else offset.minimum(length - 1)
-        index = self.starts[utt][:, None] + offset
-        noisy, clean = (wav[index].float() / FULL_SCALE for wav in (self._noisy, self._clean))
+        if self._held:
+            offset = offset % length if wrap else offset.minimum(length - 1)
+            index = self.starts[utt][:, None] + offset
+            noisy, clean = (wav[index] for wav in self._held)
+        else:
+            places = list(zip(utt.tolist(), first.tolist()))
+            noisy, clean = (self._read(entries, places, num_samples, wrap) for entries in (self._noisy, self._clean))
+        noisy, clean = (wav.float() / FULL_SCALE for wav in (noisy, clean))
         if wrap:
             return noisy, clean, torch.full_like(first, num_samples)
         return noisy * inside, clean * inside, inside.sum(1)
+
+    def _hold(self, entries):
+        wav = torch.empty(self._num_samples, dtype=torch.int16)
+        for entry, start in zip(entries, self.starts.tolist()):
+            wav[start : start + entry.num_samples] = torch.from_numpy(entry.read(0, entry.num_samples))
+        return wav.to(self.device)
+
+    def _read(self, entries, places, num_samples, wrap):
+        """Read segments from the dump, int16 (count, num_samples); without ``wrap``, what follows an end is of no use."""
+        wavs = np.zeros((len(places), num_samples), dtype=np.int16)
+        for wav, (utt, first) in zip(wavs, places):
+            entry, done = entries[utt], 0
+            while done < num_samples:
+                count = min(num_samples - done, entry.num_samples - first)
+                wav[done : done + count] = entry.read(first, count)
+                done, first = done + count, 0
+                if not wrap:
+                    break
+        return torch.from_numpy(wavs).to(self.device)
 
 
 class Mixtures:

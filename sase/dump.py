@@ -35,6 +35,16 @@ class Entry:
     sample_rate: int
     num_samples: int
 
+    def read(self, start, count):
+        """Return ``count`` samples from ``start``, int16 (count,). Raises InputError when the file ends before."""
+        wav = np.fromfile(self.path, dtype="<i2", count=count, offset=self.first_byte + 2 * start)
+        if len(wav) < count:
+            raise InputError(
+                f"{self.path}: is cut short: {len(wav)} of {count} samples can be read at byte "
+                f"{self.first_byte + 2 * start}; make it again with stage 2"
+            )
+        return wav
+
 
 def read_entry(spec):
     """Return the :class:`Entry` of ``"path.ark:offset"``, from its header alone.
@@ -67,10 +77,7 @@ def read_int16(spec, start=0, num_samples=None):
     entry = read_entry(spec)
     start = min(start, entry.num_samples)
     count = entry.num_samples - start if num_samples is None else min(num_samples, entry.num_samples - start)
-    wav = np.fromfile(entry.path, dtype="<i2", count=count, offset=entry.first_byte + 2 * start)
-    if len(wav) < count:
-        raise InputError(f"{spec}: is cut short: {len(wav)} of {count} samples can be read; make it again with stage 2")
-    return wav
+    return entry.read(start, count)
 
 
 def read_wav(spec, start=0, num_samples=None):

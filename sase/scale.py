@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 
 from sase import benchmarks
+from sase.dataset import MOST_HELD_BYTES
 from sase.errors import InputError
 from sase.model import build_model
 from sase.profiling import markdown, with_unit
@@ -97,7 +98,7 @@ def predict(parts, hours, test_hours, epochs, cpus, devices):
         score_h=2.0 * test_hours / (parts.score_speed * cpus),
         dump_bytes=2 * signal_bytes,
         enhanced_bytes=round(3600 * _RATE * _SAMPLE_BYTES * test_hours),
-        memory_bytes=2 * signal_bytes,
+        memory_bytes=min(2 * signal_bytes, MOST_HELD_BYTES),
     )
 
 
@@ -193,9 +194,9 @@ def page(parts, machine, sizes, test_hours, epochs, cpus, devices):
             "- Training: a step on N devices takes what the largest share of the segments does on one, and the",
             "  exchange of gradients besides, 2 (N - 1) / N times 4 bytes a parameter. Validation is left out.",
             "- Disk: 16 kHz, 16 bit; twice the corpus for noisy and clean. The corpus as it came is not counted.",
-            "- Training memory: of each process. Training holds its whole set in memory, or on the GPU; where that",
-            "  is too much, train on a part of the corpus. Other stages hold the tables of a data directory and one",
-            "  utterance: utils/UTTERANCES.md has what 100,000 utterances need.",
+            "- Training memory: what the training set takes in each process. A larger one than this limit is left on the",
+            "  disk, and read segment by segment. Other stages hold the tables of a data directory and one utterance:",
+            "  utils/UTTERANCES.md has what 100,000 utterances need.",
         )
     )  # fmt: skip
 

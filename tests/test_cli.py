@@ -64,7 +64,7 @@ def test_help_names_every_command_and_needs_no_torch(root):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_commands_are_small_and_have_help(root, command, name):
     source = (root / f"sase/bin/{name}.py").read_text()
-    assert source.count("\n") < 60
+    assert source.count("\n") < 75  # the most that the options of six subjects take
     imported = {node.module or "" for node in ast.parse(source).body if isinstance(node, ast.ImportFrom)}
     assert not any(module.startswith("sase") for module in imported), "packages are imported in main()"
     status, out, err = command(name, "--help")

@@ -1,5 +1,7 @@
 """Batches drawn from a dumped set."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,23 @@ def test_segments_are_the_samples_of_their_utterances(pairs):
     _, wrapped, lengths = pairs.segments(torch.tensor([2]), torch.tensor([3500]), 1000, wrap=True)
     assert lengths.tolist() == [1000]
     torch.testing.assert_close(wrapped[0, 500:], pairs.segments(torch.tensor([2]), torch.tensor([0]), 500)[1][0])
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+def test_a_set_left_on_the_disk_gives_what_a_held_one_gives(pairs, tmp_path, wrap):
+    places = pairs.draw(40, 6000, torch.Generator().manual_seed(1))
+    folder = dumped(tmp_path)
+    on_disk = PairSet(folder, most_bytes=4 * 33000 - 1)
+    held = PairSet(folder, most_bytes=4 * 33000)
+    for got, wanted in zip(on_disk.segments(*places, 6000, wrap), held.segments(*places, 6000, wrap)):
+        assert torch.equal(got, wanted)
+    config = DataConfig(batch_size=4, segment_s=0.3, babble=0.5, second_noise=0.5)
+    batches = [Mixtures(each, config, 3).batch(5) for each in (on_disk, held)]
+    assert torch.equal(batches[0].noisy, batches[1].noisy) and batches[0].utts == batches[1].utts
+    os.truncate(folder / "wav.1.ark", 9000 + 200)
+    held.segments(*places, 6000, wrap)
+    with pytest.raises(InputError, match="wav.1.ark: is cut short"):
+        on_disk.segments(*places, 6000, wrap)
 
 
 def test_every_sample_is_drawn_equally_often(pairs):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from sase.dataset import MOST_HELD_BYTES
 from sase.errors import InputError
 from sase.scale import Parts, measure_exchange, page, predict
 
@@ -33,6 +34,7 @@ def test_everything_grows_with_the_corpus_and_shrinks_with_cores():
     small, large = (predict(PARTS, hours, 1, 1, 4, 2) for hours in (10, 10_000))
     assert large.train_h == pytest.approx(1000 * small.train_h) and large.dump_h == pytest.approx(1000 * small.dump_h)
     assert large.dump_bytes == 1000 * small.dump_bytes and large.decode_h == small.decode_h
+    assert small.memory_bytes == small.dump_bytes and large.memory_bytes == MOST_HELD_BYTES
     more = predict(PARTS, 10, 1, 1, 8, 2)
     assert (more.dump_h, more.decode_h, more.score_h) == (small.dump_h / 2, small.decode_h / 2, small.score_h / 2)
     assert more.train_h == small.train_h
@@ -58,7 +60,7 @@ def test_the_page_tells_what_was_measured_and_what_was_not():
     assert "On a machine; " in measured and "| 1,000 |" in measured and "250,000" in measured
     assert "Nothing in this table was measured" in arithmetic
     assert [f"| {hours} |" in arithmetic for hours in ("10", "1,000", "10,000")] == [True] * 3
-    assert "| 2.30 TB | 115 MB | 2.30 TB |" in arithmetic
+    assert "| 2.30 TB | 115 MB | 4.29 GB |" in arithmetic  # memory does not grow with the corpus
 
 
 @pytest.mark.recipe

@@ -27,15 +27,12 @@ def main():
     size = subjects.add_parser("scale", help="hours and disk for corpora of any size: measured parts, and arithmetic")
     size.add_argument("--config", default="egs/voicebank_demand/conf/train_small.yaml", help="(%(default)s)")
     size.add_argument("--gpu", action="store_true", help="devices are GPUs, of which one must be here")
-    for name, kind, default, what in (
-        ("hours", float, [10, 1000, 10000], "of training sound, one or more (10 1000 10000)"),
-        ("test-hours", float, 1, "of sound to enhance and to score (%(default)s)"),
-        ("epochs", int, 50, "of training (%(default)s)"),
-        ("cpus", int, 32, "cores of all machines together (%(default)s)"),
-        ("devices", int, 4, "cores, or GPUs, that train together (%(default)s)"),
-        ("network-gbit", float, None, "a second between machines (what two processes of this one have)"),
-    ):  # fmt: skip
-        size.add_argument(f"--{name}", type=kind, default=default, nargs="+" if name == "hours" else None, help=what)
+    size.add_argument("--hours", type=float, nargs="+", default=[10, 1000, 10000], help="of training (10 1000 10000)")
+    size.add_argument("--test-hours", type=float, default=1, help="of sound to enhance and to score (%(default)s)")
+    size.add_argument("--epochs", type=int, default=50, help="of training (%(default)s)")
+    size.add_argument("--cpus", type=int, default=32, help="cores of all machines together (%(default)s)")
+    size.add_argument("--devices", type=int, default=4, help="cores, or GPUs, that train together (%(default)s)")
+    size.add_argument("--network-gbit", type=float, help="a second between machines (what two processes here have)")
     for subject in subjects.choices.values():
         subject.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -51,21 +48,19 @@ def main():
 
     machine = benchmarks.machine()
     if args.subject == "scale":
-        bytes_per_s = args.network_gbit and 1e9 / 8 * args.network_gbit
-        parts = scale.measure(load_train_config(args.config), args.gpu, exchange_speed=bytes_per_s)
+        parts = scale.measure(load_train_config(args.config), args.gpu, args.network_gbit and args.network_gbit * 1e9 / 8)
         return print(scale.page(parts, machine, args.hours, args.test_hours, args.epochs, args.cpus, args.devices))
-    if args.subject == "enhance":
-        models = {args.model: load(args.model)} if args.model else {p: build_model(p) for p in args.preset}
-        rows = benchmarks.bench_enhance(models, args.seconds, args.repeats)
-    elif args.subject == "train":
-        presets = [[f"model={{preset: {name}}}"] for name in args.preset or ()] or [[]]
-        configs = [load_train_config(args.config, overrides) for overrides in presets]
-        rows = benchmarks.bench_train(configs, args.switches, args.steps)
-    elif args.subject == "dump":
-        rows = benchmarks.bench_dump(args.pairs)
-    else:
-        score = args.subject == "score"
-        rows = benchmarks.bench_score(args.utterances, args.nj) if score else [outside_training(args.exp)]
+    rows = {
+        "enhance": lambda: benchmarks.bench_enhance(
+            {args.model: load(args.model)} if args.model else {name: build_model(name) for name in args.preset},
+            args.seconds, args.repeats),
+        "train": lambda: benchmarks.bench_train(
+            [load_train_config(args.config, [f"model={{preset: {name}}}"]) for name in args.preset or ()]
+            or [load_train_config(args.config)], args.switches, args.steps),
+        "dump": lambda: benchmarks.bench_dump(args.pairs),
+        "score": lambda: benchmarks.bench_score(args.utterances, args.nj),
+        "federated": lambda: [outside_training(args.exp)],
+    }[args.subject]()  # fmt: skip
     print(json.dumps({"machine": machine, "rows": rows}) if args.json else f"{machine}\n\n{markdown(rows)}")
 
 
