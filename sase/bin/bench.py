@@ -48,7 +48,8 @@ def main():
 
     machine = benchmarks.machine()
     if args.subject == "scale":
-        parts = scale.measure(load_train_config(args.config), args.gpu, args.network_gbit and args.network_gbit * 1e9 / 8)
+        bytes_per_s = args.network_gbit and args.network_gbit * 1e9 / 8
+        parts = scale.measure(load_train_config(args.config), args.gpu, exchange_speed=bytes_per_s)
         return print(scale.page(parts, machine, args.hours, args.test_hours, args.epochs, args.cpus, args.devices))
     rows = {
         "enhance": lambda: benchmarks.bench_enhance(

@@ -5,6 +5,7 @@ import ctypes
 import os
 import shutil
 import sys
+import warnings
 
 import torch
 
@@ -67,6 +68,8 @@ def compile_network(network):
     """
     if not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")):
         raise InputError("train.compile needs a C++ compiler (Debian: g++), and none is here; set train.compile to false")
+    # What it says of complex numbers and of its own old names is of no use to who trains.
+    warnings.filterwarnings("ignore", module="torch._inductor")
     network.compile(dynamic=False)
 
 
