@@ -317,6 +317,36 @@ def test_constants_are_never_sent(silos_dir, dev_set, tmp_path):
     assert constant and all(name.endswith("omega") for name in constant) and received.keys() == sent.keys()
 
 
+def test_training_begins_with_weights_that_are_given(silos_dir, dev_set, tmp_path):
+    config = train_config()
+    run(config, fed_config(num_rounds=1), silos_dir, dev_set, tmp_path / "first", "cpu", {})
+    given = replace(config, init=str(tmp_path / "first/best.pt"))
+    server = Server(given, fed_config(), dev_set, tmp_path / "server")
+    trainer = Trainer(given, silos_dir / "silo0/tr", dev_set, tmp_path / "central", join_workers(use_gpu=False))
+    for model in (server.model, trainer.model):
+        assert_equal(model.state_dict(), weights(tmp_path / "first/best.pt"))
+    assert not all(map(torch.equal, server.model.state_dict().values(), Server(
+        config, fed_config(), dev_set, tmp_path / "random").model.state_dict().values()))  # fmt: skip
+    other = replace(train_config(norm="batch"), init=given.init)
+    with pytest.raises(InputError, match="is another network than 'model:' describes .norm is"):
+        Server(other, fed_config(), dev_set, tmp_path / "other")
+
+
+def test_what_an_earlier_version_did_not_know_is_what_it_is_by_default(silos_dir, dev_set, tmp_path):
+    config = train_config()
+    run(config, fed_config(num_rounds=1), silos_dir, dev_set, tmp_path, "cpu", {})
+    for name, key in (("config.yaml", "init"), ("fl.yaml", "payload")):
+        mapping = yaml.safe_load((tmp_path / name).read_text())
+        del mapping[key]
+        (tmp_path / name).write_text(yaml.safe_dump(mapping))
+    state = torch.load(tmp_path / "server.pt", weights_only=True)
+    del state["config"]["train"]["init"], state["config"]["federated"]["payload"]
+    torch.save(state, tmp_path / "server.pt")
+    assert Server(config, fed_config(num_rounds=1), dev_set, tmp_path).finished
+    with pytest.raises(InputError, match="init is tiny, was "):
+        Server(replace(config, init="tiny"), fed_config(num_rounds=1), dev_set, tmp_path)
+
+
 def test_another_config_is_refused_but_waiting_longer_is_not(silos_dir, dev_set, tmp_path):
     run(train_config(), fed_config(num_rounds=1), silos_dir, dev_set, tmp_path / "exp")
     with pytest.raises(InputError, match="fl.yaml: this folder was begun with another config .strategy is uniform"):

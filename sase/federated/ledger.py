@@ -4,35 +4,42 @@ import json
 from pathlib import Path
 
 from sase.atomic import remove_leftovers, write_text
-from sase.config import read_yaml, to_mapping, to_yaml
+from sase.config import from_mapping, read_yaml, to_mapping, to_yaml
 from sase.errors import InputError
-from sase.federated.config import OPERATIONAL
+from sase.federated.config import OPERATIONAL, FederatedConfig
+from sase.training import config as training_config
 from sase.training.checkpoint import first_difference
 
 
-def decisive(train_config, fed_config):
-    """Return what decides the numbers, as one mapping: both configs without what only says how long to wait."""
-    federated = {name: value for name, value in to_mapping(fed_config).items() if name not in OPERATIONAL}
-    return {"train": to_mapping(train_config), "federated": federated}
+def decisive(configs):
+    """Return what decides the numbers, of ``{"train": mapping, "federated": mapping}``, in the same form.
+
+    That is both configs without what only says how long to wait, or how much memory to use. What an earlier version did
+    not know is what it is by default.
+    """
+    federated = to_mapping(from_mapping(FederatedConfig, configs["federated"]))
+    federated = {name: value for name, value in federated.items() if name not in OPERATIONAL}
+    return {"train": training_config.decisive(configs["train"]), "federated": federated}
 
 
 def settle_configs(exp_dir, train_config, fed_config):
-    """Write ``config.yaml`` and ``fl.yaml`` of an experiment folder.
+    """Write ``config.yaml`` and ``fl.yaml`` of an experiment folder; return what of them is decisive.
 
     Raises:
         InputError: the folder was begun with other configs.
     """
-    folder, wanted = Path(exp_dir), decisive(train_config, fed_config)
-    paths = {"train": folder / "config.yaml", "federated": folder / "fl.yaml"}
+    folder, given = Path(exp_dir), {"train": to_mapping(train_config), "federated": to_mapping(fed_config)}
+    wanted, paths = decisive(given), {"train": folder / "config.yaml", "federated": folder / "fl.yaml"}
     for part, path in paths.items():
         if path.exists():
-            old = {name: value for name, value in read_yaml(path).items() if part == "train" or name not in OPERATIONAL}
-            if difference := first_difference(old, wanted[part]):
+            old = decisive({**given, part: read_yaml(path)})
+            if difference := first_difference(old[part], wanted[part]):
                 raise InputError(f"{path}: this folder was begun with another config ({difference}); use another --tag")
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     write_text(paths["train"], to_yaml(train_config))
     write_text(paths["federated"], to_yaml(fed_config))
+    return wanted
 
 
 def write_rounds(exp_dir, history):

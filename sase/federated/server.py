@@ -23,8 +23,9 @@ from sase.federated.ledger import add_timing, decisive, settle_configs, write_ro
 from sase.federated.payload import num_bytes
 from sase.federated.server_optimiser import ServerOptimiser
 from sase.federated.silo import CONTROL, Instruction
-from sase.model import build_model, load_model, save_model
+from sase.model import load_model, save_model
 from sase.training.checkpoint import load_checkpoint, save_checkpoint
+from sase.training.initial import initial_model
 from sase.training.loop import validate
 
 log = logging.getLogger(__name__)
@@ -47,10 +48,8 @@ class Server:
 
     def __init__(self, train_config, fed_config, dev_set, exp_dir, device="cpu"):
         self.train, self.config, self.exp_dir = train_config, checked(fed_config), Path(exp_dir)
-        self._decisive = decisive(train_config, fed_config)
-        settle_configs(exp_dir, train_config, fed_config)
-        torch.manual_seed(train_config.seed)
-        self.model = build_model(train_config.model).to(device)
+        self._decisive = settle_configs(exp_dir, train_config, fed_config)
+        self.model = initial_model(train_config).to(device)
         self.layout = layout_of(self.model)
         if fed_config.norm == "none" and self.layout.moments:
             raise InputError("federated config: norm is none, but this network's norms keep statistics; "
@@ -247,7 +246,7 @@ class Server:
         }  # fmt: skip
 
     def _resume(self):
-        state = load_checkpoint(self.state_path, self._decisive)
+        state = load_checkpoint(self.state_path, self._decisive, decisive)
         self.model.load_state_dict(state["model"])
         self._arrays = to_arrays(self.model, self.layout.names)
         self.optimiser.load({moment: _numpy(tensors) for moment, tensors in state["optimizer"].items()})

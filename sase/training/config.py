@@ -58,12 +58,23 @@ class OptimiserConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole experiment: the network, the data, the loss (name to weight), the optimiser and the seed of everything."""
+    """A whole experiment.
+
+    Attributes:
+        model: the network.
+        data: how batches are drawn.
+        loss: name to weight.
+        train: how weights move.
+        init: weights to begin with, of the same network: a name that ships with the package, or a saved model. Empty:
+            random ones.
+        seed: of everything.
+    """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     loss: dict[str, float] = field(default_factory=lambda: {"si_snr": 1.0})
     train: OptimiserConfig = field(default_factory=OptimiserConfig)
+    init: str = ""
     seed: int = 0
 
 

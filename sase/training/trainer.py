@@ -18,10 +18,11 @@ from sase.dataset import Mixtures, PairSet
 from sase.errors import InputError
 from sase.losses import build_loss
 from sase.metrics import pesq_wb
-from sase.model import build_model, save_model
+from sase.model import save_model
 from sase.training.arithmetic import autocast, compile_network, eager, training_precision
 from sase.training.checkpoint import first_difference, load_checkpoint, save_checkpoint
 from sase.training.config import build_optimizer, decisive
+from sase.training.initial import initial_model
 from sase.training.loop import EpochStats, Guard, backward, learning_rate, train_epoch, validate
 from sase.training.shares import Shares
 
@@ -52,8 +53,7 @@ class Trainer:
         self.mixtures = Mixtures(pairs, config.data, config.seed * 1000)
         self.shares = Shares(workers, config.data.batch_size, config.train.micro_batch_size)
         self.steps_per_epoch = config.train.steps_per_epoch or self.mixtures.batches_per_epoch
-        torch.manual_seed(config.seed)
-        self.model = build_model(config.model).to(workers.device)
+        self.model = initial_model(config).to(workers.device)
         self.criterion = build_loss(config.loss)
         train = config.train
         self.optimizer = build_optimizer(train, self.model.parameters(), workers.device)
