@@ -95,7 +95,9 @@ def stops_launcher():
         yield
     except InputError as error:
         if launched():
-            print(f"sase train: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            # All processes say it at one time: each in one write, for lines to stay whole.
+            sys.stderr.write(f"sase train: {' '.join(str(error).split())}\n")
+            sys.stderr.flush()
             os.kill(os.getppid(), _IN_VAIN)
             time.sleep(60)  # it ends this process
         raise

@@ -29,9 +29,10 @@ start() { # start NAME command...: in a process group of its own
 }
 
 kill_group() { # kill_group NAME: as the kernel does when memory runs out
-  kill -KILL -- "-${pids[$1]}"
-  wait "${pids[$1]}" 2>/dev/null || true
+  local pid=${pids[$1]}
   unset "pids[$1]"
+  kill -KILL -- "-$pid"
+  if wait "$pid" 2>/dev/null; then echo "$1 had ended before" >&2; exit 1; fi
 }
 
 silo() { start "silo$1" ./run-client.sh --silo "$1" --data_dir "mini/dump/silos/silo_4/silo$1" --threads 1 \
@@ -41,7 +42,7 @@ server() { start server ./run-server.sh --mini true --tag $tag --num_clients 4 -
   --certificates "$exp/certificates"; }
 
 wait_for_round() { # wait_for_round N
-  until [ "$(wc -l 2>/dev/null <"$exp/rounds.jsonl" || echo 0)" -ge "$1" ]; do
+  until [ -f "$exp/rounds.jsonl" ] && [ "$(wc -l <"$exp/rounds.jsonl")" -ge "$1" ]; do
     kill -0 "${pids[server]}" 2>/dev/null || { echo "the server has ended: see $recipe/$logs/server.log" >&2; exit 1; }
     sleep 0.2
   done
@@ -64,7 +65,7 @@ if [ ! -f "mini/exp/$undisturbed/enhanced_tt/scoring/summary.json" ]; then
 fi
 rm -rf "$exp"
 mkdir -p "$logs"
-trap 'for name in "${!pids[@]}"; do kill -TERM -- "-${pids[$name]}" 2>/dev/null || true; done' EXIT
+trap 'for pid in "${pids[@]}"; do if kill -0 "$pid" 2>/dev/null; then kill -TERM -- "-$pid"; fi; done' EXIT
 server
 until [ -f "$exp/certificates/silo3/silo.key" ]; do sleep 0.2; done
 for k in 0 1 2 3; do silo "$k"; done
