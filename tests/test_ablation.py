@@ -54,6 +54,7 @@ def recipe():
     return load_ablation(ROOT / "egs/voicebank_demand/conf/ablation.yaml")
 
 
+@pytest.mark.recipe
 def test_every_row_of_the_recipe_costs_the_same_and_hears_as_much(recipe):
     configs = {row: train_config(recipe, row, 0) for row in recipe.rows}
     ratios = check(recipe, configs)

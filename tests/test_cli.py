@@ -213,6 +213,7 @@ def test_decode_in_jobs(tmp_path, command, model):
     assert status == 1 and "cannot be read" in err
 
 
+@pytest.mark.recipe
 def test_info(command, model):
     status, out, _ = command("info")
     assert status == 0 and all(f"| {name} |" in out for name in ("small", "paper", "dccrn", "mini"))

@@ -173,6 +173,7 @@ def test_shards_are_the_whole_in_order(count, nj):
             datadir.shard(keys, nj, job)
 
 
+@pytest.mark.recipe
 def test_a_hundred_thousand_utterances(tmp_path):
     utts = [f"p{i % 5000:04d}_{i:06d}" for i in range(100_000)]
     tables = [{utt: f"/corpus/{kind}/{utt}.wav" for utt in utts} for kind in ("noisy", "clean")]

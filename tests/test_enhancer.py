@@ -186,6 +186,7 @@ assert audio.info(f"{folder}/out.wav") == audio.AudioInfo(48000, 300 * 48000, 2)
 """
 
 
+@pytest.mark.recipe
 def test_memory_does_not_grow_with_the_file(tmp_path, root):
     done = subprocess.run(
         [sys.executable, "-c", GROWTH, tmp_path], cwd=root, capture_output=True, text=True, check=True
