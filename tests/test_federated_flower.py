@@ -35,7 +35,7 @@ from sase.federated.client_app import privacy
 from sase.federated.config import FederatedConfig, checked
 from sase.federated.inproc import run as run_inproc
 from sase.federated.messages import pack_instruction, pack_reply, unpack_instruction, unpack_reply
-from sase.federated.processes import alone, end, environment, free_port, members
+from sase.federated.processes import alone, end, environment, members
 from sase.federated.server_app import FINISH, Silos
 from sase.federated.server_app import app as server_app
 from sase.federated.silo import Instruction, Reply
@@ -43,6 +43,7 @@ from sase.federated.silo_process import FINISHED, run_silo
 from sase.federated.superlink import Fence
 from sase.federated.supernode import guarded, is_our_app
 from sase.processes import start
+from sase.rendezvous import free_port
 from test_federated_rounds import dev_set, silos_dir, train_config  # noqa: F401  (fixtures)
 from test_training import assert_same
 

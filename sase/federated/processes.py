@@ -7,7 +7,6 @@ starts the same federation again, or ends it, finds them by it. Linux only, as t
 
 import os
 import signal
-import socket
 import ssl
 import sys
 import time
@@ -132,13 +131,6 @@ def _ended_by_sigterm():
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def free_port():
-    """Return a port on the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_healthy(process, port, ca_file, log_path, timeout_s=120.0):

@@ -11,9 +11,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from sase.errors import InputError
-from sase.federated.processes import alone, environment, free_port
+from sase.federated.processes import alone, environment
 from sase.processes import last_line, start
-from sase.rendezvous import look_up
+from sase.rendezvous import free_port, look_up
 
 FINISHED = "finished"  # in a silo's state folder: the server has said that training is over
 _RESTART_S = 8.0

@@ -10,8 +10,9 @@ from pathlib import Path
 from sase.atomic import write_text
 from sase.errors import InputError
 from sase.federated.app import complete, run_app, write_app
-from sase.federated.processes import alone, end, environment, free_port, wait_healthy
+from sase.federated.processes import alone, end, environment, wait_healthy
 from sase.processes import last_line, start
+from sase.rendezvous import free_port
 
 _CONNECT_S = 300.0  # until Ray has made the simulated nodes
 _POLL_S = 0.1
