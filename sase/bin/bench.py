@@ -4,7 +4,7 @@ import argparse
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=f"{__doc__} 'sase bench scale' reckons from there.")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a Markdown table")
     subjects = parser.add_subparsers(dest="subject", required=True, metavar="SUBJECT")
     enhance = subjects.add_parser("enhance", help="real-time factor from waveform to waveform, one thread")
@@ -24,22 +24,13 @@ def main():
     score.add_argument("--nj", type=int, default=1, help="processes (%(default)s)")
     federated = subjects.add_parser("federated", help="share of a training in silos that was no local training")
     federated.add_argument("--exp", required=True, help="its folder")
-    size = subjects.add_parser("scale", help="hours and disk for corpora of any size: measured parts, and arithmetic")
-    size.add_argument("--config", default="egs/voicebank_demand/conf/train_small.yaml", help="(%(default)s)")
-    size.add_argument("--gpu", action="store_true", help="devices are GPUs, of which one must be here")
-    size.add_argument("--hours", type=float, nargs="+", default=[10, 1000, 10000], help="of training (10 1000 10000)")
-    size.add_argument("--test-hours", type=float, default=1, help="of sound to enhance and to score (%(default)s)")
-    size.add_argument("--epochs", type=int, default=50, help="of training (%(default)s)")
-    size.add_argument("--cpus", type=int, default=32, help="cores of all machines together (%(default)s)")
-    size.add_argument("--devices", type=int, default=4, help="cores, or GPUs, that train together (%(default)s)")
-    size.add_argument("--network-gbit", type=float, help="a second between machines (what two processes here have)")
     for subject in subjects.choices.values():
         subject.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     args = parser.parse_args()
 
     import json
 
-    from sase import benchmarks, scale
+    from sase import benchmarks
     from sase.federated.benchmark import outside_training
     from sase.model import build_model
     from sase.pretrained import load
@@ -47,10 +38,6 @@ def main():
     from sase.training.config import load_train_config
 
     machine = benchmarks.machine()
-    if args.subject == "scale":
-        bytes_per_s = args.network_gbit and args.network_gbit * 1e9 / 8
-        parts = scale.measure(load_train_config(args.config), args.gpu, exchange_speed=bytes_per_s)
-        return print(scale.page(parts, machine, args.hours, args.test_hours, args.epochs, args.cpus, args.devices))
     rows = {
         "enhance": lambda: benchmarks.bench_enhance(
             {args.model: load(args.model)} if args.model else {name: build_model(name) for name in args.preset},

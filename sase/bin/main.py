@@ -1,4 +1,4 @@
-"""``sase NAME ...`` runs ``sase.bin.NAME``; what a user can mend is told in one line."""
+"""``sase A ...`` runs ``sase.bin.A``, or ``sase.bin.A_B`` for a B; what a user can mend is told in one line."""
 
 import importlib
 import os
@@ -32,17 +32,24 @@ def main():
     """Dispatch on the first argument."""
     names = sorted(module.name for module in pkgutil.iter_modules(sase.bin.__path__) if module.name != "main")
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        lines = [f"  {name:<10} {_first_line(name)}" for name in names]
+        lines = [f"  {_words(name):<11} {_first_line(name)}" for name in names]
         print("usage: sase COMMAND [options]; sase COMMAND --help tells more\n\n" + "\n".join(lines))
         sys.exit(0 if len(sys.argv) > 1 else 1)
     if sys.argv[1] == "--version":
         print(sase.__version__)
         sys.exit(0)
     name = sys.argv.pop(1)
+    if (longer := "_".join([name, *sys.argv[1:2]])) in names and longer != name:
+        name = longer
+        del sys.argv[1]
     if name not in names:
         sys.exit(f"sase: no such command: {name}; there are {', '.join(names)}")
-    sys.argv[0] = f"sase {name}"
-    run(importlib.import_module(f"sase.bin.{name}").main, name)
+    sys.argv[0] = f"sase {_words(name)}"
+    run(importlib.import_module(f"sase.bin.{name}").main, _words(name))
+
+
+def _words(name):
+    return name.replace("_", " ")
 
 
 def _first_line(name):
