@@ -14,7 +14,7 @@ from sase import metrics
 from sase.atomic import write_text
 from sase.errors import InputError
 from sase.processes import environment, last_line, start
-from sase.training.loop import validate
+from sase.training.validation import validate
 
 MEASURES = ("PESQ_WB", "STOI", "SI_SDR")
 DECIMALS = {"PESQ_WB": 3, "STOI": 4, "SI_SDR": 2}

@@ -19,8 +19,9 @@ from sase.model import build_model, load_model
 from sase.training.checkpoint import first_difference, load_checkpoint
 from sase.training.config import load_train_config
 from sase.training.distributed import join_workers
-from sase.training.loop import EpochStats, Guard, learning_rate, train_epoch, validate
+from sase.training.loop import EpochStats, Guard, learning_rate, train_epoch
 from sase.training.trainer import Trainer
+from sase.training.validation import validate
 from test_dataset import dumped
 
 CONFIG = """

@@ -20,7 +20,6 @@ from sase.dataset import PairSet
 from sase.errors import InputError
 from sase.experiments import Grid, Unprocessed, score_set
 from sase.federated.config import load_federated_config
-from sase.federated.development import PairSubset
 from sase.federated.inproc import count_silos, exchange_with, local_silos
 from sase.federated.ledger import read_lines
 from sase.federated.processes import alone, environment
@@ -29,6 +28,7 @@ from sase.federated.silo import Silo
 from sase.model import load_model, model_config
 from sase.processes import sase_command
 from sase.training.config import load_train_config
+from sase.training.validation import PairSubset
 
 KINDS = ("federated", "alone", "central")
 MEASURES = ("SI_SDR", "PESQ_WB", "STOI")

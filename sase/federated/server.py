@@ -17,7 +17,6 @@ from sase.federated import privacy
 from sase.federated.admission import admit
 from sase.federated.aggregation import aggregate, nova_factors, silo_weights
 from sase.federated.config import checked
-from sase.federated.development import PairSubset, scores
 from sase.federated.layout import layout_of, load_arrays, to_arrays
 from sase.federated.ledger import add_timing, decisive, settle_configs, write_rounds
 from sase.federated.payload import num_bytes
@@ -26,7 +25,7 @@ from sase.federated.silo import CONTROL, Instruction
 from sase.model import load_model, save_model
 from sase.training.checkpoint import load_checkpoint, save_checkpoint
 from sase.training.initial import initial_model
-from sase.training.loop import validate
+from sase.training.validation import PairSubset, development_scores, validate
 
 log = logging.getLogger(__name__)
 
@@ -202,7 +201,7 @@ class Server:
                 told["gain_db"] = gains[reply.silo]
             told = {name: round(float(value), 6) for name, value in told.items()}
             silos[str(reply.silo)] = {**told, "bytes": reply.bytes}
-        dev = scores(self.model, self._dev, self.train.train.select_by)
+        dev = development_scores(self.model, self._dev, self.train.train.select_by)
         chosen = f"dev_{self.train.train.select_by}"
         best = max((entry[chosen] for entry in self.history), default=-math.inf)
         return {

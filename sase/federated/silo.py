@@ -14,7 +14,6 @@ from sase.dataset import Mixtures, PairSet
 from sase.errors import InputError
 from sase.federated.aggregation import update_norm
 from sase.federated.config import FederatedConfig
-from sase.federated.development import PairSubset
 from sase.federated.drift import DriftGuard, control_variate
 from sase.federated.layout import layout_of, load_arrays, to_arrays
 from sase.federated.payload import encode, num_bytes
@@ -24,8 +23,9 @@ from sase.model import build_model
 from sase.training.arithmetic import autocast, training_precision
 from sase.training.config import TrainConfig, build_optimizer
 from sase.training.distributed import Workers
-from sase.training.loop import EpochStats, Guard, backward, learning_rate, train_epoch, validate
+from sase.training.loop import EpochStats, Guard, backward, learning_rate, train_epoch
 from sase.training.shares import Shares
+from sase.training.validation import PairSubset, validate
 
 CONTROL = "control/"  # before the names of SCAFFOLD's control variates
 

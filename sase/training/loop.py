@@ -1,4 +1,4 @@
-"""One epoch and one validation, as plain functions: the same for central and for federated training."""
+"""One epoch, as a plain function: the same for central and for federated training."""
 
 import math
 from contextlib import nullcontext
@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import torch
 
 from sase.errors import InputError
-from sase.losses import si_snr
 
 
 @dataclass
@@ -121,37 +120,3 @@ def train_epoch(model, batches, criterion, optimizer, guard, rate=None, averaged
         if on_step is not None:
             on_step(stats)
     return stats
-
-
-@torch.no_grad()
-def validate(model, pairs, max_batch_s=60.0):
-    """Enhance every utterance of a set and return both signals of each.
-
-    Args:
-        model: in any mode; it is evaluated in eval mode and left as it was.
-        pairs: a :class:`sase.dataset.PairSet`.
-        max_batch_s: seconds of padded audio a batch; utterances of like length go together.
-
-    Returns:
-        The mean SI-SNR in dB (silent references left out), and a list of (clean, enhanced) numpy arrays in the set's order.
-    """
-    was_training = model.training
-    model.eval()
-    order = sorted(range(len(pairs)), key=lambda i: int(pairs.lengths[i]))
-    limit, results, ratios = max_batch_s * pairs.sample_rate, [None] * len(pairs), []
-    while order:
-        batch = [order.pop()]
-        longest = int(pairs.lengths[batch[0]])
-        while order and (len(batch) + 1) * longest <= limit:
-            batch.append(order.pop())
-        index = torch.tensor(batch, device=pairs.device)
-        noisy, clean, lengths = pairs.segments(index, torch.zeros_like(index), longest)
-        enhanced = model(noisy, lengths).float()
-        for row, place in enumerate(batch):
-            count = int(lengths[row])
-            reference, estimate = clean[row : row + 1, :count], enhanced[row : row + 1, :count]
-            if reference.abs().max() > 0:
-                ratios.append(float(si_snr(estimate, reference)))
-            results[place] = reference[0].cpu().numpy(), estimate[0].cpu().numpy()
-    model.train(was_training)
-    return sum(ratios) / max(1, len(ratios)), results

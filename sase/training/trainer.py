@@ -2,11 +2,11 @@
 
 import json
 import logging
+import math
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
@@ -17,16 +17,15 @@ from sase.config import read_yaml, to_mapping, to_yaml
 from sase.dataset import Mixtures, PairSet
 from sase.errors import InputError
 from sase.losses import build_loss
-from sase.metrics import pesq_wb
 from sase.model import save_model
 from sase.training.arithmetic import autocast, compile_network, eager, training_precision
 from sase.training.checkpoint import first_difference, load_checkpoint, save_checkpoint
 from sase.training.config import build_optimizer, decisive
 from sase.training.initial import initial_model
-from sase.training.loop import EpochStats, Guard, backward, learning_rate, train_epoch, validate
+from sase.training.loop import EpochStats, Guard, backward, learning_rate, train_epoch
 from sase.training.shares import Shares
+from sase.training.validation import development_scores
 
-_PESQ_UTTERANCES = 50  # of the development set, evenly spread: enough to choose a checkpoint by
 _LOG_EVERY_S = 30.0
 
 log = logging.getLogger(__name__)
@@ -124,12 +123,9 @@ class Trainer:
     def _finish_epoch(self, stats, began):
         model = self.model if self.averaged is None else self.averaged.module
         with eager():
-            ratio, results = validate(model, self.dev_pairs)
+            scores = development_scores(model, self.dev_pairs, self.config.train.select_by)
         means = {name: round(value, 6) for name, value in stats.means().items()}
-        entry = {"epoch": len(self.history) + 1, "steps": self.step, "bad_steps": stats.bad_steps, **means}
-        entry["dev_SI_SNR"] = round(ratio, 4)
-        if self.config.train.select_by == "PESQ_WB":
-            entry["dev_PESQ_WB"] = round(_mean_pesq(results, self.dev_pairs.sample_rate), 4)
+        entry = {"epoch": len(self.history) + 1, "steps": self.step, "bad_steps": stats.bad_steps, **means, **scores}
         score = entry[f"dev_{self.config.train.select_by}"]
         best = max((e[f"dev_{self.config.train.select_by}"] for e in self.history), default=-float("inf"))
         entry["best"] = score > best
@@ -215,7 +211,7 @@ class Progress:
             self.bar.set_postfix(loss=f"{stats.means().get('loss', float('nan')):.3f}", refresh=False)
         elif time.monotonic() - self.shown > _LOG_EVERY_S:
             self.shown = time.monotonic()
-            log.info("%s: step %d/%d, loss %.4f", self.title, self.done, self.total, stats.means().get("loss", np.nan))
+            log.info("%s: step %d/%d, loss %.4f", self.title, self.done, self.total, stats.means().get("loss", math.nan))
 
     def close(self):
         """Take the bar away."""
@@ -232,8 +228,3 @@ def _average(decay):
         torch._foreach_lerp_(averages, weights, 1.0 - now)
 
     return update
-
-
-def _mean_pesq(results, sample_rate):
-    chosen = results[:: -(-len(results) // _PESQ_UTTERANCES)]
-    return float(np.nanmean([pesq_wb(clean, enhanced, sample_rate) for clean, enhanced in chosen]))
