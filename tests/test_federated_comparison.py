@@ -15,12 +15,12 @@ from sase.federated.comparison import (
     Comparison,
     Folders,
     Row,
+    before_training,
     gap,
     load_comparison,
     pool_silos,
     read_results,
     run_one,
-    unprocessed,
 )
 from sase.federated.comparison_page import verdicts, write_page
 from sase.federated.config import checked, load_federated_config
@@ -127,7 +127,7 @@ def test_rows_are_trained_scored_and_told(plan, folders):
     assert load_train_config(folder / "train.yaml").model.norm == "batch"
     assert load_federated_config(folder / "federated.yaml").norm == "local"
     assert gap(plan, folders) is None  # the second seed is missing
-    write_page(plan, folders, unprocessed(plan, folders))
+    write_page(plan, folders, before_training(plan, folders))
     page = (folders.out / "RESULTS.md").read_text()
     assert "| FedBN (1 of 2 seeds) |" in page and "its silo's own norms" in page and "| unprocessed |" in page
     assert (folders.out / "images/alphas.png").stat().st_size > 5000
@@ -155,8 +155,11 @@ def test_the_words_follow_the_numbers(tmp_path):
     said = verdicts(Comparison(tmp_path, rows, seeds=(0, 1, 2)), results)
     assert said[0] == "Central training is 4.00 ± 0.10 dB above the mean silo alone."
     assert "examples closes 75% of that gap, the best row, good, 88%" in said[1]
-    assert said[2] == "good helped: +0.50 ± 0.00 dB SI_SDR against examples, +1.00 ± 0.00 dB for the worst silo."
-    assert said[3].startswith("bad did harm: -1.00") and said[4].startswith("same made no difference")
+    assert said[2] == (
+        "good against examples: +0.50 ± 0.00 dB SI_SDR, a gain; for the worst silo +1.00 ± 0.00 dB, a gain."
+    )
+    assert said[3].startswith("bad against examples: -1.00 ± 0.00 dB SI_SDR, a loss;")
+    assert said[4].startswith("same against examples: +0.07 ± 0.35 dB SI_SDR, no difference; for the worst silo +0.00 ± 0.10")
 
 
 @pytest.mark.recipe

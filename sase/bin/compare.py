@@ -41,7 +41,7 @@ def main():
             comparison.run_all(plan, folders, args.row)
     except InputError as error:
         failure = error  # what is done is told all the same
-    write_page(plan, folders, comparison.unprocessed(plan, folders))
+    write_page(plan, folders, comparison.before_training(plan, folders))
     if failure is not None:
         raise failure
 

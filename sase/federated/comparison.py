@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from sase import pretrained
 from sase.atomic import write_text
 from sase.config import read_yaml
 from sase.datadir import read_data_dir, write_data_dir
@@ -181,18 +182,24 @@ def gap(comparison, folders):
     return float(means["central"] - means["alone"]) if len(means) == 2 else None
 
 
-def unprocessed(comparison, folders):
-    """Return the mean scores of the noisy test utterances; kept in ``unprocessed.json``."""
-    sample_rate = model_config(comparison.config["model"]).sample_rate
-    path = folders.out / "unprocessed.json"
-    wanted = {"test_set": str(folders.test_set), "utterances": comparison.test_utterances}
+def before_training(comparison, folders):
+    """Return title to mean scores of the noisy test utterances, and of the weights of ``init`` if all begin with some.
+
+    They are kept in ``before_training.json``.
+    """
+    model, init = model_config(comparison.config["model"]), comparison.config.get("init")
+    path = folders.out / "before_training.json"
+    wanted = {"test_set": str(folders.test_set), "utterances": comparison.test_utterances, "init": init}
     if path.exists() and (kept := json.loads(path.read_text()))["of"] == wanted:
-        return kept["mean"]
-    pairs = PairSet(folders.test_set, sample_rate)
+        return kept["means"]
+    pairs = PairSet(folders.test_set, model.sample_rate)
     chosen = PairSubset(pairs, utts=_test_utts(comparison, pairs))
-    mean = _mean(score_set(Unprocessed(), chosen, MEASURES).values())
-    write_text(path, json.dumps({"of": wanted, "mean": mean}, indent=1) + "\n")
-    return mean
+    networks = {"unprocessed": Unprocessed()}
+    if init:
+        networks[f"`{init}`, with which all begin"] = pretrained.load(init)
+    means = {title: _mean(score_set(network, chosen, MEASURES).values()) for title, network in networks.items()}
+    write_text(path, json.dumps({"of": wanted, "means": means}, indent=1) + "\n")
+    return means
 
 
 def pool_silos(folders):

@@ -10,29 +10,31 @@ from sase.experiments import DECIMALS, spread, table_line
 from sase.federated.comparison import MEASURES, read_results
 from sase.federated.ledger import read_lines
 
-_HEADINGS = ["training", "SI_SDR (dB)", "PESQ_WB", "STOI", "worst silo's SI_SDR (dB)", "gap closed", "sent (MB)",
-             "wall time (s)"]  # fmt: skip
+_HEADINGS = ["training", "SI_SDR (dB)", "PESQ_WB", "STOI", "worst silo's SI_SDR (dB)", "gap closed",
+             "sent up, down (MB)", "wall time (s)"]  # fmt: skip
 _LEAST_DB = 0.1  # a difference that anybody could care about
 _EXPLANATION = """Means ± standard deviations over the seeds {seeds}; {utterances} utterances of the common test set,
 the best round by the server's development set. "Worst silo" is the lowest mean over the silos' parts of the test set
 (a silo alone: its own model on its own part). "Gap closed" is how much of the way from the mean silo alone to central
-training was gone, in SI_SDR. "Sent" counts both ways, all rounds and silos; wall time is that of all rounds, silos one
-after the other on one thread."""
+training was gone, in SI_SDR. "Sent" is what all silos sent and got in all rounds; wall time is that of all rounds,
+silos one after the other on one thread."""
+_IN_WORDS = """Pair by pair of equal seeds. What is less than 0.1 dB, or than its own standard deviation over seeds, is called no
+difference."""
 
 
-def write_page(comparison, folders, noisy, log=print):
+def write_page(comparison, folders, before, log=print):
     """Write ``RESULTS.md`` and ``images/`` into the experiment's folder, of whatever is done so far.
 
     Args:
         comparison: a :class:`sase.federated.comparison.Comparison`.
         folders: a :class:`sase.federated.comparison.Folders`.
-        noisy: mean scores of the unprocessed test set.
+        before: title to mean scores before training, from :func:`sase.federated.comparison.before_training`.
         log: called with the place of the page.
     """
     results = {row: seeds for row, seeds in read_results(comparison, folders).items() if seeds}
     lines = ["# Ways of training in silos", "", *_explained(comparison), ""]
-    lines += _table(comparison, results, noisy) + [""]
-    lines += ["## In words", "", *[f"- {line}" for line in verdicts(comparison, results)], ""]
+    lines += _table(comparison, results, before) + [""]
+    lines += ["## In words", "", _IN_WORDS, "", *[f"- {line}" for line in verdicts(comparison, results)], ""]
     if results:
         images = folders.out / "images"
         _draw_scores(images / "rounds.png", comparison, folders, results)
@@ -69,14 +71,17 @@ def verdicts(comparison, results):
         differences = _paired(results[row], results[reference], "SI_SDR")
         if len(differences) < 2:
             continue
-        mean, deviation = np.mean(differences), statistics.stdev(differences)
-        word = "made no difference that the seeds do not make as well"
-        if abs(mean) > max(_LEAST_DB, deviation):
-            word = "helped" if mean > 0 else "did harm"
-        worst = _paired(results[row], results[reference], None)
-        sentences.append(f"{row} {word}: {spread(differences, 2, '+')} dB SI_SDR against {reference}, "
-                         f"{spread(worst, 2, '+')} dB for the worst silo.")  # fmt: skip
+        of_worst = _paired(results[row], results[reference], None)
+        sentences.append(f"{row} against {reference}: {spread(differences, 2, '+')} dB SI_SDR, {_word(differences)}; "
+                         f"for the worst silo {spread(of_worst, 2, '+')} dB, {_word(of_worst)}.")  # fmt: skip
     return sentences
+
+
+def _word(differences):
+    mean, deviation = np.mean(differences), statistics.stdev(differences)
+    if abs(mean) <= max(_LEAST_DB, deviation):
+        return "no difference"
+    return "a gain" if mean > 0 else "a loss"
 
 
 def _explained(comparison):
@@ -85,20 +90,22 @@ def _explained(comparison):
     return _EXPLANATION.format(seeds=seeds, utterances=utterances).splitlines()
 
 
-def _table(comparison, results, noisy):
+def _table(comparison, results, before):
     ends = {kind: _kind(comparison, results, kind) for kind in ("alone", "central")}
     lines = [table_line(_HEADINGS), table_line(["---"] * len(_HEADINGS))]
-    cells = [f"{noisy[name]:.{DECIMALS[name]}f}" for name in MEASURES]
-    lines.append(table_line(["unprocessed", *cells, "", "", "", ""]))
+    for title, means in before.items():
+        lines.append(table_line([title, *[f"{means[name]:.{DECIMALS[name]}f}" for name in MEASURES], "", "", "", ""]))
     for row, seeds in results.items():
         done = list(seeds.values())
         title = row if len(done) == len(comparison.seeds) else f"{row} ({len(done)} of {len(comparison.seeds)} seeds)"
         cells = [spread([result["common"][name] for result in done], DECIMALS[name]) for name in MEASURES]
         federated = comparison.rows[row].kind == "federated"
         closed = _closed(seeds, ends) if federated and all(ends.values()) else []
-        sent = [sum(told["bytes_up"] + told["bytes_down"] for told in result["trained"]) / 1e6 for result in done]
+        told = [training for result in done for training in result["trained"]]
+        sent = [sum(each[way] for each in told) / len(done) / 1e6 for way in ("bytes_up", "bytes_down")]
         seconds = [sum(told["seconds"] for told in result["trained"]) for result in done]
-        share, sent = f"{np.mean(closed):.0%}" if closed else "", f"{np.mean(sent):.1f}" if federated else ""
+        share = f"{np.mean(closed):.0%}" if closed else ""
+        sent = ", ".join(f"{megabytes:.1f}" for megabytes in sent) if federated else ""
         least = spread([worst(result) for result in done], 2)
         lines.append(table_line([title, *cells, least, share, sent, spread(seconds, 0)]))
         if all("own" in result for result in done):
