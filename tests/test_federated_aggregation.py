@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sase.federated.aggregation import aggregate, combine, nova_factors, pool_moments, silo_weights, softmax
+from sase.federated.aggregation import aggregate, combine, moving_average, nova_factors, pool_moments, silo_weights, softmax
 from sase.federated.layout import Layout
 from sase.federated.server_optimiser import ServerOptimiser
 
@@ -140,3 +140,17 @@ def test_server_optimisers_never_touch_norm_statistics(models):
     apart = aggregate(reference, silos, alphas, LAYOUT, ServerOptimiser("adam", 0.5), norms_apart=True)
     np.testing.assert_array_equal(apart["n.gain"], plain["n.gain"])  # FedBN: the plain average
     np.testing.assert_array_equal(apart["a.weight"], adam["a.weight"])
+
+
+def test_the_moving_average_is_of_weights_and_of_all_that_statistics_were_taken_of(models):
+    average, newest = models[:2]
+    result = moving_average(average, newest, 0.8, LAYOUT)
+    for name in ("a.weight", "n.gain", "n.running_mean"):
+        np.testing.assert_allclose(result[name], 0.8 * average[name] + 0.2 * newest[name], rtol=1e-6, atol=1e-7)
+    offset = average["n.running_mean"] - newest["n.running_mean"]
+    real, imag = np.split(offset, 2)
+    between = 0.16 * np.stack([real**2, imag**2, real * imag])
+    expected = 0.8 * average["n.running_cov"] + 0.2 * newest["n.running_cov"] + between
+    np.testing.assert_allclose(result["n.running_cov"], expected, rtol=1e-6)
+    assert result["n.count"] == newest["n.count"]
+    assert {name: value.dtype for name, value in result.items()} == {name: newest[name].dtype for name in newest}

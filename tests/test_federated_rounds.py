@@ -115,7 +115,7 @@ VARIANTS = {
 }
 # All kinds of state: the server's, the silos', and what is computed from both.
 STATEFUL = {
-    "server": {"strategy": "sase", "common_dev_s": 0.5, "server": "adam", "payload": "bfloat16"},
+    "server": {"strategy": "sase", "common_dev_s": 0.5, "server": "adam", "payload": "bfloat16", "average_decay": 0.7},
     "silos": {"scaffold": True, "payload": "int8", "norm": "local", "fresh_optimizer": False},
 }
 
@@ -296,6 +296,25 @@ def test_norms_that_stay_with_the_silo_are_its_own_and_averaged(silos_dir, dev_s
     assert scores[0]["SI_SDR"] != scores[1]["SI_SDR"] and scores[0]["utterances"] == 2
 
 
+def test_silos_go_on_from_the_newest_model_while_its_average_is_kept(silos_dir, dev_set, tmp_path):
+    decay, expected = 0.6, None
+    servers = {
+        value: Server(train_config("batch"), fed_config(average_decay=value), dev_set, tmp_path / str(value))
+        for value in (0.0, decay)
+    }
+    for number in range(3):
+        sent = {value: server.instruction().arrays for value, server in servers.items()}
+        assert all(np.array_equal(sent[0.0][name], sent[decay][name]) for name in sent[0.0])
+        for value, server in servers.items():
+            silos = local_silos(silos_dir, 3, tmp_path / str(value))
+            assert server.finish_round([silo.run(server.instruction()) for silo in silos], [])
+        newest, averaged = (weights(tmp_path / str(value) / "last.pt") for value in servers)
+        name = servers[decay].layout.weights[0]
+        expected = newest[name] if number == 0 else decay * expected + (1 - decay) * newest[name]
+        torch.testing.assert_close(averaged[name], expected)
+    assert not torch.equal(averaged[name], newest[name])
+
+
 def test_personal_states_are_the_last_two_and_the_best_and_of_this_experiment(silos_dir, dev_set, tmp_path):
     config, fed = train_config("batch"), fed_config(norm="local", num_rounds=5)
     server = run(config, fed, silos_dir, dev_set, tmp_path / "exp")
@@ -372,6 +391,7 @@ def test_another_config_is_refused_but_waiting_longer_is_not(silos_dir, dev_set,
         ("dp_noise_multiplier=1", "needs dp_clip_norm"),
         ("dp_clip_norm=1", "norm: none"),
         ("max_norm_ratio=1", "above 1"),
+        ("average_decay=1", "0 or more and below 1"),
     ],
 )
 def test_bad_federated_configs_are_refused(tmp_path, override, message):

@@ -135,3 +135,22 @@ def aggregate(reference, silos, alphas, layout, optimiser, factors=None, norms_a
     for name in layout.counters:
         result[name] = np.max([silo[name] for silo in silos], axis=0)
     return {name: np.asarray(result[name]).astype(reference[name].dtype) for name in layout.names}
+
+
+def moving_average(average, newest, decay, layout):
+    """Return ``decay · average + (1 − decay) · newest`` of two global models: weights so, statistics pooled so.
+
+    Args:
+        average, newest: name to array.
+        decay: from 0 to 1.
+        layout: a :class:`sase.federated.layout.Layout`.
+
+    Returns:
+        name to array, each of the type it has in ``newest``; counters are those of ``newest``.
+    """
+    both, shares = (average, newest), np.array([decay, 1.0 - decay])
+    result = combine({name: newest[name] for name in layout.weights}, both, shares)
+    for mean, second in layout.moments:
+        result[mean], result[second] = pool_moments([m[mean] for m in both], [m[second] for m in both], shares)
+    result.update({name: newest[name] for name in layout.counters})
+    return {name: np.asarray(result[name]).astype(newest[name].dtype) for name in layout.names}

@@ -42,6 +42,8 @@ class FederatedConfig:
         fednova: count updates by the local step (FedNova), so that longer rounds do not count more.
         norm: of norm layers: ``average`` statistics and weights; keep both ``local`` with the silo (FedBN; their
             average stands in the global model); ``none``: refuse a network whose norms keep statistics.
+        average_decay: of the moving average over rounds of the global model, which is then what is scored, chosen and
+            kept, while silos go on from the newest; 0 for none.
         fresh_optimizer: local optimisers start anew each round; else its state stays with the silo.
         schedule: of the local learning rate: ``cosine`` over all rounds, as central training has it, or ``constant``.
         payload: type in which silos send updates: ``float32``, ``bfloat16`` or ``int8``.
@@ -76,6 +78,7 @@ class FederatedConfig:
     control_steps: int = 0
     fednova: bool = False
     norm: str = "average"
+    average_decay: float = 0.0
     fresh_optimizer: bool = True
     schedule: str = "cosine"
     payload: str = "float32"
@@ -123,6 +126,8 @@ def checked(config):
                  "dp_clip_norm", "dp_noise_multiplier"):  # fmt: skip
         if not getattr(config, name) >= 0:
             raise InputError(f"federated config: {name} must be 0 or more, is {getattr(config, name)}")
+    if not 0 <= config.average_decay < 1:
+        raise InputError(f"federated config: average_decay must be 0 or more and below 1, is {config.average_decay}")
     if config.min_silos > config.num_silos:
         raise InputError(f"federated config: min_silos is {config.min_silos}, but there are {config.num_silos} silos")
     if config.strategy == "sase" and not 0 <= config.alpha_min * config.num_silos < 1:

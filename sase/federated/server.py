@@ -15,7 +15,7 @@ from sase.dataset import PairSet
 from sase.errors import InputError
 from sase.federated import privacy
 from sase.federated.admission import admit
-from sase.federated.aggregation import aggregate, nova_factors, silo_weights
+from sase.federated.aggregation import aggregate, moving_average, nova_factors, silo_weights
 from sase.federated.config import checked
 from sase.federated.layout import layout_of, load_arrays, to_arrays
 from sase.federated.ledger import add_timing, decisive, settle_configs, write_rounds
@@ -64,7 +64,8 @@ class Server:
         )  # fmt: skip
         self.history, self.best_round, self.refusals = [], 0, {}
         self._controls, self._attempt = {}, None
-        self._arrays = to_arrays(self.model, self.layout.names)
+        self._arrays = to_arrays(self.model, self.layout.names)  # of the newest global model, from which silos go on;
+        self._kept = self._arrays  # and of what is scored and kept: that, or its average over rounds. self.model has it
         if self.state_path.exists():
             self._resume()
 
@@ -142,8 +143,10 @@ class Server:
         if bad := next((name for name, value in arrays.items() if not np.isfinite(value).all()), None):
             raise InputError(f"round {self.next_round}: {bad} of the new global model is not finite; lower server_lr "
                              f"({self.config.effective_server_lr:g}); {self.exp_dir / 'best.pt'} is kept")  # fmt: skip
+        decay = self.config.average_decay if self.history else 0.0  # the average begins with the first round
+        self._kept = moving_average(self._kept, arrays, decay, self.layout) if decay else arrays
         self._arrays = arrays
-        load_arrays(self.model, arrays)
+        load_arrays(self.model, self._kept)
         self._controls.update({reply.silo: reply.control for reply in admitted if reply.control})
         aggregated = time.monotonic()
         entry = self._entry(admitted, alphas, gains, instruction)
@@ -169,6 +172,7 @@ class Server:
 
     def _gains(self, admitted):
         """Return silo to what its update alone gains in SI-SNR (dB) on the common set, and silo to why it has none."""
+        load_arrays(self.model, self._arrays)
         before, _ = validate(self.model, self._common)
         gains, refused = {}, {}
         for reply in admitted:
@@ -178,7 +182,7 @@ class Server:
                 gains[reply.silo] = after - before
             else:
                 refused[reply.silo] = "its network's output is not finite"
-        load_arrays(self.model, self._arrays)
+        load_arrays(self.model, self._kept)
         return gains, refused
 
     def _weigh(self, admitted, gains):
@@ -238,16 +242,20 @@ class Server:
 
     def _state(self):
         optimizer = {moment: _tensors(arrays) for moment, arrays in self.optimiser.state().items()}
+        newest = {} if self._kept is self._arrays else _tensors(self._arrays)
         return {
             "config": self._decisive, "model_config": to_mapping(self.train.model), "model": self.model.state_dict(),
-            "optimizer": optimizer, "controls": {str(silo): _tensors(c) for silo, c in self._controls.items()},
-            "history": self.history, "best_round": self.best_round, "refusals": self.refusals,
+            "newest": newest, "optimizer": optimizer,
+            "controls": {str(silo): _tensors(control) for silo, control in self._controls.items()}, "history": self.history,
+            "best_round": self.best_round, "refusals": self.refusals,
         }  # fmt: skip
 
     def _resume(self):
         state = load_checkpoint(self.state_path, self._decisive, decisive)
         self.model.load_state_dict(state["model"])
-        self._arrays = to_arrays(self.model, self.layout.names)
+        self._arrays = self._kept = to_arrays(self.model, self.layout.names)
+        if newest := state.get("newest"):  # which an earlier version did not have
+            self._arrays = _numpy(newest)
         self.optimiser.load({moment: _numpy(tensors) for moment, tensors in state["optimizer"].items()})
         self._controls = {int(silo): _numpy(tensors) for silo, tensors in state["controls"].items()}
         self.history, self.best_round, self.refusals = state["history"], state["best_round"], state["refusals"]
