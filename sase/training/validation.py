@@ -10,7 +10,7 @@ _PESQ_UTTERANCES = 50  # evenly spread: enough to choose by
 
 
 class PairSubset:
-    """Some utterances of a :class:`sase.dataset.PairSet`, as :func:`sase.training.loop.validate` takes it.
+    """Some utterances of a :class:`sase.dataset.PairSet`, as :func:`validate` takes it.
 
     Args:
         pairs: the whole.
