@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +17,7 @@ from sase.model import build_model
 from sase.processes import environment, sase_command
 from sase.training import launch
 from sase.training.config import OptimiserConfig, build_optimizer, decisive
+from sase.training.distributed import Workers
 from sase.training.loop import backward
 from sase.training.shares import Shares, split
 
@@ -85,6 +87,18 @@ def test_a_batch_that_is_too_small_to_share_is_refused():
     with pytest.raises(InputError, match="data.batch_size is 2, and 3 processes"):
         Shares(Alone(rank=0, count=3), 2)
     assert Shares(Alone(rank=0, count=1), 6).whole and not Shares(Alone(rank=0, count=1), 6, 4).whole
+
+
+def test_the_leader_is_the_last_to_leave(monkeypatch):
+    left, store, cpu = [], torch.distributed.HashStore(), torch.device("cpu")
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: left.append(threading.current_thread().name))
+    threads = [threading.Thread(target=Workers(rank, 3, cpu, store).leave, name=str(rank)) for rank in range(3)]
+    for thread in threads:
+        thread.start()
+        thread.join(0.2)
+    for thread in threads:
+        thread.join(60)
+    assert left == ["1", "2", "0"]
 
 
 def test_sgd_is_plain():

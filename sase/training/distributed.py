@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from sase.processes import follow_parent
 
@@ -16,11 +17,12 @@ _PATIENCE = timedelta(hours=4)
 
 @dataclass(frozen=True)
 class Workers:
-    """This process among all: its rank, how many there are, and its device."""
+    """This process among all: its rank, how many there are, its device, and what they can leave each other word in."""
 
     rank: int
     count: int
     device: torch.device
+    store: dist.Store | None = None
 
     @property
     def leads(self):
@@ -52,9 +54,18 @@ class Workers:
         return box[0]
 
     def leave(self):
-        """End what :func:`join_workers` began."""
-        if self.count > 1:
-            dist.destroy_process_group()
+        """End what :func:`join_workers` began; the leader is the last, since the others hang on it.
+
+        Were it to leave while another still closes its connections, that one could fail, and be started anew by a
+        launcher that would wait in vain for the leader's to join.
+        """
+        if self.count == 1:
+            return
+        if self.leads:
+            self.store.wait([f"left/{rank}" for rank in range(1, self.count)], _PATIENCE)
+        dist.destroy_process_group()
+        if not self.leads:
+            self.store.set(f"left/{self.rank}", "")
 
 
 def join_workers(use_gpu):
@@ -71,7 +82,10 @@ def join_workers(use_gpu):
         torch.cuda.set_device(device)
     if "RANK" in os.environ:
         follow_parent()
+    store = None
     if count > 1:
+        store = next(rendezvous("env://", rank, count, timeout=_PATIENCE))[0]  # anew for each start of torchrun
         warnings.filterwarnings("ignore", "Grad strides do not match")  # of weights with a dimension of one
-        dist.init_process_group("nccl" if use_gpu else "gloo", timeout=_PATIENCE)
-    return Workers(rank, count, device)
+        backend = "nccl" if use_gpu else "gloo"
+        dist.init_process_group(backend, timeout=_PATIENCE, store=store, rank=rank, world_size=count)
+    return Workers(rank, count, device, store)
