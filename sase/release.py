@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import yaml
+
 from sase import pretrained
 from sase.atomic import write_text
 from sase.config import read_yaml
@@ -16,7 +18,8 @@ def release(exp, scoring_dir, name, notes, out=pretrained.FOLDER):
     """Write ``<name>.safetensors`` and ``<name>.md``, the card; return their paths.
 
     Args:
-        exp: the experiment's folder: best.pt, config.yaml, history.jsonl.
+        exp: the experiment's folder: best.pt, config.yaml, history.jsonl. Where ``init`` of its config names another
+            experiment, seen from here, the card tells of both.
         scoring_dir: what stage 5 wrote of the test set, with summary.json.
         name: by which the weights will be known.
         notes: a Markdown file that the card ends with: the data and their licences, what the weights are bad at.
@@ -33,8 +36,7 @@ def release(exp, scoring_dir, name, notes, out=pretrained.FOLDER):
     text = card(
         name,
         profile(model),
-        exp / "config.yaml",
-        [json.loads(line) for line in (exp / "history.jsonl").read_text(encoding="utf-8").splitlines()],
+        [_training(folder) for folder in _lineage(exp)],
         json.loads(summary.read_text(encoding="utf-8")),
         Path(notes).read_text(encoding="utf-8"),
     )
@@ -44,23 +46,33 @@ def release(exp, scoring_dir, name, notes, out=pretrained.FOLDER):
     return weights, weights.with_suffix(".md")
 
 
-def card(name, cost, config, history, summary, notes):
+def _lineage(exp):
+    """Return the folders of the trainings that made an experiment's weights, the first one first."""
+    folders = [exp]
+    while (init := read_yaml(folders[0] / "config.yaml").get("init")) and (Path(init) / "history.jsonl").is_file():
+        folders.insert(0, Path(init))
+    return folders
+
+
+def _training(exp):
+    lines = (exp / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    return (exp / "config.yaml").read_text(encoding="utf-8"), [json.loads(line) for line in lines]
+
+
+def card(name, cost, trainings, summary, notes):
     """Return a model card.
 
     Args:
         name: of the weights.
         cost: of :func:`sase.profiling.profile`.
-        config: path of the training's config.yaml.
-        history: one mapping an epoch, as the trainer writes them.
+        trainings: one after the other, each of which began with what the one before it had made: the text of
+            config.yaml, and the history, one mapping an epoch, as the trainer writes them.
         summary: of the test set, as stage 5 writes it.
         notes: Markdown to end with.
     """
     latency = "offline: it hears the whole signal first"
     if cost["latency_s"] is not None:
         latency = f"causal, latency {1000 * cost['latency_s']:.0f} ms"
-    data, chosen = read_yaml(config)["data"], [epoch for epoch in history if epoch["best"]][-1]
-    hours = history[-1]["steps"] * data["batch_size"] * data["segment_s"] / 3600
-    development = ", ".join(f"{key[4:]} {value:g}" for key, value in chosen.items() if key.startswith("dev_"))
     kinds = [kind for kind in ("snr", "noise") if kind in summary["breakdowns"]]
     lines = [
         f"# {name}",
@@ -77,18 +89,22 @@ def card(name, cost, config, history, summary, notes):
     ]
     for kind in kinds:
         lines += [*breakdown_lines(kind, summary["breakdowns"][kind]), ""]
-    lines += [
-        "## Training",
-        "",
-        f"{history[-1]['steps']:,} steps of {data['batch_size']} segments of {data['segment_s']:g} s, {hours:.0f} h of "
-        f"mixtures. Epoch {chosen['epoch']} of {len(history)} was chosen on the development set: {development}. "
+    lines += ["## Training", ""]
+    for number, (config, history) in enumerate(trainings):
+        lines += [*_training_lines(config, history, "" if number == 0 else "Then, from there: "), ""]
+    return "\n".join([*lines, notes.rstrip(), ""])
+
+
+def _training_lines(config, history, beginning):
+    data, chosen = yaml.safe_load(config)["data"], [epoch for epoch in history if epoch["best"]][-1]
+    hours = history[-1]["steps"] * data["batch_size"] * data["segment_s"] / 3600
+    development = ", ".join(f"{key[4:]} {value:g}" for key, value in chosen.items() if key.startswith("dev_"))
+    return [
+        f"{beginning}{history[-1]['steps']:,} steps of {data['batch_size']} segments of {data['segment_s']:g} s, {hours:.0f} h "
+        f"of mixtures. Epoch {chosen['epoch']} of {len(history)} was chosen on the development set: {development}. "
         "The whole configuration:",
         "",
         "```yaml",
-        Path(config).read_text(encoding="utf-8").rstrip(),
+        config.rstrip(),
         "```",
-        "",
-        notes.rstrip(),
-        "",
     ]
-    return "\n".join(lines)

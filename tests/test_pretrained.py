@@ -81,6 +81,15 @@ def test_a_release_is_the_experiment_s_best_and_its_card_says_how_it_came_about(
     text = card.read_text()
     for words in ("# tones", "1,500 steps", "10 h of mixtures", "Epoch 1 of 2", "SI_SNR 3.5", "seed: 7", "| 2.5 |", "Tones."):
         assert words in text
+    assert "Then" not in text
+    first = tmp_path / "first"
+    first.mkdir()
+    (first / "config.yaml").write_text("data: {batch_size: 6, segment_s: 1.0}\nseed: 9\n")
+    (first / "history.jsonl").write_text(json.dumps({"epoch": 1, "steps": 600, "best": True, "dev_SI_SNR": 1.5}) + "\n")
+    (exp / "config.yaml").write_text(f"data: {{batch_size: 12, segment_s: 2.0}}\ninit: {first}\nseed: 7\n")
+    text = release(exp, scoring, "tones", tmp_path / "notes.md", tmp_path)[1].read_text()
+    before, _, after = text.partition("Then, from there: 1,500 steps")
+    assert "600 steps of 6 segments of 1 s, 1 h" in before and "seed: 9" in before and "seed: 7" in after
 
 
 def _names():

@@ -6,13 +6,16 @@ import shutil
 import signal
 import subprocess
 
+import numpy
 import pytest
 import soundfile
 import torch
 import yaml
-from recipes import QUICK_ARGS, Recipe, assert_equal, assert_same_files, files
+from recipes import QUICK, QUICK_ARGS, Recipe, assert_equal, assert_same_files, files
 
+from sase import pretrained
 from sase.datadir import read_data_dir, read_table, validate_data_dir
+from sase.model import load_model
 
 pytestmark = pytest.mark.recipe
 
@@ -184,3 +187,28 @@ def test_all_stages_in_one_go_leave_a_finished_experiment_as_it_is(trained, reci
     assert [line.split()[3] for line in output.splitlines() if " stage " in line] == [f"{n}:" for n in range(6)]
     assert before == {name: (trained / name).read_bytes() for name in before}
     assert output.splitlines()[-1].endswith(str(trained / "RESULTS.md"))
+
+
+def test_weights_to_ship_are_made_in_two_trainings_and_scored(recipe, tmp_path):
+    generator = numpy.random.default_rng(0)
+    for speaker in range(12):
+        for kind in ("speech", "noise"):
+            path = tmp_path / kind / f"s{speaker:02d}_1.wav"
+            path.parent.mkdir(exist_ok=True)
+            soundfile.write(path, 0.1 * generator.standard_normal(24000), 16000)
+    nested = {}
+    for name, value in QUICK.items():
+        section, key = name.split(".")
+        nested.setdefault(section, {})[key] = yaml.safe_load(value)
+    for name in ("release_mine_first.yaml", "release_mine.yaml"):
+        (recipe.folder / "conf" / name).write_text(yaml.safe_dump({**nested, "loss": {"si_snr": 1.0, "mse": 10.0}}))
+    folders = ["--speech", tmp_path / "speech", "--noise", tmp_path / "noise", "--corpus_dir", recipe.folder / "downloads/mini"]
+    places = ["--work_dir", tmp_path / "work", "--out", tmp_path / "out", "--generated", 1, "--presets", "mine"]
+    command = [recipe.folder / "local/train_release.sh", *folders, *places, "--nj", 2, "--threads", 1]
+    subprocess.run([str(word) for word in command], env=recipe.environment, check=True, cwd="/")
+    first, second = (tmp_path / "work/exp" / name for name in ("mine_first", "mine"))
+    shipped = pretrained.load(tmp_path / "out/mine.safetensors").state_dict()
+    assert_equal(shipped, load_model(second / "best.pt").state_dict())
+    assert yaml.safe_load((second / "config.yaml").read_text())["init"] == str(first)
+    card = (tmp_path / "out/mine.md").read_text()
+    assert card.count("18 steps of 4 segments") == 2 and "Then, from there" in card and "| unprocessed |" in card

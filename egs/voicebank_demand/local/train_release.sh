@@ -12,7 +12,7 @@ speech=
 noise=
 corpus_dir=downloads/voicebank_demand
 dev_speakers="p226 p287"
-presets=tiny
+presets="tiny small"
 generated=12
 threads=
 work_dir=release
@@ -25,7 +25,8 @@ help_message="Usage: $0 --speech \"DIR DIR\" --noise \"DIR DIR\" [options]
   --generated N              files to generate of each computed noise besides ($generated)
   --corpus_dir DIR           VoiceBank+DEMAND, whose test set is scored ($corpus_dir)
   --dev_speakers \"A B\"       speakers of it that run.sh keeps for development; not used here ($dev_speakers)
-  --presets \"A B\"           which weights to make, by conf/release_PRESET.yaml ($presets)
+  --presets \"A B\"           which weights to make, by conf/release_PRESET.yaml ($presets); where there
+                             is a release_PRESET_first.yaml, that training comes first, and PRESET begins with its result
   --nj N, --ngpu N           as for run.sh ($nj, $ngpu)
   --threads N                of the processor in training (all)
   --work_dir DIR              where all of it lies, seen from the recipe ($work_dir)
@@ -58,11 +59,21 @@ if run_stage 1 "data directories and arks in $work_dir"; then
   done
 fi
 
+train() { # train CONFIG EXP [OPTION...]
+  sase train --config "$1" --train-set "$work_dir/dump/tr" --dev-set "$work_dir/dump/cv" --exp "$2" \
+    --ngpu "$ngpu" ${threads:+--threads "$threads"} "${@:3}"
+}
+
 for preset in $presets; do
   exp=$work_dir/exp/$preset
   if run_stage 2 "train $exp"; then
-    sase train --config "conf/release_$preset.yaml" --train-set "$work_dir/dump/tr" --dev-set "$work_dir/dump/cv" --exp "$exp" \
-      --ngpu "$ngpu" ${threads:+--threads "$threads"}
+    config=conf/release_$preset.yaml
+    if [ -f "${config%.yaml}_first.yaml" ]; then
+      train "${config%.yaml}_first.yaml" "${exp}_first"
+      train "$config" "$exp" --set init="${exp}_first"
+    else
+      train "$config" "$exp"
+    fi
   fi
   if run_stage 3 "enhance and score with $exp"; then
     sase decode --model "$exp/best.pt" --data "$work_dir/dump/tt" --out "$exp/enhanced_tt" --nj "$nj"
