@@ -1,35 +1,26 @@
-"""What the Flower engines are made of, without Flower's processes: messages, client app, server loop, fence, keys."""
+"""What the Flower engines are made of, without Flower's processes: messages, client app, server loop, privacy."""
 
-import asyncio
-import inspect
 import json
 import math
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import threading
 import time
-import zipfile
-from contextlib import contextmanager
 from dataclasses import replace
-from io import BytesIO
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from flwr.app import Context, Error, Message, MessageType, RecordDict
-from flwr.cli.build import build_fab_from_disk
-from flwr.cli.config_utils import load_and_validate
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from sase.errors import InputError
 from sase.federated import deployment, simulation
 from sase.federated.app import run_app, write_app
-from sase.federated.certificates import make_certificates, make_silo_key
 from sase.federated.client_app import app as client_app
 from sase.federated.client_app import privacy
 from sase.federated.config import FederatedConfig, checked
@@ -39,11 +30,8 @@ from sase.federated.processes import alone, end, environment, members
 from sase.federated.server_app import FINISH, Silos
 from sase.federated.server_app import app as server_app
 from sase.federated.silo import Instruction, Reply
-from sase.federated.silo_process import FINISHED, run_silo
-from sase.federated.superlink import Fence
-from sase.federated.supernode import guarded, is_our_app
+from sase.federated.silo_process import FINISHED
 from sase.processes import start
-from sase.rendezvous import free_port
 from test_federated_rounds import dev_set, silos_dir, train_config  # noqa: F401  (fixtures)
 from test_training import assert_same
 
@@ -269,45 +257,6 @@ def test_updates_are_clipped_and_noised_as_configured():
     assert noised[0]["a"].dtype == np.float32
 
 
-@pytest.mark.parametrize(
-    "path, client, status",
-    [
-        ("/v1/fleet/pull-messages", ("10.1.2.3", 5), 200),
-        ("/health", ("10.1.2.3", 5), 200),
-        ("/v1/control/start-run", ("10.1.2.3", 5), 403),
-        ("/v1/control/register-node", ("10.1.2.3", 5), 403),
-        ("/v1/runtime/acquire-task", ("10.1.2.3", 5), 403),
-        ("/v1/fleet", ("10.1.2.3", 5), 403),
-        ("/docs", None, 403),
-        ("/v1/control/start-run", ("127.0.0.1", 5), 200),
-        ("/v1/control/start-run", ("::1", 5), 200),
-        ("/v1/control/start-run", ("10.9.9.9", 5), 200),  # the server's own address
-    ],
-)
-def test_other_machines_reach_nothing_but_what_silos_need(path, client, status):
-    said = []
-
-    async def inner(scope, receive, send):
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-
-    async def send(event):
-        said.append(event)
-
-    scope = {"type": "http", "path": path, "method": "POST", "headers": [], "client": client}
-    scope["server"] = ("10.9.9.9", 18000)
-    asyncio.run(Fence(inner)(scope, None, send))
-    assert said[0]["status"] == status
-
-
-def test_the_fence_is_where_flower_looks_for_it():
-    import flwr.superlink.main as superlink
-
-    assert callable(superlink._get_middleware) and superlink._get_middleware() is not superlink._get_middleware()
-    code = ("import sase.federated.superlink as s; s.command.flower_superlink = lambda: None; s.main();"
-            "import flwr.superlink.main as m; print(m._get_middleware()[0].cls.__name__)")  # fmt: skip
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "Fence"
-
-
 FLWR = """#!/bin/sh
 # Flower's command as it has been seen: 'run --stream' ends with 0 whatever becomes of the run, or before it is over.
 case $1 in
@@ -346,46 +295,6 @@ def test_flowers_word_is_not_enough(tmp_path, monkeypatch, statuses, rounds, err
         run_app(tmp_path / "home", env, superlink, tmp_path, 3)
 
 
-def test_a_silo_leaves_messages_of_other_apps_alone():
-    import flwr.supernode.start_client_internal as node
-    from flwr.supercore.run import RunNotRunningException
-
-    @contextmanager
-    def connect(address):
-        app = SimpleNamespace(content=b"other")
-        yield (5, "receive", "send", "get_run", lambda fab_hash, run_id: app, "pull", "push")
-
-    with guarded(connect, "address") as (node_id, *_, get_fab, pull, push):
-        assert (node_id, pull, push) == (5, "pull", "push")
-        with pytest.raises(RunNotRunningException):
-            get_fab("hash", 1)
-    # What main() replaces is what Flower calls.
-    assert "_init_connection(" in inspect.getsource(node.start_client_internal)
-    assert "subprocess.Popen(" in inspect.getsource(node.start_client_internal)
-
-
-def test_silos_run_our_app_and_nothing_else(tmp_path):
-    write_app(tmp_path, "127.0.0.1:1", None, train_config(), fed_config(), exp_dir="a 'quoted' \"path\"\\")
-    load_and_validate(tmp_path / "app/pyproject.toml")
-    bundle = build_fab_from_disk(tmp_path / "app")
-    assert is_our_app(bundle)
-    assert not is_our_app(b"no zip")
-
-    def changed(old="", new="", extra=None):
-        out = BytesIO()
-        with zipfile.ZipFile(BytesIO(bundle)) as source, zipfile.ZipFile(out, "w") as target:
-            for name in source.namelist():
-                target.writestr(name, source.read(name).decode().replace(old, new))
-            if extra:
-                target.writestr(extra, "import os")
-        return out.getvalue()
-
-    assert is_our_app(changed())
-    assert not is_our_app(changed(extra="sase/federated/client_app.py"))
-    assert not is_our_app(changed("sase.federated.client_app:app", "os:system"))
-    assert not is_our_app(changed("dependencies = []", 'dependencies = ["evil"]'))
-
-
 def test_processes_of_a_federation_are_found_and_ended(tmp_path):
     env = environment(tmp_path, 1)
     assert env["FLWR_TELEMETRY_ENABLED"] == "0" and env["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
@@ -414,66 +323,6 @@ def test_one_federation_at_a_time(tmp_path):
             with alone(tmp_path / "inner"):
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(5)
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("certificates")
-    make_certificates(folder / "ours", ["fl.example.org", "10.0.0.5"], 2)
-    make_certificates(folder / "others", ["localhost"], 1)
-    return folder
-
-
-def test_certificates_are_kept_and_private(certificates):
-    ours = certificates / "ours"
-    names = ("ca.key", "ca.crt", "server/server.crt", "server/server.key", "silo0/silo.key", "server/silo1.pub")
-    before = {name: (ours / name).read_bytes() for name in names}
-    make_certificates(ours, ["fl.example.org", "10.0.0.5"], 3)
-    assert before == {name: (ours / name).read_bytes() for name in names}
-    assert (ours / "silo2/silo.key").exists() and (ours / "server/silo2.pub").exists()
-    for name in ("ca.key", "server/server.key", "silo0/silo.key"):
-        assert (ours / name).stat().st_mode & 0o077 == 0
-    make_certificates(ours, ["elsewhere"], 3)
-    assert (ours / "server/server.crt").read_bytes() != before["server/server.crt"]
-    assert (ours / "ca.crt").read_bytes() == before["ca.crt"]
-    with pytest.raises(InputError, match="silo.key"):
-        make_silo_key(ours / "silo0")
-
-
-def test_a_silo_refuses_a_server_with_another_certificate(certificates, silos_dir, tmp_path):  # noqa: F811
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(certificates / "others/server/server.crt", certificates / "others/server/server.key")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        def answer():
-            for _ in range(2):
-                try:
-                    with tls.wrap_socket(listener.accept()[0], server_side=True) as connection:
-                        connection.recv(1)
-                except OSError:
-                    pass
-
-        thread = threading.Thread(target=answer, daemon=True)
-        thread.start()
-        server = f"127.0.0.1:{listener.getsockname()[1]}"
-        with pytest.raises(InputError, match="refused, its certificate"):
-            run_silo(0, silos_dir / "silo0", tmp_path / "state", server, certificates / "ours", wait_s=5)
-        context = ssl.create_default_context(cafile=certificates / "others/ca.crt")
-        with socket.create_connection(listener.getsockname()) as plain:
-            with context.wrap_socket(plain, server_hostname="localhost"):
-                pass  # and one whose authority it is does not
-        thread.join(5)
-    assert not members(tmp_path / "state/flower")
-
-
-def test_what_a_silo_cannot_begin_with_is_told(silos_dir, tmp_path, certificates):  # noqa: F811
-    with pytest.raises(InputError, match="no folder tr"):
-        run_silo(0, tmp_path, tmp_path / "state", "127.0.0.1:1", None)
-    with pytest.raises(InputError, match="ca.crt: no such file"):
-        run_silo(0, silos_dir / "silo0", tmp_path / "state", "127.0.0.1:1", tmp_path)
-    with pytest.raises(InputError, match="HOST:PORT"):
-        run_silo(0, silos_dir / "silo0", tmp_path / "state", "nowhere", None)
-    with pytest.raises(InputError, match="nobody answers there"):
-        run_silo(0, silos_dir / "silo0", tmp_path / "state", f"127.0.0.1:{free_port()}", None, wait_s=0)
 
 
 def test_engines_refuse_what_they_do_not_know(silos_dir, dev_set, tmp_path):  # noqa: F811
