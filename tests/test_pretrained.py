@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 
 from sase import Enhancer, pretrained
+from sase.bin import enhance
 from sase.errors import InputError
 from sase.model import build_model, save_model
 from sase.profiling import count_parameters
@@ -106,6 +107,13 @@ def test_shipped_weights_enhance_and_their_card_counts_right(name):
     assert np.square(enhanced).sum() < 0.1 * np.square(wav).sum()  # steady noise is taken away: 10 dB at least
     card = pretrained.card(name)
     assert f"# {name}" in card and "cross-corpus" in card and f"{count_parameters(enhancer.model) / 1e3:.1f} k" in card
+
+
+def test_the_command_enhances_with_what_python_does(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["sase enhance", "--help"])
+    with pytest.raises(SystemExit):
+        enhance.main()
+    assert f"weights by name ({pretrained.DEFAULT};" in " ".join(capsys.readouterr().out.split())
 
 
 def test_all_shipped_weights_are_small():

@@ -13,7 +13,7 @@ from sase.errors import InputError
 from sase.model import FORMAT, ModelConfig, build_model, load_model
 
 FOLDER = Path(__file__).parent
-DEFAULT = "tiny"
+DEFAULT = "small"
 
 
 def available():
