@@ -200,13 +200,13 @@ def test_weights_to_ship_are_made_in_two_trainings_and_scored(recipe, tmp_path):
     for name, value in QUICK.items():
         section, key = name.split(".")
         nested.setdefault(section, {})[key] = yaml.safe_load(value)
-    for name in ("release_mine_first.yaml", "release_mine.yaml"):
+    for name in ("release_mine_1.yaml", "release_mine.yaml"):
         (recipe.folder / "conf" / name).write_text(yaml.safe_dump({**nested, "loss": {"si_snr": 1.0, "mse": 10.0}}))
     folders = ["--speech", tmp_path / "speech", "--noise", tmp_path / "noise", "--corpus_dir", recipe.folder / "downloads/mini"]
     places = ["--work_dir", tmp_path / "work", "--out", tmp_path / "out", "--generated", 1, "--presets", "mine"]
     command = [recipe.folder / "local/train_release.sh", *folders, *places, "--nj", 2, "--threads", 1]
     subprocess.run([str(word) for word in command], env=recipe.environment, check=True, cwd="/")
-    first, second = (tmp_path / "work/exp" / name for name in ("mine_first", "mine"))
+    first, second = (tmp_path / "work/exp" / name for name in ("mine_1", "mine"))
     shipped = pretrained.load(tmp_path / "out/mine.safetensors").state_dict()
     assert_equal(shipped, load_model(second / "best.pt").state_dict())
     assert yaml.safe_load((second / "config.yaml").read_text())["init"] == str(first)

@@ -26,7 +26,7 @@ help_message="Usage: $0 --speech \"DIR DIR\" --noise \"DIR DIR\" [options]
   --corpus_dir DIR           VoiceBank+DEMAND, whose test set is scored ($corpus_dir)
   --dev_speakers \"A B\"       speakers of it that run.sh keeps for development; not used here ($dev_speakers)
   --presets \"A B\"           which weights to make, by conf/release_PRESET.yaml ($presets); where there
-                             is a release_PRESET_first.yaml, that training comes first, and PRESET begins with its result
+                             are release_PRESET_1.yaml and so on, these come first, each begun with what the last one made
   --nj N, --ngpu N           as for run.sh ($nj, $ngpu)
   --threads N                of the processor in training (all)
   --work_dir DIR              where all of it lies, seen from the recipe ($work_dir)
@@ -59,21 +59,18 @@ if run_stage 1 "data directories and arks in $work_dir"; then
   done
 fi
 
-train() { # train CONFIG EXP [OPTION...]
-  sase train --config "$1" --train-set "$work_dir/dump/tr" --dev-set "$work_dir/dump/cv" --exp "$2" \
-    --ngpu "$ngpu" ${threads:+--threads "$threads"} "${@:3}"
-}
-
 for preset in $presets; do
   exp=$work_dir/exp/$preset
   if run_stage 2 "train $exp"; then
-    config=conf/release_$preset.yaml
-    if [ -f "${config%.yaml}_first.yaml" ]; then
-      train "${config%.yaml}_first.yaml" "${exp}_first"
-      train "$config" "$exp" --set init="${exp}_first"
-    else
-      train "$config" "$exp"
-    fi
+    begin=()
+    for config in conf/release_"$preset"_[1-9].yaml "conf/release_$preset.yaml"; do
+      [[ $config != *\[* ]] || continue # there are none
+      trained=$(basename "$config" .yaml)
+      trained=$work_dir/exp/${trained#release_}
+      sase train --config "$config" --train-set "$work_dir/dump/tr" --dev-set "$work_dir/dump/cv" --exp "$trained" \
+        --ngpu "$ngpu" ${threads:+--threads "$threads"} "${begin[@]}"
+      begin=(--set "init=$trained")
+    done
   fi
   if run_stage 3 "enhance and score with $exp"; then
     sase decode --model "$exp/best.pt" --data "$work_dir/dump/tt" --out "$exp/enhanced_tt" --nj "$nj"
