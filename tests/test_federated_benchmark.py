@@ -5,7 +5,8 @@ import json
 import pytest
 
 from sase.errors import InputError
-from sase.federated.benchmark import outside_training
+from sase.federated.benchmark import outside_training, upload_bytes
+from sase.model import build_model
 
 
 def entry(number, seconds, intervals):
@@ -28,3 +29,18 @@ def test_training_is_the_time_in_which_some_silo_trains(tmp_path):
     assert row["aggregation %"] == pytest.approx(2.5) and row["s a round"] == 20.0
     with pytest.raises(InputError, match="tells of no round"):
         outside_training(tmp_path / "nothing")
+
+
+def test_upload_bytes_are_those_of_the_arrays():
+    state = build_model("mini").state_dict()
+    sent = {name: value for name, value in state.items() if not name.endswith("omega")}  # which every silo draws itself
+    trained = [name for name, _ in build_model("mini").named_parameters()]
+    float32 = sum(value.numel() * value.element_size() for value in sent.values())
+    matrices = [sent[name] for name in trained if sent[name].ndim > 1]
+    values, rows = sum(value.numel() for value in matrices), sum(len(value) for value in matrices)
+    assert {row["preset"]: row for row in upload_bytes()}["mini"] == {
+        "preset": "mini",
+        "float32 bytes": float32,
+        "bfloat16 bytes": float32 - 2 * values,
+        "int8 bytes": float32 - 3 * values + 4 * rows,
+    }

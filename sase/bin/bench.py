@@ -24,6 +24,7 @@ def main():
     score.add_argument("--nj", type=int, default=1, help="processes (%(default)s)")
     federated = subjects.add_parser("federated", help="share of a training in silos that was no local training")
     federated.add_argument("--exp", required=True, help="its folder")
+    subjects.add_parser("payload", help="bytes that a silo uploads in a round, of every preset")
     for subject in subjects.choices.values():
         subject.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -31,7 +32,7 @@ def main():
     import json
 
     from sase import benchmarks
-    from sase.federated.benchmark import outside_training
+    from sase.federated.benchmark import outside_training, upload_bytes
     from sase.model import build_model
     from sase.pretrained import load
     from sase.profiling import markdown
@@ -47,7 +48,7 @@ def main():
             or [load_train_config(args.config)], args.switches, args.steps),
         "dump": lambda: benchmarks.bench_dump(args.pairs),
         "score": lambda: benchmarks.bench_score(args.utterances, args.nj),
-        "federated": lambda: [outside_training(args.exp)],
+        "federated": lambda: [outside_training(args.exp)], "payload": upload_bytes,
     }[args.subject]()  # fmt: skip
     print(json.dumps({"machine": machine, "rows": rows}) if args.json else f"{machine}\n\n{markdown(rows)}")
 

@@ -1,9 +1,13 @@
-"""What federated training costs beside the training itself, from what an experiment told of its own times."""
+"""What federated training costs beside the training itself: time, as an experiment told it, and bytes."""
 
 from pathlib import Path
 
 from sase.errors import InputError
+from sase.federated.config import PAYLOADS
+from sase.federated.layout import layout_of, to_arrays
 from sase.federated.ledger import read_lines
+from sase.federated.payload import encode, num_bytes
+from sase.model import PRESETS, build_model
 
 
 def outside_training(exp_dir):
@@ -41,6 +45,22 @@ def outside_training(exp_dir):
         "aggregation %": percent(sum(entry["aggregate"] for entry in entries)),
         "scoring %": percent(sum(entry["score_and_save"] for entry in entries)),
     }
+
+
+def upload_bytes():
+    """Return what one silo uploads in one round: a row for each preset, with the bytes by ``payload``.
+
+    SCAFFOLD, which sends control variates as well, needs about twice as many.
+    """
+    return [{"preset": preset, **_upload_bytes(preset)} for preset in PRESETS]
+
+
+def _upload_bytes(preset):
+    model = build_model(preset)
+    layout = layout_of(model)
+    arrays = to_arrays(model, layout.names)
+    uploads = {payload: encode(payload, arrays, arrays, set(layout.weights)) for payload in PAYLOADS}
+    return {f"{payload} bytes": num_bytes(upload) for payload, upload in uploads.items()}
 
 
 def _training(entry):
