@@ -24,8 +24,8 @@ class DataConfig:
     Attributes:
         batch_size: segments of a batch: of all processes together, where several train one network.
         segment_s: their length in seconds.
-        remix: put the noise (noisy − clean) of any pair under the speech of any other, at a new SNR; else take the pairs
-            as they are.
+        remix: put the noise (noisy − clean) of any pair under the speech of any other, at a new SNR; else take the
+            pairs as they are.
         snr_db: range of the SNR when remixing, over the segment.
         level_db: range of the level of the clean speech (RMS, dB below full scale) when remixing.
         babble: share of segments whose noise is several other training speakers at once.
@@ -35,8 +35,8 @@ class DataConfig:
         equaliser_db: speech and noise each pass a random equaliser, gains of up to this many dB at octaves of 62.5 Hz.
         band_limited: share of segments whose noisy and clean sound both end at a random frequency above 2 kHz.
         reverberant: share of segments whose noise passes a room, a random decay of 0.1 to 0.8 s.
-        room_tone: share of segments whose speech has a faint steady noise of its own, 25 to 55 dB below it, that belongs
-            to the recording and is to stay: few real recordings fall silent in pauses.
+        room_tone: share of segments whose speech has a faint steady noise of its own, 25 to 55 dB below it, that
+            belongs to the recording and is to stay: few real recordings fall silent in pauses.
         clean: share of segments without noise.
         speechless: share of segments without speech.
     """
@@ -75,8 +75,8 @@ class Batch:
 class PairSet:
     """All utterances of a dumped set: as two int16 tensors on a device or, of a large set, where the dump has them.
 
-    What is drawn is the same either way. A set on the disk is read segment by segment, so that memory does not grow with
-    the corpus, save for a few numbers of each utterance.
+    What is drawn is the same either way. A set on the disk is read segment by segment, so that memory does not grow
+    with the corpus, save for a few numbers of each utterance.
 
     Args:
         dump_dir: made by stage 2.
@@ -96,8 +96,8 @@ class PairSet:
         self._noisy, self._clean = ([read_entry(table[utt]) for utt in self.utts] for table in (data.noisy, data.clean))
         for utt, noisy, clean in zip(self.utts, self._noisy, self._clean):
             if noisy.num_samples != clean.num_samples:
-                raise InputError(f"{dump_dir}: {utt} has {noisy.num_samples} noisy and {clean.num_samples} clean samples; "
-                                 "make stage 2 again")  # fmt: skip
+                samples = f"{noisy.num_samples} noisy and {clean.num_samples} clean samples"
+                raise InputError(f"{dump_dir}: {utt} has {samples}; make stage 2 again")
         lengths = torch.tensor([entry.num_samples for entry in self._clean])
         self.lengths, self.starts = lengths.to(self.device), (lengths.cumsum(0) - lengths).to(self.device)
         self._num_samples = int(lengths.sum())
@@ -114,7 +114,7 @@ class PairSet:
         return self._num_samples / self.sample_rate
 
     def draw(self, count, num_samples, generator):
-        """Draw places, every sample of the set equally likely: utterances (count,) and first samples in them (count,)."""
+        """Draw places, every sample of the set equally likely: utterances (count,), first samples in them (count,)."""
         position = torch.rand(count, generator=generator, dtype=torch.float64) * self._num_samples
         utt = torch.searchsorted(self.starts.cpu(), position.long(), right=True) - 1
         room = (self.lengths.cpu()[utt] - num_samples).clamp(min=0)
@@ -157,7 +157,7 @@ class PairSet:
         return wav.to(self.device)
 
     def _read(self, entries, places, num_samples, wrap):
-        """Read segments from the dump, int16 (count, num_samples); without ``wrap``, what follows an end is of no use."""
+        """Read segments from the dump, int16 (count, num_samples); without ``wrap``, what follows an end has no use."""
         wavs = np.zeros((len(places), num_samples), dtype=np.int16)
         for wav, (utt, first) in zip(wavs, places):
             entry, done = entries[utt], 0
@@ -317,7 +317,7 @@ def _room(noise, decay_s, direct_db, sample_rate):
 
 
 def set_level(wav, level_db, lengths):
-    """Return ``wav`` (batch, time) at an RMS of ``level_db`` (batch, 1) over its valid samples; silence stays silence."""
+    """Return ``wav`` (batch, time) at an RMS of ``level_db`` (batch, 1) over its valid samples; silence stays so."""
     return wav * 10 ** ((level_db - _level_db(wav, lengths)) / 20.0)
 
 

@@ -54,7 +54,8 @@ def decode_shard(enhancer, data_dir, out, nj=1, job=1, log=print):
             tqdm.write(f"{utt}: {' '.join(str(error).split())}")
             continue
         with open(out / "done" / str(job), "a", encoding="utf-8") as file:
-            file.write(f"\n{utt} {keys[utt]} {dump.file_stamp(_wav(out, utt))}")  # after a line that a kill has cut short
+            stamp = dump.file_stamp(_wav(out, utt))
+            file.write(f"\n{utt} {keys[utt]} {stamp}")  # after a line that a kill has cut short
         seconds += len(noisy) / rate
     wall = time.monotonic() - began
     counts = f"{len(todo) - failed} utterances enhanced, {len(utts) - len(todo)} before, {failed} failed"

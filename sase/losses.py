@@ -280,7 +280,7 @@ LOSSES = {name: _as_function(name) for name in _OBJECTIVES}
 
 @dataclass(frozen=True)
 class Whole:
-    """What a part of a batch must know of the whole: how many utterances, and how many with a reference that is heard."""
+    """What a part of a batch must know of the whole: how many utterances, and how many whose reference is heard."""
 
     rows: int
     audible: torch.Tensor
@@ -312,8 +312,8 @@ class Loss:
             clean: (batch, time)
             lengths: (batch,) valid samples per row; the padding behind them is ignored, whatever it holds.
             whole: a :class:`Whole`, where these rows are a part of a batch: what comes out is then the part's share,
-                and the shares of all parts add up to what the whole batch gives (``contrastive`` aside, which compares the
-                utterances of a part with each other alone).
+                and the shares of all parts add up to what the whole batch gives (``contrastive`` aside, which compares
+                the utterances of a part with each other alone).
 
         Returns:
             The total to be minimised, a scalar tensor, and a dict name -> detached scalar tensor, not yet weighted.

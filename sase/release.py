@@ -100,9 +100,9 @@ def _training_lines(config, history, beginning):
     hours = history[-1]["steps"] * data["batch_size"] * data["segment_s"] / 3600
     development = ", ".join(f"{key[4:]} {value:g}" for key, value in chosen.items() if key.startswith("dev_"))
     return [
-        f"{beginning}{history[-1]['steps']:,} steps of {data['batch_size']} segments of {data['segment_s']:g} s, {hours:.0f} h "
-        f"of mixtures. Epoch {chosen['epoch']} of {len(history)} was chosen on the development set: {development}. "
-        "The whole configuration:",
+        f"{beginning}{history[-1]['steps']:,} steps of {data['batch_size']} segments of {data['segment_s']:g} s, "
+        f"{hours:.0f} h of mixtures. Epoch {chosen['epoch']} of {len(history)} was chosen on the development set: "
+        f"{development}. The whole configuration:",
         "",
         "```yaml",
         config.rstrip(),

@@ -187,16 +187,16 @@ def page(parts, machine, sizes, test_hours, epochs, cpus, devices):
             "Printed by `sase bench scale`, whose options say how many cores, GPUs, hours and epochs.", "",
             "## Measured", "", f"On {machine}; a load above 0 is of other work beside.", "", markdown(measured), "",
             "## Arithmetic", "",
-            f"For {cpus} cores, {devices} device{'s' if devices > 1 else ''} to train on together, {epochs} epochs, and "
-            f"{test_hours:g} h of test sound. Nothing in this table was measured.", "", markdown(rows), "",
+            f"For {cpus} cores, {devices} device{'s' if devices > 1 else ''} to train on together, {epochs} epochs, "
+            f"and {test_hours:g} h of test sound. Nothing in this table was measured.", "", markdown(rows), "",
             "- Dumping, enhancing, scoring: the sound, divided by speed and cores. Both signals of a pair are dumped,",
             "  and the unprocessed test set is scored as well as the enhanced one.",
             "- Training: a step on N devices takes what the largest share of the segments does on one, and the",
             "  exchange of gradients besides, 2 (N - 1) / N times 4 bytes a parameter. Validation is left out.",
             "- Disk: 16 kHz, 16 bit; twice the corpus for noisy and clean. The corpus as it came is not counted.",
-            "- Training memory: what the training set takes in each process. A larger one than this limit is left on the",
-            "  disk, and read segment by segment. Other stages hold the tables of a data directory and one utterance:",
-            "  utils/UTTERANCES.md has what 100,000 utterances need.",
+            "- Training memory: what the training set takes in each process. A larger one than this limit is left on",
+            "  the disk, and read segment by segment. Other stages hold the tables of a data directory and one",
+            "  utterance: utils/UTTERANCES.md has what 100,000 utterances need.",
         )
     )  # fmt: skip
 

@@ -143,7 +143,8 @@ def bad_models(folder, model):
     return {
         folder / "cut.pt": "not a readable checkpoint", folder / "text.pt": "not a readable checkpoint",
         folder / "other.pt": "not a checkpoint of SASE", folder / "changed.pt": "do not fit its config",
-        folder / "exp": "no such model", folder / "gone.pt": "no such model", "huge": "huge: no such model; give one of",
+        folder / "exp": "no such model", folder / "gone.pt": "no such model",
+        "huge": "huge: no such model; give one of",
     }  # fmt: skip
 
 

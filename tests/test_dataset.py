@@ -158,7 +158,8 @@ def test_mixtures_do_not_clip(pairs):
     config = DataConfig(batch_size=8, segment_s=0.25, snr_db=(-5.0, -5.0), level_db=(-3.0, -3.0))
     batch = Mixtures(pairs, config, 0).batch(0)
     assert 0.99 < batch.noisy.abs().max() <= 1.0
-    torch.testing.assert_close(ratio_db(batch.clean, batch.noisy - batch.clean), torch.full((8,), -5.0), atol=0.01, rtol=0)
+    ratio = ratio_db(batch.clean, batch.noisy - batch.clean)
+    torch.testing.assert_close(ratio, torch.full((8,), -5.0), atol=0.01, rtol=0)
 
 
 def test_without_remixing_the_pairs_are_as_they_are(pairs):

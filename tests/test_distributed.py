@@ -91,7 +91,8 @@ def test_a_batch_that_is_too_small_to_share_is_refused():
 
 def test_the_leader_is_the_last_to_leave(monkeypatch):
     left, store, cpu = [], torch.distributed.HashStore(), torch.device("cpu")
-    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: left.append(threading.current_thread().name))
+    leave = "destroy_process_group"
+    monkeypatch.setattr(torch.distributed, leave, lambda: left.append(threading.current_thread().name))
     threads = [threading.Thread(target=Workers(rank, 3, cpu, store).leave, name=str(rank)) for rank in range(3)]
     for thread in threads:
         thread.start()

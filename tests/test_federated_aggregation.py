@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from sase.federated.aggregation import aggregate, combine, moving_average, nova_factors, pool_moments, silo_weights, softmax
+from sase.federated.aggregation import (
+    aggregate,
+    combine,
+    moving_average,
+    nova_factors,
+    pool_moments,
+    silo_weights,
+    softmax,
+)
 from sase.federated.layout import Layout
 from sase.federated.server_optimiser import ServerOptimiser
 

@@ -77,7 +77,8 @@ def test_the_settings_of_the_recipes_load(root):
         for row in comparison.rows.values():
             for section in ("federated", "model", "train"):
                 assert isinstance(getattr(row, section), dict)
-    assert {"examples", "uniform", "loss", "fair", "sase", "FedProx", "FedBN", "SCAFFOLD", "FedNova"} < set(comparison.rows)
+    named = {"examples", "uniform", "loss", "fair", "sase", "FedProx", "FedBN", "SCAFFOLD", "FedNova"}
+    assert named < set(comparison.rows)
     assert {row.kind for row in comparison.rows.values()} == {"alone", "central", "federated"}
     assert len(comparison.seeds) == 3
 
@@ -159,7 +160,8 @@ def test_the_words_follow_the_numbers(tmp_path):
         "good against examples: +0.50 ± 0.00 dB SI_SDR, a gain; for the worst silo +1.00 ± 0.00 dB, a gain."
     )
     assert said[3].startswith("bad against examples: -1.00 ± 0.00 dB SI_SDR, a loss;")
-    assert said[4].startswith("same against examples: +0.07 ± 0.35 dB SI_SDR, no difference; for the worst silo +0.00 ± 0.10")
+    assert said[4].startswith("same against examples: +0.07 ± 0.35 dB SI_SDR, no difference; for the worst silo +0.00")
+    assert "worst silo +0.00 ± 0.10" in said[4]
 
 
 @pytest.mark.recipe

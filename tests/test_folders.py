@@ -48,7 +48,11 @@ def test_no_speaker_and_no_noise_file_is_in_both_sets(sounds, tmp_path):
 
 @pytest.mark.parametrize(
     ("speech", "noise", "words"),
-    [("gone", "noise", "no such folder"), ("noise", "noise", "development speakers"), ("speech", "empty", "no sound files")],
+    [
+        ("gone", "noise", "no such folder"),
+        ("noise", "noise", "development speakers"),
+        ("speech", "empty", "no sound files"),
+    ],
 )
 def test_what_does_not_suffice_is_told(sounds, tmp_path, speech, noise, words):
     (sounds / "empty").mkdir(exist_ok=True)

@@ -19,7 +19,7 @@ NOISES = ("car", "crowd", "jet", "rain", "work")
 
 
 def make_dump(folder, speakers, count, seed, silos=True):
-    """Write the dump of a set: ``count`` utterances of each speaker, of 0.1 to 0.4 s, noises in turn, SNRs -5 to 10 dB."""
+    """Write the dump of a set: ``count`` utterances of each speaker, 0.1 to 0.4 s, noises in turn, SNRs -5 to 10 dB."""
     import soundfile
 
     generator, mixtures = np.random.default_rng(seed), {}

@@ -80,7 +80,8 @@ def test_a_release_is_the_experiment_s_best_and_its_card_says_how_it_came_about(
     wav = 0.1 * torch.randn(1, 4000)
     assert torch.equal(pretrained.load(weights)(wav), model(wav))
     text = card.read_text()
-    for words in ("# tones", "1,500 steps", "10 h of mixtures", "Epoch 1 of 2", "SI_SNR 3.5", "seed: 7", "| 2.5 |", "Tones."):
+    told = ("# tones", "1,500 steps", "10 h of mixtures", "Epoch 1 of 2", "SI_SNR 3.5", "seed: 7", "| 2.5 |", "Tones.")
+    for words in told:
         assert words in text
     assert "Then" not in text
     first = tmp_path / "first"
@@ -126,8 +127,9 @@ def test_shipped_weights_take_noise_from_real_speech(name, real_audio):
     from sase.metrics import METRICS
 
     corpus, enhancer, gains = real_audio / "vbd_test_part", Enhancer.from_pretrained(name), []
+    sides = ("clean", "noisy")
     for utt in (corpus / "utts.txt").read_text().split()[::10]:
-        (clean, rate), (noisy, _) = (audio.read_mono(corpus / f"{k}_testset_wav/{utt}.flac") for k in ("clean", "noisy"))
+        (clean, rate), (noisy, _) = (audio.read_mono(corpus / f"{k}_testset_wav/{utt}.flac") for k in sides)
         measure = METRICS["SI_SDR"]
         gains.append(measure(clean, enhancer.enhance(noisy, rate), rate) - measure(clean, noisy, rate))
     assert np.mean(gains) > 5.0

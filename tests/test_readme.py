@@ -10,7 +10,9 @@ import sys
 import pytest
 
 pytestmark = pytest.mark.recipe
-BLOCK = re.compile(r"(?:<!-- not run by the tests: (?P<why>[^\n]+) -->\n)?```(?P<kind>bash|python)\n(?P<code>.*?)```", re.S)
+BLOCK = re.compile(
+    r"(?:<!-- not run by the tests: (?P<why>[^\n]+) -->\n)?```(?P<kind>bash|python)\n(?P<code>.*?)```", re.DOTALL
+)
 
 
 def blocks(root):
@@ -24,7 +26,7 @@ def copy(root, tmp_path_factory):
     """The files of the repository, without what it has made, and the environment as if installed there."""
     copy = tmp_path_factory.mktemp("readme") / "sase"
     made = shutil.ignore_patterns("venv*", "downloads", "data", "dump", "exp", "mini", "__pycache__", ".git", "build")
-    shutil.copytree(root, copy, ignore=lambda folder, names: set() if folder.endswith("sase/sase") else made(folder, names))
+    shutil.copytree(root, copy, ignore=made)
     subprocess.run([root / "tools/install.sh", "--if-needed"], env={**os.environ, "SASE_VENV": sys.prefix}, check=True)
     (copy / "tools/venv").symlink_to(sys.prefix)
     return copy

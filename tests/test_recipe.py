@@ -202,7 +202,8 @@ def test_weights_to_ship_are_made_in_two_trainings_and_scored(recipe, tmp_path):
         nested.setdefault(section, {})[key] = yaml.safe_load(value)
     for name in ("release_mine_1.yaml", "release_mine.yaml"):
         (recipe.folder / "conf" / name).write_text(yaml.safe_dump({**nested, "loss": {"si_snr": 1.0, "mse": 10.0}}))
-    folders = ["--speech", tmp_path / "speech", "--noise", tmp_path / "noise", "--corpus_dir", recipe.folder / "downloads/mini"]
+    folders = ["--speech", tmp_path / "speech", "--noise", tmp_path / "noise"]
+    folders += ["--corpus_dir", recipe.folder / "downloads/mini"]
     places = ["--work_dir", tmp_path / "work", "--out", tmp_path / "out", "--generated", 1, "--presets", "mine"]
     command = [recipe.folder / "local/train_release.sh", *folders, *places, "--nj", 2, "--threads", 1]
     subprocess.run([str(word) for word in command], env=recipe.environment, check=True, cwd="/")

@@ -257,8 +257,8 @@ def test_stats_of_two_parts_are_those_of_the_whole():
 @pytest.mark.recipe
 def test_two_processes_train_one_model(dump, config_file, tmp_path):
     arguments = ["--config", config_file, "--train-set", dump, "--dev-set", dump, "--exp", tmp_path / "exp"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "sase.bin.train"]
-    command += [*map(str, arguments), "--threads", "1", "--set", "train.epochs=1"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "sase.bin.train", *map(str, arguments), "--threads", "1", "--set", "train.epochs=1"]
     subprocess.run(command, check=True, capture_output=True, timeout=200)
     history = (tmp_path / "exp/history.jsonl").read_text().splitlines()
     assert len(history) == 1 and json.loads(history[0])["steps"] == 4

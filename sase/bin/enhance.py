@@ -10,7 +10,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="WAV, FLAC, OGG or MP3 files, folders, patterns")
     parser.add_argument("-o", "--out", required=True, help="folder, or the output file when there is one input file")
-    which = "weights by name (%(default)s; 'sase info --shipped' lists them), or a file such as exp/<tag>/best.pt, or its folder"
+    which = "weights by name (%(default)s; see 'sase info --shipped'), or a file such as exp/TAG/best.pt, or its folder"
     parser.add_argument("--model", default="small", help=which)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="more than one helps large networks (%(default)s)")

@@ -79,7 +79,8 @@ def prepare(cv_dir, noise_dir, data_dir, num_silos=4, seed=0, log=print):
     for clip in clips["tr"].values():
         seconds[clip.speaker] += clip.duration_s
     if len(seconds) < num_silos:
-        raise InputError(f"{cv_dir}: {num_silos} silos need as many training speakers, there are {len(seconds)}; take fewer")
+        there = f"there are {len(seconds)}"
+        raise InputError(f"{cv_dir}: {num_silos} silos need as many training speakers, {there}; take fewer")
     speaker_silos = apportion(seconds, [2**k for k in range(num_silos)])
     mixer, sets = Mixer(_CHECK_RATE), {}
     for number, name in enumerate(SPLITS):
@@ -201,7 +202,8 @@ def _noise_silos(noises, num_silos, noise_dir):
     """Return {noise: silo}: noises in the order of their spectral centroids, as many to each silo as can be."""
     if len(noises) < num_silos:
         there = f"there {'is' if len(noises) == 1 else 'are'} {len(noises)}"
-        raise InputError(f"{noise_dir}: {num_silos} silos with noises of their own need as many, {there}; take fewer (--num_clients)")
+        wanted = f"{num_silos} silos with noises of their own need as many"
+        raise InputError(f"{noise_dir}: {wanted}, {there}; take fewer (--num_clients)")
     ordered = sorted(noises, key=lambda noise: noise.centroid_hz)
     # What is left over goes to the last silos, which are the largest.
     return {noise.name: (num_silos * (place + 1) - 1) // len(ordered) for place, noise in enumerate(ordered)}

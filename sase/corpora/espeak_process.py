@@ -1,8 +1,9 @@
 """A process of its own that speaks sentences with eSpeak NG; sase.corpora.espeak runs it as a file, by its path.
 
 A fresh process a voice, since eSpeak carries state from call to call: only the first sequence of sentences after a
-start is the same in every run. Reads JSON from standard input (library, data, voice, pitch, range, speed, seed, sentences,
-output); writes the samples of all sentences as raw int16 to ``output``, JSON (sample_rate, lengths) to standard output.
+start is the same in every run. Reads JSON from standard input (library, data, voice, pitch, range, speed, seed,
+sentences, output); writes the samples of all sentences as raw int16 to ``output``, JSON (sample_rate, lengths) to
+standard output.
 """
 
 import ctypes

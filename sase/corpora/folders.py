@@ -90,7 +90,8 @@ def _read_speech(folders, dev_speakers, generator, log):
         seconds[clip.speaker] += clip.duration_s
     small = sorted(speaker for speaker, s in seconds.items() if s <= _DEV_SHARE * sum(seconds.values()))
     if len(small) < dev_speakers:
-        raise InputError(f"{dev_speakers} development speakers wanted; {len(small)} have less than a tenth of the speech")
+        there = f"{len(small)} have less than a tenth of the speech"
+        raise InputError(f"{dev_speakers} development speakers wanted; {there}")
     chosen = {small[i] for i in generator.permutation(len(small))[:dev_speakers]}
     for utt, clip in plain.items():
         clips["cv" if clip.speaker in chosen else "tr"][utt] = clip

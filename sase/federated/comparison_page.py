@@ -18,8 +18,8 @@ the best round by the server's development set. "Worst silo" is the lowest mean 
 (a silo alone: its own model on its own part). "Gap closed" is how much of the way from the mean silo alone to central
 training was gone, in SI_SDR. "Sent" is what all silos sent and got in all rounds; wall time is that of all rounds,
 silos one after the other on one thread."""
-_IN_WORDS = """Pair by pair of equal seeds. What is less than 0.1 dB, or than its own standard deviation over seeds, is called no
-difference."""
+_IN_WORDS = """Pair by pair of equal seeds. What is less than 0.1 dB, or than its own standard deviation over seeds, is
+called no difference."""
 
 
 def write_page(comparison, folders, before, log=print):

@@ -246,8 +246,8 @@ class Server:
         return {
             "config": self._decisive, "model_config": to_mapping(self.train.model), "model": self.model.state_dict(),
             "newest": newest, "optimizer": optimizer,
-            "controls": {str(silo): _tensors(control) for silo, control in self._controls.items()}, "history": self.history,
-            "best_round": self.best_round, "refusals": self.refusals,
+            "controls": {str(silo): _tensors(control) for silo, control in self._controls.items()},
+            "history": self.history, "best_round": self.best_round, "refusals": self.refusals,
         }  # fmt: skip
 
     def _resume(self):

@@ -1,4 +1,4 @@
-"""A small network of today with the paper's three ideas: coarse bands, recurrence shared over bands, attention over both axes."""
+"""A small network of today with the paper's three ideas: coarse bands, shared recurrence, attention over both axes."""
 
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ class BandRecurrent(nn.Module):
     def __init__(self, config, num_freq):
         super().__init__()
         if num_freq % _STRIDE or len(set(config.channels)) != 1:
-            raise ValueError(f"BandRecurrent needs freq divisible by 4 and equal channels: {num_freq}, {config.channels}")
+            raise ValueError(f"BandRecurrent needs freq divisible by 4, equal channels: {num_freq}, {config.channels}")
         channels, coarse, features = config.channels[0], num_freq // _STRIDE, config.recurrent
         self.first = GatedUnit(config, ComplexConv2d(1, channels, (8, 1), stride=_STRIDE, padding=2), channels)
         self.encoder = nn.ModuleList(_residual(config, channels) for _ in config.channels[1:])
@@ -98,7 +98,7 @@ class _Block(nn.Module):
 
     def forward(self, h, state=None, valid=None):
         """Map (batch, bands, time, features) to the same shape."""
-        sequences = h.reshape(-1, *h.shape[2:])  # (B · bands, T, features): the bands are a batch to what runs along time
+        sequences = h.reshape(-1, *h.shape[2:])  # (B · bands, T, features): bands are a batch to what runs along time
         each = None if valid is None else valid.repeat_interleave(h.shape[1], dim=0)
         sequences = sequences + self.project(self.lstm(self.norm(sequences), state, each))
         if self.over_time is not None:

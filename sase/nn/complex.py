@@ -111,7 +111,7 @@ class ComplexConvTranspose2d(nn.Module):
         return torch.cat([torch.cat([real, imag], dim=1), torch.cat([-imag, real], dim=1)], dim=0)
 
     def forward(self, z, state=None, weight=None, bias=None):
-        """Convolve (batch, 2 · in, freq, time) to (batch, 2 · out, freq', time); arguments as :class:`ComplexConv2d`."""
+        """Convolve (batch, 2 · in, freq, time) to (batch, 2 · out, freq', time); arguments: :class:`ComplexConv2d`."""
         num_frames = z.shape[-1]
         z = prepend_past(z, self.past, state, self)
         weight = self.block_weight() if weight is None else weight

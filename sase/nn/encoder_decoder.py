@@ -1,4 +1,4 @@
-"""The paper's network: a complex encoder and decoder with skips around a recurrence (DCCRN without gates and attention)."""
+"""The paper's network: complex encoder and decoder, skips around a recurrence (DCCRN without gates and attention)."""
 
 import torch
 from torch import nn

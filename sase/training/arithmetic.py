@@ -67,7 +67,7 @@ def compile_network(network):
         InputError: there is no C++ compiler, which compiling for a CPU needs.
     """
     if not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")):
-        raise InputError("train.compile needs a C++ compiler (Debian: g++), and none is here; set train.compile to false")
+        raise InputError("train.compile needs a C++ compiler (Debian: g++), none is here; set train.compile to false")
     # What it says of complex numbers and of its own old names is of no use to who trains.
     warnings.filterwarnings("ignore", module="torch._inductor")
     network.compile(dynamic=False)

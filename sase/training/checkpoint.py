@@ -28,12 +28,12 @@ def load_checkpoint(path, config, decisive=lambda config: config):
     if "optimizer" not in state:
         raise InputError(f"{path}: holds a model but nothing to resume training from")
     if difference := first_difference(decisive(state["config"]), decisive(config)):
-        raise InputError(f"{path}: was made with another config ({difference}); use another --tag, or delete the folder")
+        raise InputError(f"{path}: was made with another config ({difference}); use another --tag or delete the folder")
     return state
 
 
 def first_difference(old, new, where=""):
-    """Return the first key in which two nested mappings differ, as ``a.b is 1, was 2``; an empty string if none does."""
+    """Return the first key in which two nested mappings differ, as ``a.b is 1, was 2``; an empty string if none."""
     for key in sorted(set(old) | set(new)):
         a, b, name = old.get(key), new.get(key), f"{where}{key}"
         if isinstance(a, dict) and isinstance(b, dict):

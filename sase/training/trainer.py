@@ -211,7 +211,8 @@ class Progress:
             self.bar.set_postfix(loss=f"{stats.means().get('loss', float('nan')):.3f}", refresh=False)
         elif time.monotonic() - self.shown > _LOG_EVERY_S:
             self.shown = time.monotonic()
-            log.info("%s: step %d/%d, loss %.4f", self.title, self.done, self.total, stats.means().get("loss", math.nan))
+            loss = stats.means().get("loss", math.nan)
+            log.info("%s: step %d/%d, loss %.4f", self.title, self.done, self.total, loss)
 
     def close(self):
         """Take the bar away."""

@@ -64,7 +64,8 @@ def validate(model, pairs, max_batch_s=60.0):
         max_batch_s: seconds of padded audio a batch; utterances of like length go together.
 
     Returns:
-        The mean SI-SNR in dB (silent references left out), and a list of (clean, enhanced) numpy arrays in the set's order.
+        The mean SI-SNR in dB (silent references left out), and a list of (clean, enhanced) numpy arrays in the set's
+        order.
     """
     was_training = model.training
     model.eval()

@@ -241,8 +241,8 @@ def heading(backends):
     if "slurm" in backends:
         version = subprocess.run(["sbatch", "--version"], capture_output=True, text=True, check=True).stdout.strip()
         yield f"`slurm` is `run_slurm.py` on a {version} of one node with two processors, which was started for it."
-    yield "`run_sge.py` was tested against a `qsub` that stands in for the real one, and is not here. After each of them no"
-    yield "task was left running. A status above 128 is that of a task that a signal has ended: 128 and its number."
+    yield "`run_sge.py` was tested against a `qsub` that stands in for the real one, and is not here. After each of"
+    yield "them no task was left running. A status above 128 is that of a task that a signal has ended: 128 and its number."
     yield ""
 
 

@@ -37,4 +37,5 @@ if [ ! -f dump/tr/wav.scp ] || [ ! -f dump/tt/wav.scp ] || [ ${#corpus[@]} -gt 0
   ./run.sh --stage 0 --stop-stage 2 --nj "$nj" "${corpus[@]}"
 fi
 sase partition --train dump/tr --test dump/tt --out dump/silos/silo_4 --by silo --num-silos 4
-sase compare --config "$settings" --silos dump/silos/silo_4 --dev-set dump/cv --test-set dump/tt --out "$out" "${wanted[@]}"
+sase compare --config "$settings" --silos dump/silos/silo_4 --dev-set dump/cv --test-set dump/tt --out "$out" \
+  "${wanted[@]}"

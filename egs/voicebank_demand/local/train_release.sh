@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The weights that come with the package: data, training, scores on the VoiceBank+DEMAND test set, card. Run again, it goes
-# on where it was stopped.
+# The weights that come with the package: data, training, scores on the VoiceBank+DEMAND test set, card. Run again, it
+# goes on where it was stopped.
 set -euo pipefail
 
 recipe=$(cd "$(dirname "$0")/.." && pwd)
@@ -26,7 +26,8 @@ help_message="Usage: $0 --speech \"DIR DIR\" --noise \"DIR DIR\" [options]
   --corpus_dir DIR           VoiceBank+DEMAND, whose test set is scored ($corpus_dir)
   --dev_speakers \"A B\"       speakers of it that run.sh keeps for development; not used here ($dev_speakers)
   --presets \"A B\"           which weights to make, by conf/release_PRESET.yaml ($presets); where there
-                             are release_PRESET_1.yaml and so on, these come first, each begun with what the last one made
+                             are release_PRESET_1.yaml and so on, these come first, each begun with what the last
+                             one made
   --nj N, --ngpu N           as for run.sh ($nj, $ngpu)
   --threads N                of the processor in training (all)
   --work_dir DIR              where all of it lies, seen from the recipe ($work_dir)
