@@ -8,11 +8,11 @@ from pathlib import Path
 
 from sase.atomic import write_text
 from sase.benchmarks import bench_enhance
-from sase.config import from_mapping, read_yaml, to_mapping, to_yaml
+from sase.config import from_mapping, to_mapping, to_yaml
 from sase.datadir import read_data_dir
 from sase.dataset import PairSet
 from sase.errors import InputError
-from sase.experiments import Grid, Unprocessed, score_set
+from sase.experiments import Grid, Unprocessed, load_plan, score_set
 from sase.losses import build_loss
 from sase.model import build_model, load_model, model_config
 from sase.processes import held, sase_command
@@ -34,16 +34,18 @@ class Row:
     Attributes:
         against: the row that differences are taken from; None for a row that is only compared with.
         table: under which heading it stands.
+        any_macs: its network may cost what it likes, as one does that takes the same time instead.
         model, data, train: keys that replace those of the config's sections.
         loss: replaces the config's whole section; None keeps it.
     """
 
     against: str | None = None
     table: str = "network"
-    model: dict = field(default_factory=dict)
-    data: dict = field(default_factory=dict)
-    train: dict = field(default_factory=dict)
-    loss: dict | None = None
+    any_macs: bool = False
+    model: dict[str, object] = field(default_factory=dict)
+    data: dict[str, object] = field(default_factory=dict)
+    train: dict[str, object] = field(default_factory=dict)
+    loss: dict[str, object] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,9 @@ class Ablation:
         hours: how much training sound a run must see (±5 %); 0 for any.
     """
 
-    path: Path
+    path: str
     rows: dict[str, Row]
-    config: dict
+    config: dict[str, object]
     seeds: tuple[int, ...] = (0, 1, 2)
     jobs: int = 2
     macs_as: str | None = None
@@ -89,21 +91,13 @@ def load_ablation(path):
     """Return the :class:`Ablation` of a YAML file.
 
     Raises:
-        InputError: an unknown key, no rows, or a row against one that is not there.
+        InputError: what :func:`sase.experiments.load_plan` raises, or a row against one that is not there.
     """
-    mapping = read_yaml(path)
-    known = sorted(set(Ablation.__dataclass_fields__) - {"path"})
-    if unknown := sorted(set(mapping) - set(known)):
-        raise InputError(f"{path}: unknown key {unknown[0]}; known here: {', '.join(known)}")
-    rows = mapping.pop("rows", None)
-    if not rows or not isinstance(rows, dict) or not isinstance(mapping.get("config"), dict):
-        raise InputError(f"{path}: needs 'config:' (as conf/train_*.yaml) and 'rows:'")
-    rows = {str(name): _row(path, name, values or {}) for name, values in rows.items()}
-    for name, row in rows.items():
-        if row.against is not None and row.against not in rows:
+    ablation = load_plan(Ablation, path)
+    for name, row in ablation.rows.items():
+        if row.against is not None and row.against not in ablation.rows:
             raise InputError(f"{path}: row {name} is against {row.against}, which is no row")
-    mapping["seeds"] = tuple(mapping.get("seeds", Ablation.seeds))
-    return Ablation(Path(path), rows, **mapping)
+    return ablation
 
 
 def grid(ablation, out):
@@ -150,7 +144,7 @@ def check(ablation, configs):
     for row, config in configs.items():
         if ablation.macs_as:
             ratios[row] = ratio = cost(config.model) / cost(model_config({"preset": ablation.macs_as}))
-            if abs(ratio - 1.0) > ablation.macs_tolerance:
+            if abs(ratio - 1.0) > ablation.macs_tolerance and not ablation.rows[row].any_macs:
                 raise InputError(
                     f"{ablation.path}: row {row} costs {ratio:.3f} times what {ablation.macs_as} does, more than "
                     f"±{ablation.macs_tolerance:g} off; change its channels or recurrent"
@@ -257,19 +251,6 @@ def unprocessed(ablation, sets, out):
 def labels(sets):
     """Return {set: labels of :func:`sase.scoring.labels_of`} of the sets that are scored."""
     return {name: labels_of(read_data_dir(path)) for name, path in sets.scored.items()}
-
-
-def _row(path, name, values):
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: row {name} must be a section, not {values!r}")
-    plain = {key: value for key, value in values.items() if key in ("against", "table")}
-    rest = {key: value for key, value in values.items() if key not in plain}
-    if unknown := sorted(set(rest) - set(Row.__dataclass_fields__)):
-        raise InputError(f"{path}: row {name}: unknown key {unknown[0]}; known: {', '.join(Row.__dataclass_fields__)}")
-    for key, value in rest.items():
-        if not isinstance(value, dict):
-            raise InputError(f"{path}: row {name}: {key} must be a section, not {value!r}")
-    return Row(**{key: None if value is None else str(value) for key, value in plain.items()}, **rest)
 
 
 def _scores(model, pairs):

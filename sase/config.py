@@ -51,7 +51,8 @@ def from_mapping(cls, mapping, where=""):
     """Build a (nested) frozen dataclass from a mapping.
 
     Args:
-        cls: a dataclass whose fields are plain types, dataclasses, tuples or ``dict[str, float]``.
+        cls: a dataclass whose fields are plain types, dataclasses, tuples or ``dict[str, TYPE]``; ``object`` is for
+            anything.
         mapping: what YAML gave.
         where: the name of the section, for messages.
 
@@ -111,6 +112,8 @@ def _convert(hint, value, where):
             pass
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
-    if hint in (int, str, bool) and type(value) is hint:
+    if hint is object or hint in (int, str, bool) and type(value) is hint:
         return value
+    if origin is dict:
+        raise InputError(f"config: {where} must be a section of 'key: value' lines, not {value!r}")
     raise InputError(f"config: {where} must be {getattr(hint, '__name__', hint)}, got {value!r}")

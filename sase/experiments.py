@@ -12,6 +12,7 @@ from torch import nn
 
 from sase import metrics
 from sase.atomic import write_text
+from sase.config import from_mapping, read_yaml
 from sase.errors import InputError
 from sase.processes import environment, last_line, start
 from sase.training.validation import validate
@@ -22,6 +23,28 @@ RESULT = "result.json"
 _LOOK_EVERY_S = 0.5
 
 log = logging.getLogger(__name__)
+
+
+def load_plan(cls, path):
+    """Return what the YAML file of an experiment says.
+
+    Args:
+        cls: a frozen dataclass with ``rows`` (name to a dataclass; in the file, a row may be empty), ``config`` and
+            ``path``, which is no key of the file but its place.
+        path: of the file.
+
+    Raises:
+        InputError: an unknown key or a value of a wrong type, no rows, or no config.
+    """
+    mapping = read_yaml(path)
+    rows = mapping.get("rows")
+    if not rows or not isinstance(rows, dict) or not mapping.get("config"):
+        raise InputError(f"{path}: needs 'config:' (as conf/train_*.yaml) and 'rows:'")
+    rows = {name: {} if row is None else row for name, row in rows.items()}
+    try:
+        return from_mapping(cls, {**mapping, "rows": rows, "path": str(path)})
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,9 @@ def recipe():
 def test_every_row_of_the_recipe_costs_the_same_and_hears_as_much(recipe):
     configs = {row: train_config(recipe, row, 0) for row in recipe.rows}
     ratios = check(recipe, configs)
-    assert ratios.keys() == configs.keys() and all(abs(ratio - 1) <= 0.05 for ratio in ratios.values()), ratios
-    assert ratios["all three"] == 1.0 and len({config.model for config in configs.values()}) == 8
+    assert ratios.keys() == configs.keys() and ratios.pop("none, as slow") > 4
+    assert all(abs(ratio - 1) <= 0.05 for ratio in ratios.values()), ratios
+    assert ratios["all three"] == 1.0 and len({config.model for config in configs.values()}) == 9
     assert recipe.macs_as == "tiny" and recipe.macs_tolerance <= 0.05
     assert {hours_of(config) for config in configs.values()} == {10.0} and len(recipe.seeds) == 3
 
@@ -72,6 +73,7 @@ def test_the_rows_of_the_recipe_are_what_their_names_say(recipe):
     assert parts["none"] == (False, False, False) and parts["all three"] == (True, True, True)
     assert [parts[f"+ {name}"].index(True) for name in ("TF-GA", "SA-GOEA", "SA-GUEA")] == [0, 1, 2]
     assert all(sum(parts[f"+ {name}"]) == 1 for name in ("TF-GA", "SA-GOEA", "SA-GUEA"))
+    assert parts["none, as slow"] == parts["none"]
     changed = {row: recipe.rows[row].model for row in recipe.rows if recipe.rows[row].against == "all three"}
     assert changed["fixed sigmoids"] == {"learned_sigmoids": False}
     assert changed["identity for Ω"] == {"omega": "identity"}
@@ -95,9 +97,11 @@ def test_no_loss_of_the_recipe_is_blind_to_the_level(recipe):
     [
         ({"rowz": {}}, "unknown key rowz"),
         ({"rows": {}}, "needs 'config:'"),
-        ({"rows": {"a": {"modle": {}}}}, "row a: unknown key modle"),
-        ({"rows": {"a": {"model": 3}}}, "row a: model must be a section"),
-        ({"rows": {"a": 3}}, "row a must be a section"),
+        ({"rows": {"a": {"modle": {}}}}, "unknown key rows.a.modle"),
+        ({"rows": {"a": {"model": 3}}}, "rows.a.model must be a section"),
+        ({"rows": {"a": 3}}, "rows.a must be a section"),
+        ({"rows": {"a": {"loss": 3}}}, "rows.a.loss must be a section"),
+        ({"jobs": "two"}, "jobs must be int"),
         ({"rows": {"a": {"against": "b"}}}, "row a is against b, which is no row"),
     ],
 )
@@ -120,6 +124,8 @@ def test_unequal_costs_and_hours_are_refused(tmp_path):
     plan = written(tmp_path / "c.yaml", macs_as="mini")
     with pytest.raises(InputError, match="row all costs 0.* times what mini does, more than ±0.05 off"):
         check(plan, {"all": train_config(plan, "all", 0)})
+    plan = written(tmp_path / "c.yaml", macs_as="mini", rows={"all": {"any_macs": True}})
+    assert check(plan, {"all": train_config(plan, "all", 0)})["all"] < 0.95
     plan = written(tmp_path / "d.yaml", hours=1.0)
     with pytest.raises(InputError, match="is trained on 0.00 h of sound, not 1"):
         check(plan, {"all": train_config(plan, "all", 0)})

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,7 +96,7 @@ def test_the_federated_configs_of_the_recipes_load(root):
     [
         ({"rowz": {}}, "unknown key rowz"),
         ({"rows": {}}, "needs 'config:'"),
-        ({"rows": {"a": {"knid": "alone"}}}, "row a may have kind"),
+        ({"rows": {"a": {"knid": "alone"}}}, "unknown key rows.a.knid; known here: federated, kind, model, train"),
         ({"rows": {"a": {"kind": "lonely"}}}, "'lonely'; there are federated, alone, central"),
     ],
 )
@@ -179,7 +180,7 @@ def test_the_command_runs_all_rows_goes_on_and_stops_where_silos_are_alike(plan,
     assert command().returncode == 0
     assert folders.of("examples", 1).joinpath("result.json").stat().st_mtime_ns == before
     assert all(len(seeds) == 2 for seeds in read_results(plan, folders).values())
-    plan.path.write_text(yaml.safe_dump(settings(min_gap_db=1000.0), sort_keys=False))
+    Path(plan.path).write_text(yaml.safe_dump(settings(min_gap_db=1000.0), sort_keys=False))
     folders.of("FedBN", 0).joinpath("result.json").unlink()
     stopped = command()
     assert stopped.returncode == 1 and "make them more different" in stopped.stderr.splitlines()[-1]

@@ -15,11 +15,10 @@ import yaml
 
 from sase import pretrained
 from sase.atomic import write_text
-from sase.config import read_yaml
 from sase.datadir import read_data_dir, write_data_dir
 from sase.dataset import PairSet
 from sase.errors import InputError
-from sase.experiments import Grid, Unprocessed, score_set
+from sase.experiments import Grid, Unprocessed, load_plan, score_set
 from sase.federated.config import load_federated_config
 from sase.federated.inproc import count_silos, exchange_with, local_silos
 from sase.federated.ledger import read_lines
@@ -40,9 +39,9 @@ class Row:
     """One row: what kind of training, and what it changes in the configs; ``{"norm": "batch"}`` of the model, say."""
 
     kind: str = "federated"
-    federated: dict = field(default_factory=dict)
-    model: dict = field(default_factory=dict)
-    train: dict = field(default_factory=dict)
+    federated: dict[str, object] = field(default_factory=dict)
+    model: dict[str, object] = field(default_factory=dict)
+    train: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,14 +59,14 @@ class Comparison:
         federated: the federated config as a mapping, as conf/fl.yaml has it.
     """
 
-    path: Path
+    path: str
     rows: dict[str, Row]
     seeds: tuple[int, ...] = (0, 1, 2)
     jobs: int = 2
     test_utterances: int = 0
     min_gap_db: float = 0.5
-    config: dict = field(default_factory=dict)
-    federated: dict = field(default_factory=dict)
+    config: dict[str, object] = field(default_factory=dict)
+    federated: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,24 +87,13 @@ def load_comparison(path):
     """Return the :class:`Comparison` of a YAML file.
 
     Raises:
-        InputError: an unknown key or kind, or no rows.
+        InputError: what :func:`sase.experiments.load_plan` raises, or an unknown kind.
     """
-    mapping = read_yaml(path)
-    known = set(Comparison.__dataclass_fields__) - {"path"}
-    if unknown := sorted(set(mapping) - known):
-        raise InputError(f"{path}: unknown key {unknown[0]}; known here: {', '.join(sorted(known))}")
-    rows = {}
-    for name, values in (mapping.pop("rows", None) or {}).items():
-        values = values or {}
-        if not isinstance(values, dict) or set(values) - set(Row.__dataclass_fields__):
-            raise InputError(f"{path}: row {name} may have {', '.join(Row.__dataclass_fields__)}, not {values!r}")
-        rows[str(name)] = Row(**values)
-        if rows[str(name)].kind not in KINDS:
-            raise InputError(f"{path}: row {name} is of kind {rows[str(name)].kind!r}; there are {', '.join(KINDS)}")
-    if not rows or not mapping.get("config"):
-        raise InputError(f"{path}: needs 'config:' (as conf/train_*.yaml) and 'rows:'")
-    mapping["seeds"] = tuple(mapping.get("seeds", Comparison.seeds))
-    return Comparison(Path(path), rows, **mapping)
+    comparison = load_plan(Comparison, path)
+    for name, row in comparison.rows.items():
+        if row.kind not in KINDS:
+            raise InputError(f"{path}: row {name} is of kind {row.kind!r}; there are {', '.join(KINDS)}")
+    return comparison
 
 
 def run_all(comparison, folders, only=None):
