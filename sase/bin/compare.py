@@ -22,7 +22,6 @@ def main():
 
     import torch
 
-    from sase.errors import InputError
     from sase.federated import comparison
     from sase.federated.comparison_page import write_page
     from sase.training.arithmetic import keep_freed_memory
@@ -35,15 +34,11 @@ def main():
     if args.seed is not None:
         comparison.run_one(plan, folders, args.row[0], args.seed)
         return
-    failure = None
     try:
         if not args.page:
             comparison.run_all(plan, folders, args.row)
-    except InputError as error:
-        failure = error  # what is done is told all the same
-    write_page(plan, folders, comparison.before_training(plan, folders))
-    if failure is not None:
-        raise failure
+    finally:  # what is done is told, whatever failed
+        write_page(plan, folders, comparison.before_training(plan, folders))
 
 
 if __name__ == "__main__":
