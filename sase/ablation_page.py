@@ -1,4 +1,4 @@
-"""RESULTS.md and summary.json of an ablation: means over seeds, paired differences with intervals, words."""
+"""RESULTS.md, images and summary.json of an ablation: means over seeds, paired differences with intervals, words."""
 
 import json
 import math
@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from sase.ablation import UNPROCESSED, labels, results, unprocessed
+from sase.ablation_figure import draw_differences
 from sase.atomic import write_text
 from sase.benchmarks import machine
-from sase.experiments import DECIMALS, MEASURES, spread, table_line
+from sase.experiments import DECIMALS, MEASURES, folder_name, spread, table_line
 from sase.intervals import LEVEL, REPEATS, paired_difference
 from sase.profiling import with_unit
 from sase.report import MAX_GROUPS
@@ -28,7 +29,7 @@ RTF: seconds of the processor, on one thread, to enhance a second of sound, the 
 
 
 def write_page(ablation, sets, out, log=print):
-    """Write ``RESULTS.md`` and ``summary.json`` of whatever is done so far.
+    """Write ``RESULTS.md``, ``images/`` and ``summary.json`` of whatever is done so far.
 
     Args:
         ablation: a :class:`sase.ablation.Ablation`.
@@ -39,6 +40,9 @@ def write_page(ablation, sets, out, log=print):
     done = {row: seeds for row, seeds in results(ablation, sets, out).items() if seeds}
     summary = summarise(ablation, done, unprocessed(ablation, sets, out), labels(sets))
     write_text(Path(out) / "summary.json", json.dumps(_without_nan(summary), indent=1, allow_nan=False) + "\n")
+    for table in _tables(ablation):
+        if compared := _compared(summary, table):
+            draw_differences(compared, {m: _title(m) for m in MEASURES}, Path(out) / _image(table))
     write_text(Path(out) / "RESULTS.md", "\n".join(page(ablation, summary)).rstrip() + "\n")
     counts = f"{sum(map(len, done.values()))} of {len(ablation.rows) * len(ablation.seeds)}"
     log(f"{Path(out) / 'RESULTS.md'}: {counts} trainings are in it")
@@ -80,11 +84,13 @@ def page(ablation, summary):
     """Return the lines of RESULTS.md of what :func:`summarise` gave."""
     text = {"seeds": ", ".join(map(str, ablation.seeds)), "level": LEVEL, "repeats": REPEATS}
     lines = ["# What each part is worth", "", *_EXPLANATION.format(**text).splitlines(), ""]
-    for table in dict.fromkeys(row.table for row in ablation.rows.values()):
+    for table in _tables(ablation):
         rows = {name: row for name, row in summary["rows"].items() if row["table"] == table}
         if not rows:
             continue
         lines += [f"## {table}", "", *[f"- {sentence}" for sentence in verdicts(rows)], ""]
+        if _compared(summary, table):
+            lines += [f"![{table}: differences with their intervals]({_image(table)})", ""]
         for each, count in summary["utterances"].items():
             lines += [f"### {table}, {each} set ({count} utterances)", ""]
             lines += _means_table(ablation, rows, summary[UNPROCESSED][each], each) + [""]
@@ -105,6 +111,18 @@ def verdicts(rows):
         parts = [f"{_title(m)} {words[told[m]['sign']]}, {_difference(told[m], m)}" for m in MEASURES if m in told]
         sentences.append(f"**{name}** against {row['against']}: {'; '.join(parts)}.")
     return sentences
+
+
+def _tables(ablation):
+    return list(dict.fromkeys(row.table for row in ablation.rows.values()))
+
+
+def _compared(summary, table):
+    return {name: row for name, row in summary["rows"].items() if row["table"] == table and "differences" in row}
+
+
+def _image(table):
+    return f"images/ablation_{folder_name(table)}.png"
 
 
 def _differences(done, name, against, each, kinds):

@@ -67,7 +67,7 @@ class Grid:
 
     def folder(self, row, seed):
         """Return the folder of one row and seed."""
-        return self.out / re.sub("[^a-z0-9]+", "_", row.lower()).strip("_") / f"seed{seed}"
+        return self.out / folder_name(row) / f"seed{seed}"
 
     def result(self, row, seed):
         """Return what was written of one row and seed; None where it is not done."""
@@ -131,6 +131,11 @@ class Grid:
 
     def _log(self, row, seed):
         return self.folder(row, seed) / "run.log"
+
+
+def folder_name(title):
+    """Return a title in small letters, digits and underscores."""
+    return re.sub("[^a-z0-9]+", "_", title.lower()).strip("_")
 
 
 class Unprocessed(nn.Module):

@@ -172,6 +172,25 @@ def test_the_page_tells_differences_by_noise_and_snr(plan, tmp_path):
     assert better.startswith("**softmax** against all: PESQ_WB better, +0.250") and "PESQ_WB no reliable" in worse
 
 
+def test_the_figure_draws_every_interval_where_it_is(tmp_path, monkeypatch):
+    from sase import ablation_figure
+
+    def told(mean, low, high):
+        return {"mean": mean, "interval": [low, high], "seeds": [mean - 0.1, mean + 0.1]}
+
+    drawn = []
+    monkeypatch.setattr(ablation_figure, "save_figure", lambda figure, path: drawn.append(figure))
+    test, development = {"all": {"STOI": told(1.0, 0.5, 1.5)}}, {"all": {"STOI": told(-1.0, -2.0, 0.0)}}
+    row = {"against": "a", "differences": {"test": test, "development": development}}
+    ablation_figure.draw_differences({"b": row, "c": row}, {"STOI": "STOI", "SI_SDR": "SI-SDR"}, tmp_path / "a.png")
+    axes = drawn[0].axes
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["b − a", "c − a"]
+    lines = [line for line in axes[0].lines if line.get_linewidth() == 3]
+    assert [sorted(line.get_xdata()) for line in lines] == [[0.5, 1.5]] * 2 + [[-2.0, 0.0]] * 2
+    assert [round(line.get_ydata()[0]) for line in lines] == [0, 1, 0, 1]
+    assert not [line for line in axes[1].lines if line.get_linewidth() == 3]  # no row has an SI-SDR
+
+
 def test_many_snrs_are_told_in_steps(plan):
     from sase.ablation_page import _kinds
 
@@ -231,5 +250,8 @@ def test_the_command_runs_all_rows_and_goes_on(plan, sets, tmp_path):
     text, summary = (tmp_path / "out/RESULTS.md").read_text(), json.loads((tmp_path / "out/summary.json").read_text())
     assert "| softmax − all |" in text and "## loss" in text and "differences by noise:" in text
     assert list(summary["rows"]) == ["all", "softmax", "mse"] and summary["rows"]["mse"]["seeds"] == [0, 1]
+    for table in ("network", "loss"):
+        assert f"(images/ablation_{table}.png)" in text
+        assert (tmp_path / f"out/images/ablation_{table}.png").read_bytes().startswith(b"\x89PNG")
     assert "no row nothing" in command("--row", "nothing").stderr
     assert command("--seed", "0").returncode == 2

@@ -9,7 +9,7 @@ def main():
     parser.add_argument("--train-set", required=True, metavar="DUMP", help="to train on")
     parser.add_argument("--dev-set", required=True, metavar="DUMP", help="chooses the best epoch; is scored as well")
     parser.add_argument("--test-set", required=True, metavar="DUMP", help="is scored")
-    parser.add_argument("--out", required=True, metavar="DIR", help="where trainings, RESULTS.md and summary.json go")
+    parser.add_argument("--out", required=True, metavar="DIR", help="for trainings, RESULTS.md, images, summary.json")
     parser.add_argument("--row", action="append", help="only this row (again for more)")
     parser.add_argument("--seed", type=int, help="with one --row: train it here and now with this seed")
     parser.add_argument("--ngpu", type=int, default=0, choices=(0, 1), help="train on a GPU")

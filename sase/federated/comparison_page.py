@@ -1,14 +1,14 @@
 """RESULTS.md and figures of the comparison: what every way of training in silos reached, and what that means."""
 
 import statistics
-from pathlib import Path
 
 import numpy as np
 
-from sase.atomic import atomic_path, write_text
+from sase.atomic import write_text
 from sase.experiments import DECIMALS, spread, table_line
 from sase.federated.comparison import MEASURES, read_results
 from sase.federated.ledger import read_lines
+from sase.report import save_figure
 
 _HEADINGS = ["training", "SI_SDR (dB)", "PESQ_WB", "STOI", "worst silo's SI_SDR (dB)", "gap closed",
              "sent up, down (MB)", "wall time (s)"]  # fmt: skip
@@ -172,7 +172,7 @@ def _draw_scores(path, comparison, folders, results):
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_ylabel("SI-SNR on the development set (dB)")
     axis.legend(fontsize=8, ncols=2)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_alphas(path, comparison, folders, results):
@@ -203,10 +203,5 @@ def _draw_alphas(path, comparison, folders, results):
     axes[0].set_ylim(0, None)  # of all panels
     axes[0].set_ylabel("weight of the silo, α")
     axes[-1].legend(fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
     return True
-
-
-def _save(figure, path):
-    with atomic_path(Path(path)) as partial:
-        figure.savefig(partial, dpi=120)

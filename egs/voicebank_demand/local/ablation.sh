@@ -20,7 +20,7 @@ help_message="Usage: $0 [options]
   --dev_set DUMP    chooses the best epoch of each training, and is scored ($dev_set)
   --test_set DUMP   is scored ($test_set)
   --settings FILE   YAML file: rows, seeds, network, steps (conf/ablation.yaml)
-  --out DIR         where the trainings, RESULTS.md and summary.json go, seen from the recipe ($out)
+  --out DIR         where trainings, RESULTS.md, images and summary.json go, seen from the recipe ($out)
   --rows \"A;B\"      only these rows of FILE, separated by semicolons (all)
   --ngpu N          1 to train on a graphics card ($ngpu)
   --nj N            jobs of stage 2 ($nj)"
