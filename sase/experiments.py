@@ -40,6 +40,8 @@ def load_plan(cls, path):
     rows = mapping.get("rows")
     if not rows or not isinstance(rows, dict) or not mapping.get("config"):
         raise InputError(f"{path}: needs 'config:' (as conf/train_*.yaml) and 'rows:'")
+    if "path" in mapping:
+        raise InputError(f"{path}: unknown key path")
     rows = {name: {} if row is None else row for name, row in rows.items()}
     try:
         return from_mapping(cls, {**mapping, "rows": rows, "path": str(path)})

@@ -37,7 +37,7 @@ def settings(**more):
     }
 
 
-def written(path, **more):
+def written(path, /, **more):
     path.write_text(yaml.safe_dump(settings(**more), sort_keys=False))
     return load_ablation(path)
 
@@ -96,6 +96,7 @@ def test_no_loss_of_the_recipe_is_blind_to_the_level(recipe):
     "change, message",
     [
         ({"rowz": {}}, "unknown key rowz"),
+        ({"path": "a.yaml"}, "unknown key path"),
         ({"rows": {}}, "needs 'config:'"),
         ({"rows": {"a": {"modle": {}}}}, "unknown key rows.a.modle"),
         ({"rows": {"a": {"model": 3}}}, "rows.a.model must be a section"),

@@ -168,7 +168,10 @@ def test_speakers_of_the_test_are_left_out_of_training(corpus, tmp_path):
         (lambda folder: (folder / "dev.tsv").write_text("a\tb\n1\t2\n"), "dev.tsv:2: has no client_id or no path"),
         (lambda folder: (folder / "dev.tsv").write_text("client_id\tpath\n"), "dev.tsv: lists no clips"),
         (lambda folder: (folder / "train.tsv").unlink(), "holds no train.tsv. Common Voice wants an account: log in"),
-        (lambda folder: write_tsv(folder.parent / "yy", "train", []), "several languages, name one of .*xx, .*yy"),
+        (
+            lambda folder: write_tsv(folder.parent / "yy", "train", []),
+            "holds several languages, name one of .*xx, .*yy",
+        ),
     ],
 )
 def test_a_corpus_that_does_not_fit_is_told(corpus, spoil, message):
