@@ -14,7 +14,7 @@ from sase.dataset import PairSet
 from sase.errors import InputError
 from sase.experiments import Grid, Unprocessed, load_plan, score_set
 from sase.losses import build_loss
-from sase.model import build_model, load_model, model_config
+from sase.model import build_model, model_config
 from sase.processes import held, sase_command
 from sase.profiling import count_parameters, macs_per_s
 from sase.scoring import labels_of
@@ -194,6 +194,9 @@ def run_all(ablation, sets, out, only=None, ngpu=0):
 def run_one(ablation, sets, out, row, seed, ngpu=0):
     """Train one row with one seed, score it, measure its cost, and write its result; return that.
 
+    It is scored as it is after its last step. Which epoch the development set would choose is half chance, and an early
+    one differs from the last by more than one row does from another.
+
     Args: as :func:`run_all`; ``row`` and ``seed`` say which.
     """
     plan, workers = grid(ablation, out), join_workers(use_gpu=ngpu > 0)
@@ -201,9 +204,10 @@ def run_one(ablation, sets, out, row, seed, ngpu=0):
     folder = plan.folder(row, seed)
     write_text(folder / "train.yaml", to_yaml(train_config(ablation, row, seed)))  # 'sase train' takes it as well
     config = load_train_config(folder / "train.yaml")
-    history = Trainer(config, sets.train, sets.dev, folder, workers).run()
+    trainer = Trainer(config, sets.train, sets.dev, folder, workers)
+    epochs = len(trainer.run())
     began, rate = time.monotonic(), config.model.sample_rate
-    model = load_model(folder / "best.pt", workers.device)
+    model = trainer.validated.eval()
     scores = {name: _scores(model, PairSet(path, rate, workers.device)) for name, path in sets.scored.items()}
     scoring_s = round(time.monotonic() - began, 1)
     (speed,) = bench_enhance({row: model.cpu()}, [4.0])
@@ -211,8 +215,7 @@ def run_one(ablation, sets, out, row, seed, ngpu=0):
         "row": row, "seed": seed, "config": to_mapping(config), "sets": _names(sets), "scores": scores,
         "parameters": count_parameters(model), "macs_per_s": macs_per_s(model),
         "rtf": {"best": speed["RTF best"], "processor": speed["RTF processor"]},
-        "best_epoch": max(entry["epoch"] for entry in history if entry["best"]), "epochs": len(history),
-        "seconds_here": {"training": _training_s(folder), "scoring": scoring_s},
+        "epochs": epochs, "seconds_here": {"training": _training_s(folder), "scoring": scoring_s},
     }  # fmt: skip
     plan.write(row, seed, result)
     return result

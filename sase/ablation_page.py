@@ -23,8 +23,8 @@ _SNR_STEP_DB = 5.0  # of SNRs that are too many to stand each alone
 _EXPLANATION = """Seeds {seeds}; a number is the mean ± standard deviation over them of the mean over utterances. A
 difference is taken utterance by utterance and seed by seed; in brackets stands its {level:.0%} bootstrap interval over
 utterances ({repeats} draws of the differences averaged over seeds), and behind ± how much its mean changes from seed to
-seed. A row is said to differ only where the interval leaves out 0 and every seed agrees in sign. The best epoch of each
-training is that of the development set, whose scores are therefore a little flattered; the test set chose nothing.
+seed. A row is said to differ only where the interval leaves out 0 and every seed agrees in sign. Scored are the weights
+after the last step, so that all rows had as many and neither set has chosen anything.
 RTF: seconds of the processor, on one thread, to enhance a second of sound, the least of all runs."""
 
 

@@ -84,6 +84,11 @@ class Trainer:
             self.workers.barrier()
         return self.history
 
+    @property
+    def validated(self):
+        """The network that the development set judges: of the averaged weights, or the one that is trained."""
+        return self.model if self.averaged is None else self.averaged.module
+
     def _train_one_epoch(self, model):
         end = (len(self.history) + 1) * self.steps_per_epoch
         total = self.config.train.epochs * self.steps_per_epoch
@@ -121,9 +126,8 @@ class Trainer:
         return autocast(self.config.train.precision, self.workers.device)
 
     def _finish_epoch(self, stats, began):
-        model = self.model if self.averaged is None else self.averaged.module
         with eager():
-            scores = development_scores(model, self.dev_pairs, self.config.train.select_by)
+            scores = development_scores(self.validated, self.dev_pairs, self.config.train.select_by)
         means = {name: round(value, 6) for name, value in stats.means().items()}
         entry = {"epoch": len(self.history) + 1, "steps": self.step, "bad_steps": stats.bad_steps, **means, **scores}
         score = entry[f"dev_{self.config.train.select_by}"]
@@ -131,7 +135,7 @@ class Trainer:
         entry["best"] = score > best
         self.history.append(entry)
         if entry["best"]:
-            save_model(model, self.exp_dir / "best.pt")
+            save_model(self.validated, self.exp_dir / "best.pt")
         self._save(EpochStats())
         seconds = time.monotonic() - began
         self._write_history()
