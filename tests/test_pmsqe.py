@@ -1,8 +1,5 @@
 """The perceptual distance: psychoacoustics in closed form, its properties, and its agreement with PESQ."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import soundfile
@@ -61,11 +58,10 @@ def test_it_is_monotone_in_snr():
     assert (values.diff() < 0).all()
 
 
-@pytest.mark.skipif("SASE_TEST_DATA" not in os.environ, reason="needs real audio at $SASE_TEST_DATA")
-def test_it_ranks_real_pairs_as_pesq_does():
+def test_it_ranks_real_pairs_as_pesq_does(real_audio):
     from pesq import pesq
 
-    folder = Path(os.environ["SASE_TEST_DATA"]) / "vbd_test_part"
+    folder = real_audio / "vbd_test_part"
     distances, scores = [], []
     for path in sorted((folder / "clean_testset_wav").iterdir()):
         clean, noisy = (soundfile.read(x, dtype="float32")[0] for x in (path, folder / "noisy_testset_wav" / path.name))

@@ -1,8 +1,5 @@
 """The differentiable STOI against pystoi."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pystoi
 import pytest
@@ -44,9 +41,8 @@ def test_too_short_is_zero_and_the_level_does_not_matter():
     torch.testing.assert_close(stoi(0.001 * noisy, 0.01 * clean), stoi(noisy, clean), atol=1e-6, rtol=0)
 
 
-@pytest.mark.skipif("SASE_TEST_DATA" not in os.environ, reason="needs real audio at $SASE_TEST_DATA")
-def test_equals_pystoi_on_real_pairs():
-    folder = Path(os.environ["SASE_TEST_DATA"]) / "vbd_test_part"
+def test_equals_pystoi_on_real_pairs(real_audio):
+    folder = real_audio / "vbd_test_part"
     for path in sorted((folder / "clean_testset_wav").iterdir())[::10]:
         clean, noisy = (soundfile.read(x)[0] for x in (path, folder / "noisy_testset_wav" / path.name))
         ours = stoi(torch.tensor(noisy).float()[None], torch.tensor(clean).float()[None])
