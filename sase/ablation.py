@@ -58,7 +58,7 @@ class Ablation:
         config: the training config as a mapping, as conf/train_*.yaml has it.
         seeds: of every row.
         jobs: trainings at the same time, each on one thread.
-        macs_as: a preset; every network must cost as many multiplications a second as it does; None: any cost will do.
+        macs_as: a row; every network must cost as many multiplications a second as its does; None: any cost will do.
         macs_tolerance: by which share it may miss them.
         hours: how much training sound a run must see (±5 %); 0 for any.
     """
@@ -91,12 +91,14 @@ def load_ablation(path):
     """Return the :class:`Ablation` of a YAML file.
 
     Raises:
-        InputError: what :func:`sase.experiments.load_plan` raises, or a row against one that is not there.
+        InputError: what :func:`sase.experiments.load_plan` raises, or the name of a row that is not there.
     """
     ablation = load_plan(Ablation, path)
     for name, row in ablation.rows.items():
         if row.against is not None and row.against not in ablation.rows:
             raise InputError(f"{path}: row {name} is against {row.against}, which is no row")
+    if ablation.macs_as is not None and ablation.macs_as not in ablation.rows:
+        raise InputError(f"{path}: macs_as is {ablation.macs_as}, which is no row")
     return ablation
 
 
@@ -126,7 +128,7 @@ def train_config(ablation, row, seed):
 
 
 def check(ablation, configs):
-    """Return what the network of each row costs against the preset that all must cost as much as: row to ratio.
+    """Return what the network of each row costs against that of the row ``macs_as``: row to ratio.
 
     Args:
         ablation: an :class:`Ablation`.
@@ -143,7 +145,7 @@ def check(ablation, configs):
 
     for row, config in configs.items():
         if ablation.macs_as:
-            ratios[row] = ratio = cost(config.model) / cost(model_config({"preset": ablation.macs_as}))
+            ratios[row] = ratio = cost(config.model) / cost(train_config(ablation, ablation.macs_as, 0).model)
             if abs(ratio - 1.0) > ablation.macs_tolerance and not ablation.rows[row].any_macs:
                 raise InputError(
                     f"{ablation.path}: row {row} costs {ratio:.3f} times what {ablation.macs_as} does, more than "

@@ -23,8 +23,9 @@ _SNR_STEP_DB = 5.0  # of SNRs that are too many to stand each alone
 _EXPLANATION = """Seeds {seeds}; a number is the mean ± standard deviation over them of the mean over utterances. A
 difference is taken utterance by utterance and seed by seed; in brackets stands its {level:.0%} bootstrap interval over
 utterances ({repeats} draws of the differences averaged over seeds), and behind ± how much its mean changes from seed to
-seed. A row is said to differ only where the interval leaves out 0 and every seed agrees in sign. Scored are the weights
-after the last step, so that all rows had as many and neither set has chosen anything.
+seed. A row is said to differ, and its difference is bold, only where the interval leaves out 0 and every seed agrees in
+sign. Between equal networks {count} seeds agree in one case of {cases}, so what one set says should be looked for on
+the other. Scored are the weights after the last step: all rows had as many, and neither set has chosen anything.
 RTF: seconds of the processor, on one thread, to enhance a second of sound, the least of all runs."""
 
 
@@ -82,7 +83,9 @@ def summarise(ablation, done, noisy, labels_of_sets):
 
 def page(ablation, summary):
     """Return the lines of RESULTS.md of what :func:`summarise` gave."""
-    text = {"seeds": ", ".join(map(str, ablation.seeds)), "level": LEVEL, "repeats": REPEATS}
+    count = len(ablation.seeds)
+    text = {"seeds": ", ".join(map(str, ablation.seeds)), "count": count, "cases": 2 ** (count - 1)}
+    text |= {"level": LEVEL, "repeats": REPEATS}
     lines = ["# What each part is worth", "", *_EXPLANATION.format(**text).splitlines(), ""]
     for table in _tables(ablation):
         rows = {name: row for name, row in summary["rows"].items() if row["table"] == table}
@@ -186,7 +189,7 @@ def _differences_table(rows, each):
     lines = [table_line(["difference", *map(_title, MEASURES)]), table_line(["---"] * (1 + len(MEASURES)))]
     for name, row in compared.items():
         told = row["differences"][each]["all"]
-        cells = [_difference(told[m], m) if m in told else "–" for m in MEASURES]
+        cells = [_marked(told[m], _difference(told[m], m)) if m in told else "–" for m in MEASURES]
         lines.append(table_line([f"{name} − {row['against']}", *cells]))
     return [*lines, ""]
 
@@ -203,7 +206,7 @@ def _group_tables(rows, each, kind, title):
         lines += [table_line(["", *names]), table_line(["---"] * (1 + len(names)))]
         for name, told in compared.items():
             cells = [told[kind][group].get(measure) for group in names]
-            cells = ["–" if cell is None else _difference(cell, measure, short=True) for cell in cells]
+            cells = ["–" if told is None else _marked(told, _difference(told, measure, short=True)) for told in cells]
             lines.append(table_line([f"{name} − {rows[name]['against']}", *cells]))
         lines.append("")
     return lines
@@ -214,8 +217,11 @@ def _difference(told, measure, short=False):
     mean = f"{told['mean']:+.{decimals}f}"
     if not short and len(told["seeds"]) > 1:
         mean += f" ± {told['deviation']:.{decimals}f}"
-    text = mean if math.isnan(low) else f"{mean} [{low:+.{decimals}f}, {high:+.{decimals}f}]"
-    return f"**{text}**" if told["sign"] and short else text
+    return mean if math.isnan(low) else f"{mean} [{low:+.{decimals}f}, {high:+.{decimals}f}]"
+
+
+def _marked(told, text):
+    return f"**{text}**" if told["sign"] else text
 
 
 def _title(measure):

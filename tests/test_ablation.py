@@ -63,7 +63,7 @@ def test_every_row_of_the_recipe_costs_the_same_and_hears_as_much(recipe):
     assert ratios.keys() == configs.keys() and ratios.pop("none, as slow") > 4
     assert all(abs(ratio - 1) <= 0.05 for ratio in ratios.values()), ratios
     assert ratios["all three"] == 1.0 and len({config.model for config in configs.values()}) == 12
-    assert recipe.macs_as == "tiny" and recipe.macs_tolerance <= 0.05
+    assert recipe.macs_as == "all three" and recipe.macs_tolerance <= 0.05
     assert {hours_of(config) for config in configs.values()} == {10.0} and len(recipe.seeds) == 3
 
 
@@ -108,6 +108,7 @@ def test_no_loss_of_the_recipe_is_blind_to_the_level(recipe):
         ({"rows": {"a": {"loss": 3}}}, "rows.a.loss must be a section"),
         ({"jobs": "two"}, "jobs must be int"),
         ({"rows": {"a": {"against": "b"}}}, "row a is against b, which is no row"),
+        ({"macs_as": "b"}, "macs_as is b, which is no row"),
     ],
 )
 def test_bad_settings_are_refused(tmp_path, change, message):
@@ -126,11 +127,15 @@ def test_rows_change_only_what_they_name_and_bad_ones_are_told_with_their_names(
 
 
 def test_unequal_costs_and_hours_are_refused(tmp_path):
-    plan = written(tmp_path / "c.yaml", macs_as="mini")
-    with pytest.raises(InputError, match="row all costs 0.* times what mini does, more than ±0.05 off"):
-        check(plan, {"all": train_config(plan, "all", 0)})
-    plan = written(tmp_path / "c.yaml", macs_as="mini", rows={"all": {"any_macs": True}})
-    assert check(plan, {"all": train_config(plan, "all", 0)})["all"] < 0.95
+    def costs(**more):
+        wide = {"model": {"recurrent": 8}}
+        plan = written(tmp_path / "c.yaml", macs_as="wide", rows={"wide": wide, "all": more})
+        return check(plan, {row: train_config(plan, row, 0) for row in plan.rows})
+
+    with pytest.raises(InputError, match="row all costs 0.* times what wide does, more than ±0.05 off"):
+        costs()
+    ratios = costs(any_macs=True)
+    assert ratios["wide"] == 1.0 and ratios["all"] < 0.95
     plan = written(tmp_path / "d.yaml", hours=1.0)
     with pytest.raises(InputError, match="is trained on 0.00 h of sound, not 1"):
         check(plan, {"all": train_config(plan, "all", 0)})
@@ -169,8 +174,8 @@ def test_the_page_tells_differences_by_noise_and_snr(plan, tmp_path):
     assert summary["rows"]["mse"]["seeds"] == [0] and summary["unprocessed"]["test"]["STOI"] == 2.5
     lines = page(plan, summary)
     assert "| all | 4.500 ± 1.414 | 4.5000 ± 1.4142 | 4.50 ± 1.41 | 1.23 k | 5.00 M | 0.0100 | 2.0 |" in lines
-    assert "| softmax − all | +0.250 ± 0.000 [+0.250, +0.250] | +0.2500 ± 0.0000 [+0.2500, +0.2500] | " \
-           "+0.25 ± 0.00 [+0.25, +0.25] |" in lines  # fmt: skip
+    assert "| softmax − all | **+0.250 ± 0.000 [+0.250, +0.250]** | **+0.2500 ± 0.0000 [+0.2500, +0.2500]** | " \
+           "**+0.25 ± 0.00 [+0.25, +0.25]** |" in lines  # fmt: skip
     assert "| | bus | rain |" in [line.replace("|  |", "| |") for line in lines]
     assert any(line.startswith("| mse (1 of 2 seeds) |") for line in lines)
     better, worse = verdicts(summary["rows"])
