@@ -15,8 +15,8 @@ from sase.nn.attention import SAGUEA
 
 SMALL_PAPER = {"preset": "paper", "channels": [2, 2, 4, 4], "recurrent": 16, "heads": 2}
 KINDS = {
-    "mini": {"preset": "mini", "blocks": 2},
-    "offline": {"preset": "mini", "causal": False},
+    "mini": {"preset": "mini", "blocks": 2, "gates": True},
+    "offline": {"preset": "mini", "causal": False, "gates": True},
     "paper": SMALL_PAPER,
     "softmax": {"preset": "mini", "attention": "softmax", "attention_memory_s": 0.5},
     "dccrn": {**SMALL_PAPER, "gates": False, "time_attention": False, "frequency_attention": False},
@@ -27,7 +27,7 @@ NAMES = {  # of gates, attention over time, attention over frequency
     "mini": (GATES, ["blocks.1.over_time"], ["blocks.0.over_bands", "blocks.1.over_bands"]),
     "offline": (GATES, ["blocks.0.over_time"], ["blocks.0.over_bands"]),
     "paper": (LEVELS, ["attention"], ["over_frequency.0"]),
-    "softmax": (GATES, ["blocks.0.over_time"], ["blocks.0.over_bands"]),
+    "softmax": ([], ["blocks.0.over_time"], ["blocks.0.over_bands"]),
     "dccrn": ([], [], []),
 }
 

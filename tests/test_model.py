@@ -10,6 +10,7 @@ OFFLINE = {"preset": "mini", "causal": False}
 TINY_PAPER = {"preset": "paper", "channels": [2, 2, 4, 4], "recurrent": 16, "heads": 2}
 KINDS = {
     "mini": {"preset": "mini"},
+    "mini, gated": {"preset": "mini", "gates": True},
     "mini, layer norm": {"preset": "mini", "norm": "layer"},
     "mini, polar": {"preset": "mini", "mask": "polar"},
     "offline": OFFLINE,
