@@ -75,7 +75,7 @@ class Ablation:
 
 @dataclass(frozen=True)
 class Sets:
-    """Dump directories: to train on, to choose the best epoch by, and of the test; the last two are scored."""
+    """Dump directories: to train on, to validate epochs by, and of the test; the last two are scored."""
 
     train: Path
     dev: Path

@@ -17,7 +17,7 @@ nj=$(getconf _NPROCESSORS_ONLN)
 help_message="Usage: $0 [options]
   --corpus_dir DIR  VoiceBank+DEMAND, if it is not dumped yet: your own copy (else it is downloaded)
   --train_set DUMP  to train on ($train_set); the three sets are seen from the recipe
-  --dev_set DUMP    chooses the best epoch of each training, and is scored ($dev_set)
+  --dev_set DUMP    validates each training's epochs, and is scored ($dev_set)
   --test_set DUMP   is scored ($test_set)
   --settings FILE   YAML file: rows, seeds, network, steps (conf/ablation.yaml)
   --out DIR         where trainings, RESULTS.md, images and summary.json go, seen from the recipe ($out)
