@@ -20,6 +20,9 @@ def initial_model(config):
     if config.init:
         trained = pretrained.load(config.init)
         if difference := first_difference(to_mapping(trained.config), to_mapping(config.model)):
-            raise InputError(f"init: {config.init} is another network than 'model:' describes ({difference})")
+            raise InputError(
+                f"init: {config.init} is another network than 'model:' describes ({difference}); "
+                "give 'model:' the values that it was trained with"
+            )
         model.load_state_dict(trained.state_dict())
     return model
