@@ -24,7 +24,7 @@ _EXPLANATION = """Seeds {seeds}; a number is the mean ± standard deviation over
 difference is taken utterance by utterance and seed by seed; in brackets stands its {level:.0%} bootstrap interval over
 utterances ({repeats} draws of the differences averaged over seeds), and behind ± how much its mean changes from seed to
 seed. A row is said to differ, and its difference is bold, only where the interval leaves out 0 and every seed agrees in
-sign. Between equal networks {count} seeds agree in one case of {cases}, so what one set says should be looked for on
+sign. Of equal networks the seeds agree by chance in one case of {cases}, so what one set says should be looked for on
 the other. Scored are the weights after the last step: all rows had as many, and neither set has chosen anything.
 RTF: seconds of the processor, on one thread, to enhance a second of sound, the least of all runs."""
 
@@ -83,8 +83,7 @@ def summarise(ablation, done, noisy, labels_of_sets):
 
 def page(ablation, summary):
     """Return the lines of RESULTS.md of what :func:`summarise` gave."""
-    count = len(ablation.seeds)
-    text = {"seeds": ", ".join(map(str, ablation.seeds)), "count": count, "cases": 2 ** (count - 1)}
+    text = {"seeds": ", ".join(map(str, ablation.seeds)), "cases": 2 ** (len(ablation.seeds) - 1)}
     text |= {"level": LEVEL, "repeats": REPEATS}
     lines = ["# What each part is worth", "", *_EXPLANATION.format(**text).splitlines(), ""]
     for table in _tables(ablation):
