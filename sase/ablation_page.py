@@ -83,9 +83,9 @@ def summarise(ablation, done, noisy, labels_of_sets):
 
 def page(ablation, summary):
     """Return the lines of RESULTS.md of what :func:`summarise` gave."""
-    text = {"seeds": ", ".join(map(str, ablation.seeds)), "cases": 2 ** (len(ablation.seeds) - 1)}
-    text |= {"level": LEVEL, "repeats": REPEATS}
-    lines = ["# What each part is worth", "", *_EXPLANATION.format(**text).splitlines(), ""]
+    seeds, cases = ", ".join(map(str, ablation.seeds)), 2 ** (len(ablation.seeds) - 1)
+    explanation = _EXPLANATION.format(seeds=seeds, cases=cases, level=LEVEL, repeats=REPEATS)
+    lines = ["# What each part is worth", "", *explanation.splitlines(), ""]
     for table in _tables(ablation):
         rows = {name: row for name, row in summary["rows"].items() if row["table"] == table}
         if not rows:
@@ -205,7 +205,7 @@ def _group_tables(rows, each, kind, title):
         lines += [table_line(["", *names]), table_line(["---"] * (1 + len(names)))]
         for name, told in compared.items():
             cells = [told[kind][group].get(measure) for group in names]
-            cells = ["–" if told is None else _marked(told, _difference(told, measure, short=True)) for told in cells]
+            cells = ["–" if cell is None else _marked(cell, _difference(cell, measure, short=True)) for cell in cells]
             lines.append(table_line([f"{name} − {rows[name]['against']}", *cells]))
         lines.append("")
     return lines
