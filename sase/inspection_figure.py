@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from sase.report import RANGE_DB, save_figure
+from sase.plotting import RANGE_DB, save_figure
 
 _MASK_DB = (-40.0, 10.0)
 

@@ -8,9 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-from sase.config import to_yaml
-from sase.federated.processes import members
 from test_federated_rounds import train_config
+
+from sase.config import to_yaml
+from sase.federated.flower.processes import members
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 900.0  # with anything at all; machines of tests are slow and busy

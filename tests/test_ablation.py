@@ -7,18 +7,18 @@ import subprocess
 import pytest
 import torch
 import yaml
+from test_dataset import dumped
 
-from sase import ablation
-from sase.ablation import Sets, check, hours_of, load_ablation, train_config
-from sase.ablation_page import page, summarise, verdicts
-from sase.datadir import write_table
-from sase.dataset import PairSet
+from sase.data.datadir import write_table
+from sase.data.dataset import PairSet
 from sase.errors import InputError
-from sase.experiments import MEASURES, score_set
-from sase.losses import build_loss
+from sase.losses.objectives import build_loss
 from sase.model import build_model
 from sase.processes import sase_command
-from test_dataset import dumped
+from sase.studies import ablation
+from sase.studies.ablation import Sets, check, hours_of, load_ablation, train_config
+from sase.studies.ablation_page import page, summarise, verdicts
+from sase.studies.grid import MEASURES, score_set
 
 
 def settings(**more):
@@ -183,7 +183,7 @@ def test_the_page_tells_differences_by_noise_and_snr(plan, tmp_path):
 
 
 def test_the_figure_draws_every_interval_where_it_is(tmp_path, monkeypatch):
-    from sase import ablation_figure
+    from sase.studies import ablation_figure
 
     def told(mean, low, high):
         return {"mean": mean, "interval": [low, high], "seeds": [mean - 0.1, mean + 0.1]}
@@ -202,7 +202,7 @@ def test_the_figure_draws_every_interval_where_it_is(tmp_path, monkeypatch):
 
 
 def test_many_snrs_are_told_in_steps(plan):
-    from sase.ablation_page import _kinds
+    from sase.studies.ablation_page import _kinds
 
     noises = {f"u{i}": f"n{i}" for i in range(40)}
     kinds = _kinds({"snr": {f"u{i}": -4.9 + 0.5 * i for i in range(40)}, "noise": noises})

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-
-import sase.bin
-from sase import Enhancer, audio, datadir, pretrained
-from sase.bin.main import main
-from sase.model import build_model, save_model
 from test_audio import bad_files, noise
 from test_dump import dump_all, make_set
+
+import sase.bin
+from sase import Enhancer, audio, pretrained
+from sase.bin.main import main
+from sase.data import datadir
+from sase.model import build_model, save_model
 
 COMMANDS = sorted(module.name for module in pkgutil.iter_modules(sase.bin.__path__) if module.name != "main")
 

@@ -9,13 +9,13 @@ import subprocess
 import sys
 
 import pytest
-
 from cluster import outcomes
 from recipes import QUICK_ARGS, Recipe
-from sase.datadir import read_table
-from sase.federated.processes import members
+
+from sase.data.datadir import read_table
+from sase.endpoints import free_port
+from sase.federated.flower.processes import members
 from sase.model import build_model, save_model
-from sase.rendezvous import free_port
 
 QSUB = """\
 #!{python}

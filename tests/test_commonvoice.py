@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from sase.corpora import commonvoice, mini_mandarin
-from sase.corpora.espeak import speak
-from sase.corpora.sentences import MANDARIN, sentences
+from sase.data.corpora import commonvoice, mini_mandarin
+from sase.data.corpora.espeak import speak
+from sase.data.corpora.sentences import MANDARIN, sentences
+from sase.data.mixtures import FILE, Mixer, read_mixtures
 from sase.errors import InputError
-from sase.mixtures import FILE, Mixer, read_mixtures
 
 RATE = 16000
 SPEAKERS = {"train": (9, 6), "dev": (2, 5), "test": (4, 5)}  # speakers, clips of each

@@ -6,7 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from sase import audio, datadir
+from sase import audio
+from sase.data import datadir
 
 
 @pytest.fixture

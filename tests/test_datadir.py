@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from sase import audio, datadir
+from sase import audio
+from sase.data import datadir
 from sase.errors import InputError
 
 UTTS = ("p001_001", "p001_002", "p002_001")

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from sase import audio
-from sase.dataset import DataConfig, Mixtures, PairSet, _equaliser, _room, set_level, tilt
-from sase.datadir import write_data_dir
-from sase.dump import dump_set, finish
+from sase.data.datadir import write_data_dir
+from sase.data.dataset import DataConfig, Mixtures, PairSet, _equaliser, _room, set_level, tilt
+from sase.data.dump import dump_set, finish
 from sase.errors import InputError
 
 RATE = 16000

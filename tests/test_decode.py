@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
-
-from sase import Enhancer, audio, datadir, decoding, dump
-from sase.errors import InputError
-from sase.model import build_model
 from test_dump import dump_all, make_set
+
+from sase import Enhancer, audio
+from sase.data import datadir, dump
+from sase.errors import InputError
+from sase.evaluation import decoding
+from sase.model import build_model
 
 LENGTHS = {f"p{speaker}_{i:03d}": 1600 + 480 * i + i for speaker in (1, 2) for i in range(4)} | {"p3_000": 1}
 

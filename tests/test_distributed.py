@@ -7,12 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-
 from cluster import loss_curves
 from recipes import assert_equal
-from sase.dataset import Batch
+
+from sase.data.dataset import Batch
 from sase.errors import InputError
-from sase.losses import Whole, build_loss
+from sase.losses.objectives import Whole, build_loss
 from sase.model import build_model
 from sase.processes import environment, sase_command
 from sase.training import launch

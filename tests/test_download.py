@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from sase.corpora import download, voicebank_demand
-from sase.corpora.download import Archive, download_archives
+from sase.data.corpora import download, voicebank_demand
+from sase.data.corpora.download import Archive, download_archives
 from sase.errors import InputError
 
 

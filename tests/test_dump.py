@@ -11,7 +11,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sase import audio, datadir, dump
+from sase import audio
+from sase.data import datadir, dump
 from sase.errors import InputError
 
 

@@ -4,13 +4,13 @@ import sys
 
 import pytest
 import torch
-
-from sase.dataset import PairSet
-from sase.errors import InputError
-from sase.experiments import Grid, Unprocessed, score_set, spread, table_line
-from sase.metrics import si_sdr
-from sase.processes import held, sase_command
 from test_dataset import dumped
+
+from sase.data.dataset import PairSet
+from sase.errors import InputError
+from sase.metrics.measures import si_sdr
+from sase.processes import held, sase_command
+from sase.studies.grid import Grid, Unprocessed, score_set, spread, table_line
 
 SCRIPT = """
 import json, pathlib, sys, time
@@ -32,7 +32,7 @@ def command_of(grid, failing=()):
 
 
 def test_every_task_runs_once_and_what_is_done_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr("sase.experiments._LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr("sase.studies.grid._LOOK_EVERY_S", 0.02)
     grid = Grid(tmp_path, ("one", "+ two"), (0, 1))
     tasks = [(row, seed) for seed in grid.seeds for row in grid.rows]
     with pytest.raises(InputError, match=r"1 of 4 failed; \+ two, seed 0: sase: no luck"):
@@ -45,7 +45,7 @@ def test_every_task_runs_once_and_what_is_done_is_kept(tmp_path, monkeypatch):
 
 
 def test_jobs_run_side_by_side(tmp_path, monkeypatch):
-    monkeypatch.setattr("sase.experiments._LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr("sase.studies.grid._LOOK_EVERY_S", 0.02)
     grid, running, most = Grid(tmp_path, ("a", "b", "c"), (0,)), [], 0
     command = command_of(grid)
 

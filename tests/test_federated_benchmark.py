@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from sase.bench.federated import outside_training, upload_bytes
 from sase.errors import InputError
-from sase.federated.benchmark import outside_training, upload_bytes
 from sase.model import build_model
 
 

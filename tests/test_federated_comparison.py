@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from test_federated_rounds import dev_set, silos_dir, train_config  # noqa: F401
 
 from sase.config import to_mapping
-from sase.datadir import read_data_dir, write_data_dir
+from sase.data.datadir import read_data_dir, write_data_dir
 from sase.errors import InputError
-from sase.federated.comparison import (
+from sase.federated.config import checked, load_federated_config
+from sase.studies.comparison import (
     Comparison,
     Folders,
     Row,
@@ -23,10 +25,8 @@ from sase.federated.comparison import (
     read_results,
     run_one,
 )
-from sase.federated.comparison_page import verdicts, write_page
-from sase.federated.config import checked, load_federated_config
+from sase.studies.comparison_page import verdicts, write_page
 from sase.training.config import load_train_config
-from test_federated_rounds import dev_set, silos_dir, train_config  # noqa: F401
 
 
 def settings(**more):

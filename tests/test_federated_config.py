@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from test_federated_rounds import dev_set, fed_config, silos_dir, train_config  # noqa: F401  (fixtures)
 
 from sase.errors import InputError
 from sase.federated.config import FederatedConfig, load_federated_config
 from sase.federated.inproc import count_silos, run
 from sase.federated.server import Server
-from test_federated_rounds import dev_set, fed_config, silos_dir, train_config  # noqa: F401  (fixtures)
 
 
 def test_what_an_earlier_version_did_not_know_is_what_it_is_by_default(silos_dir, dev_set, tmp_path):  # noqa: F811

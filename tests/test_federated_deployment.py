@@ -4,16 +4,16 @@ import shutil
 import time
 
 import pytest
-
 from federation import PATIENCE_S, configs, kill, kill_all, largest_difference, rounds, sase, wait_until
+from test_federated_rounds import dev_set, silos_dir  # noqa: F401  (fixtures)
+
+from sase.endpoints import free_port
 from sase.federated.certificates import make_certificates
 from sase.federated.config import load_federated_config
+from sase.federated.flower.processes import members
 from sase.federated.inproc import exchange_with, local_silos
-from sase.federated.processes import members
 from sase.federated.server import Server
-from sase.rendezvous import free_port
 from sase.training.config import load_train_config
-from test_federated_rounds import dev_set, silos_dir  # noqa: F401  (fixtures)
 
 pytestmark = pytest.mark.recipe
 ROUNDS = 8

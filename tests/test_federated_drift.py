@@ -6,18 +6,18 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
+from test_dataset import dumped
+from test_federated_rounds import fed_config, train_config
 
-from sase.dataset import Mixtures, PairSet
+from sase.data.dataset import Mixtures, PairSet
 from sase.errors import InputError
 from sase.federated.drift import DriftGuard, control_variate
 from sase.federated.inproc import local_silos
 from sase.federated.layout import layout_of, to_arrays
 from sase.federated.server import Server
-from sase.losses import build_loss
+from sase.losses.objectives import build_loss
 from sase.model import build_model
 from sase.training.loop import Guard
-from test_dataset import dumped
-from test_federated_rounds import fed_config, train_config
 
 
 @pytest.fixture(scope="module")

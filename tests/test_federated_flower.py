@@ -5,7 +5,6 @@ import math
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -17,23 +16,23 @@ import pytest
 from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
-
-from sase.errors import InputError
-from sase.federated import deployment, simulation
-from sase.federated.app import run_app, write_app
-from sase.federated.client_app import app as client_app
-from sase.federated.client_app import privacy
-from sase.federated.config import FederatedConfig, checked
-from sase.federated.inproc import run as run_inproc
-from sase.federated.messages import pack_instruction, pack_reply, unpack_instruction, unpack_reply
-from sase.federated.processes import alone, end, environment, members
-from sase.federated.server_app import FINISH, Silos
-from sase.federated.server_app import app as server_app
-from sase.federated.silo import Instruction, Reply
-from sase.federated.silo_process import FINISHED
-from sase.processes import start
 from test_federated_rounds import dev_set, silos_dir, train_config  # noqa: F401  (fixtures)
 from test_training import assert_same
+
+from sase.errors import InputError
+from sase.federated.config import FederatedConfig, checked
+from sase.federated.flower import deployment, simulation
+from sase.federated.flower.app import run_app, write_app
+from sase.federated.flower.client_app import app as client_app
+from sase.federated.flower.client_app import privacy
+from sase.federated.flower.messages import pack_instruction, pack_reply, unpack_instruction, unpack_reply
+from sase.federated.flower.processes import alone, end, environment, members
+from sase.federated.flower.server_app import FINISH, Silos
+from sase.federated.flower.server_app import app as server_app
+from sase.federated.flower.silo_process import FINISHED
+from sase.federated.inproc import run as run_inproc
+from sase.federated.silo import Instruction, Reply
+from sase.processes import start
 
 
 class LocalGrid(Grid):
@@ -201,7 +200,7 @@ def test_who_does_not_answer_is_named_and_not_waited_for_when_started_anew(monke
     grid.silent = {101}
     replies, failures = ask(grid)
     assert [reply.silo for reply in replies] == [0, 2] and failures == ["silo 1: no answer in 0 s"]
-    monkeypatch.setattr("sase.federated.server_app._LOOK_S", 0.0)
+    monkeypatch.setattr("sase.federated.flower.server_app._LOOK_S", 0.0)
     push = grid.push_messages
 
     def push_and_restart(messages):
@@ -278,8 +277,8 @@ esac
     ],
 )
 def test_flowers_word_is_not_enough(tmp_path, monkeypatch, statuses, rounds, error):
-    monkeypatch.setattr("sase.federated.app._ASK_S", 0.0)
-    monkeypatch.setattr("sase.federated.app._UNTOLD_TIMES", 3)
+    monkeypatch.setattr("sase.federated.flower.app._ASK_S", 0.0)
+    monkeypatch.setattr("sase.federated.flower.app._UNTOLD_TIMES", 3)
     answers = [json.dumps({"runs": [{"status": s, "status-details": ""}]}) if ":" in s or s == "running" else s
                for s in statuses]  # fmt: skip
     (tmp_path / "statuses").write_text("\n".join(answers) + "\n")

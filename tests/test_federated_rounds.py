@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from test_dataset import dumped
+from test_training import states
 
 from sase.config import from_mapping, to_mapping
 from sase.errors import InputError
@@ -23,8 +25,6 @@ from sase.model import load_model, model_config
 from sase.training.config import TrainConfig
 from sase.training.distributed import join_workers
 from sase.training.trainer import Trainer
-from test_dataset import dumped
-from test_training import states
 
 SECONDS = ((0.4, 0.6), (0.9,), (0.5, 0.7, 0.6))  # of the utterances of each silo
 

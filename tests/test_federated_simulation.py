@@ -4,10 +4,10 @@ import hashlib
 import shutil
 
 import pytest
-
 from federation import PATIENCE_S, configs, kill, largest_difference, rounds, sase, wait_until
-from sase.federated.processes import members
 from test_federated_rounds import dev_set, silos_dir  # noqa: F401  (fixtures)
+
+from sase.federated.flower.processes import members
 
 pytestmark = pytest.mark.recipe
 ROUNDS = 12  # short ones: enough of them that it can be killed between two

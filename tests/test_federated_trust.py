@@ -15,16 +15,16 @@ from types import SimpleNamespace
 import pytest
 from flwr.cli.build import build_fab_from_disk
 from flwr.cli.config_utils import load_and_validate
-
-from sase.errors import InputError
-from sase.federated.app import write_app
-from sase.federated.certificates import make_certificates, make_silo_key
-from sase.federated.processes import members
-from sase.federated.silo_process import run_silo
-from sase.federated.superlink import Fence
-from sase.federated.supernode import guarded, is_our_app
-from sase.rendezvous import free_port
 from test_federated_rounds import fed_config, silos_dir, train_config  # noqa: F401  (a fixture)
+
+from sase.endpoints import free_port
+from sase.errors import InputError
+from sase.federated.certificates import make_certificates, make_silo_key
+from sase.federated.flower.app import write_app
+from sase.federated.flower.processes import members
+from sase.federated.flower.silo_process import run_silo
+from sase.federated.flower.superlink import Fence
+from sase.federated.flower.supernode import guarded, is_our_app
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_the_fence_is_where_flower_looks_for_it():
     import flwr.superlink.main as superlink
 
     assert callable(superlink._get_middleware) and superlink._get_middleware() is not superlink._get_middleware()
-    code = ("import sase.federated.superlink as s; s.command.flower_superlink = lambda: None; s.main();"
+    code = ("import sase.federated.flower.superlink as s; s.command.flower_superlink = lambda: None; s.main();"
             "import flwr.superlink.main as m; print(m._get_middleware()[0].cls.__name__)")  # fmt: skip
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "Fence"
 
@@ -101,7 +101,7 @@ def test_silos_run_our_app_and_nothing_else(tmp_path):
         return out.getvalue()
 
     assert is_our_app(changed())
-    assert not is_our_app(changed(extra="sase/federated/client_app.py"))
+    assert not is_our_app(changed(extra="sase/federated/flower/client_app.py"))
     assert not is_our_app(changed("sase.federated.client_app:app", "os:system"))
     assert not is_our_app(changed("dependencies = []", 'dependencies = ["evil"]'))
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from sase import audio
-from sase.corpora.folders import prepare
-from sase.dump import dump_set, finish
+from sase.data.corpora.folders import prepare
+from sase.data.dump import dump_set, finish
+from sase.data.mixtures import read_mixtures
 from sase.errors import InputError
-from sase.mixtures import read_mixtures
 
 RATE = 16000
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from sase.intervals import bootstrap_interval, paired_difference
+from sase.studies.evidence import bootstrap_interval, paired_difference
 
 
 def test_of_two_values_the_interval_is_the_binomial_one():

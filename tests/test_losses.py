@@ -7,7 +7,7 @@ import torch
 from torchmetrics.functional import audio as oracle
 
 from sase.errors import InputError
-from sase.losses import LOSSES, build_loss, mel_bands, sdr, si_sdr, si_snr
+from sase.losses.objectives import LOSSES, build_loss, mel_bands, sdr, si_sdr, si_snr
 
 NEED_REFERENCE = {"si_snr", "si_sdr", "sdr", "stoi", "pmsqe", "contrastive"}
 

@@ -1,11 +1,11 @@
 import time
 
 import pytest
-
 from cluster import many_utterances
-from sase.metrics import METRICS
-from sase.results import summarise
-from sase.scoring import Scores
+
+from sase.evaluation.results import summarise
+from sase.evaluation.scoring import Scores
+from sase.metrics.measures import METRICS
 
 
 @pytest.mark.recipe

@@ -5,8 +5,9 @@ import warnings
 import numpy as np
 import pytest
 
-from sase import audio, composite
-from sase.metrics import METRICS, evaluate
+from sase import audio
+from sase.metrics import composite
+from sase.metrics.measures import METRICS, evaluate
 
 RATE = 16000
 # Means over 100 unprocessed pairs of the VoiceBank+DEMAND test set: pesq 0.0.4, pystoi 0.4.1, ratings at 16-bit scale.

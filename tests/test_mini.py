@@ -5,9 +5,10 @@ import hashlib
 import numpy as np
 import pytest
 
-from sase import audio, datadir
-from sase.corpora import mini, sentences, synthetic, voicebank_demand
-from sase.corpora.espeak import Voice, speak
+from sase import audio
+from sase.data import datadir
+from sase.data.corpora import mini, sentences, synthetic, voicebank_demand
+from sase.data.corpora.espeak import Voice, speak
 from sase.errors import InputError
 
 pytest.importorskip("espeakng_loader", reason="generated speech needs espeakng-loader")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sase import mixing
+from sase.data import mixing
 
 
 def snr_db(clean, noisy):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from sase import datadir, dump
+from sase.data import datadir, dump
+from sase.data.mixtures import FILE, Mixer, Mixture, read_mixtures, validate_mixtures, write_mixtures
 from sase.errors import InputError
-from sase.mixtures import FILE, Mixer, Mixture, read_mixtures, validate_mixtures, write_mixtures
 
 RATE = 16000
 

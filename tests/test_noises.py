@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sase.noises import NOISES
+from sase.data.noises import NOISES
 
 
 @pytest.mark.parametrize("name", NOISES)

@@ -6,7 +6,7 @@ import scipy.io
 import soundfile
 
 from sase import audio
-from sase.corpora import noisex92
+from sase.data.corpora import noisex92
 from sase.errors import InputError
 
 RATE = 16000

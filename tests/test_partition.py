@@ -6,13 +6,13 @@ import os
 import numpy as np
 import pytest
 
-from sase import datadir, dump
-from sase.apportion import apportion
-from sase.dataset import PairSet
+from sase.data import datadir, dump
+from sase.data.dataset import PairSet
+from sase.data.mixtures import FILE, Mixture, write_mixtures
+from sase.data.splitting import apportion
 from sase.errors import InputError
 from sase.federated import partition as module
 from sase.federated.partition import partition
-from sase.mixtures import FILE, Mixture, write_mixtures
 
 RATE = 16000
 NOISES = ("car", "crowd", "jet", "rain", "work")

@@ -6,8 +6,8 @@ import soundfile
 import torch
 from scipy.stats import spearmanr
 
-from sase.losses import LOSSES, spectrum
-from sase.pmsqe import _bark, _hearing_threshold, _hertz, _loudness, _scale, pmsqe
+from sase.losses.objectives import LOSSES, spectrum
+from sase.losses.pmsqe import _bark, _hearing_threshold, _hertz, _loudness, _scale, pmsqe
 
 
 def swinging(batch, seed):

@@ -10,9 +10,9 @@ import torch
 from sase import Enhancer, pretrained
 from sase.bin import enhance
 from sase.errors import InputError
+from sase.evaluation.release import release
 from sase.model import build_model, save_model
 from sase.profiling import count_parameters
-from sase.release import release
 
 BOTH = {"mean": 1.0, "std": 0.5}
 
@@ -95,7 +95,7 @@ def test_a_release_is_the_experiment_s_best_and_its_card_says_how_it_came_about(
 
 
 def _names():
-    from sase.metrics import METRICS
+    from sase.metrics.measures import METRICS
 
     return list(METRICS)
 
@@ -124,7 +124,7 @@ def test_all_shipped_weights_are_small():
 @pytest.mark.parametrize("name", sorted(pretrained.available()))
 def test_shipped_weights_take_noise_from_real_speech(name, real_audio):
     from sase import audio
-    from sase.metrics import METRICS
+    from sase.metrics.measures import METRICS
 
     corpus, enhancer, gains = real_audio / "vbd_test_part", Enhancer.from_pretrained(name), []
     sides = ("clean", "noisy")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sase import benchmarks
+from sase.bench import stages
 from sase.model import build_model
 from sase.nn.complex import ComplexConv2d, ComplexConvTranspose2d
 from sase.profiling import count_macs, count_parameters, macs_per_s, markdown, profile, with_unit
@@ -72,19 +72,19 @@ def test_markdown():
 
 def test_benchmarks_run(tmp_path):
     threads = torch.get_num_threads()
-    rows = benchmarks.bench_enhance({"mini": build_model("mini")}, [0.1, 0.2], repeats=2)
+    rows = stages.bench_enhance({"mini": build_model("mini")}, [0.1, 0.2], repeats=2)
     assert [row["input s"] for row in rows] == [0.1, 0.2] and torch.get_num_threads() == threads
     assert all(0 < row["RTF best"] <= row["RTF median"] for row in rows) and rows[0]["GMAC"] > 0
-    (row,) = benchmarks.bench_dump(pairs=2, duration_s=0.3)
+    (row,) = stages.bench_dump(pairs=2, duration_s=0.3)
     assert row["sound s"] == 1.2 and row["× real time"] > 0
     config = tmp_path / "c.yaml"
     config.write_text("model: {preset: mini}\ndata: {batch_size: 2, segment_s: 0.2}\nloss: {si_snr: 1.0}\n")
-    (row,) = benchmarks.bench_train([load_train_config(config)], steps=1)
+    (row,) = stages.bench_train([load_train_config(config)], steps=1)
     assert row["batch s"] == 0.4 and row["hours an hour, median"] > 0 and row["switches"] == "of the config"
-    assert "cores" in benchmarks.machine()
+    assert "cores" in stages.machine()
 
 
 def test_made_up_speech_can_be_scored():
     pytest.importorskip("pesq")
-    (row,) = benchmarks.bench_score(utterances=2)
+    (row,) = stages.bench_score(utterances=2)
     assert row["s for 824"] == pytest.approx(row["s"] * 412)

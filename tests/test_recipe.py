@@ -14,7 +14,7 @@ import yaml
 from recipes import QUICK, QUICK_ARGS, Recipe, assert_equal, assert_same_files, files
 
 from sase import pretrained
-from sase.datadir import read_data_dir, read_table, validate_data_dir
+from sase.data.datadir import read_data_dir, read_table, validate_data_dir
 from sase.model import load_model
 
 pytestmark = pytest.mark.recipe

@@ -10,9 +10,9 @@ import pytest
 import torch
 from recipes import QUICK_ARGS, Recipe, assert_same_files
 
-from sase.datadir import read_data_dir, read_table
-from sase.dump import read_int16
-from sase.mixtures import read_mixtures
+from sase.data.datadir import read_data_dir, read_table
+from sase.data.dump import read_int16
+from sase.data.mixtures import read_mixtures
 
 pytestmark = pytest.mark.recipe
 QUICK_FL = "--fl-set local_steps=3 --fl-set dev_s=20"

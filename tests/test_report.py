@@ -6,11 +6,12 @@ import math
 import numpy as np
 import pytest
 
-from sase import audio, report, results, scoring
-from sase.datadir import write_data_dir, write_table
+from sase import audio, plotting
+from sase.data.datadir import write_data_dir, write_table
 from sase.errors import InputError
-from sase.metrics import METRICS
-from sase.scoring import Scores
+from sase.evaluation import figures, results, scoring
+from sase.evaluation.scoring import Scores
+from sase.metrics.measures import METRICS
 
 RATE = 16000
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -186,25 +187,25 @@ def test_the_example_is_the_utterance_of_median_improvement():
     unprocessed, enhanced = made_scores(UTTS), made_scores(UTTS)
     for utt, gain in zip(UTTS, (0.9, -0.5, 0.2, math.nan, 0.1)):
         enhanced.values[utt]["PESQ_WB"] += gain
-    assert report.median_utt(unprocessed, enhanced) == "b_1"  # of -0.5, 0.1, 0.2, 0.9
-    assert report.improvements(unprocessed, enhanced, "PESQ_WB").keys() == set(UTTS) - {"b_2"}
+    assert figures.median_utt(unprocessed, enhanced) == "b_1"  # of -0.5, 0.1, 0.2, 0.9
+    assert figures.improvements(unprocessed, enhanced, "PESQ_WB").keys() == set(UTTS) - {"b_2"}
     with pytest.raises(InputError, match="none to show"):
-        report.median_utt(unprocessed, made_scores([]))
+        figures.median_utt(unprocessed, made_scores([]))
 
 
 def test_the_example_is_chosen_by_si_sdr_where_pesq_is_undefined():
     unprocessed, enhanced = made_scores(UTTS), made_scores(UTTS)
     for utt, gain in zip(UTTS, (0.9, -0.5, 0.2, 0.3, 0.1)):
         enhanced.values[utt] |= {"PESQ_WB": math.nan, "SI_SDR": enhanced.values[utt]["SI_SDR"] + gain}
-    assert report.median_utt(unprocessed, enhanced) == "b_1"
+    assert figures.median_utt(unprocessed, enhanced) == "b_1"
 
 
 def test_equal_input_draws_equal_files(tmp_path):
     wavs = np.random.default_rng(0).standard_normal((3, RATE // 2))
     unprocessed, enhanced = made_scores(UTTS), made_scores(UTTS, 0.5)
     for name in ("one", "two"):
-        report.draw_example(tmp_path / name / "example.png", "a_1", wavs, RATE, unprocessed, enhanced)
-        report.draw_improvements(tmp_path / name / "improvements.png", unprocessed, enhanced, LABELS)
+        figures.draw_example(tmp_path / name / "example.png", "a_1", wavs, RATE, unprocessed, enhanced)
+        figures.draw_improvements(tmp_path / name / "improvements.png", unprocessed, enhanced, LABELS)
     for name in ("example.png", "improvements.png"):
         first = (tmp_path / "one" / name).read_bytes()
         assert first[:8] == PNG and first == (tmp_path / "two" / name).read_bytes()
@@ -212,11 +213,11 @@ def test_equal_input_draws_equal_files(tmp_path):
 
 
 def test_silence_and_missing_labels_can_be_drawn(tmp_path):
-    report.draw_spectrograms(tmp_path / "s.png", {"noisy": np.zeros(RATE), "short": np.zeros(10)}, RATE)
-    report.draw_improvements(tmp_path / "i.png", made_scores(UTTS), made_scores(UTTS), {"noise": {}, "snr": {}})
+    plotting.draw_spectrograms(tmp_path / "s.png", {"noisy": np.zeros(RATE), "short": np.zeros(10)}, RATE)
+    figures.draw_improvements(tmp_path / "i.png", made_scores(UTTS), made_scores(UTTS), {"noise": {}, "snr": {}})
     nothing = made_scores(UTTS)
     for row in nothing.values.values():
         row["PESQ_WB"] = math.nan
-    report.draw_improvements(tmp_path / "n.png", made_scores(UTTS), nothing, LABELS)
+    figures.draw_improvements(tmp_path / "n.png", made_scores(UTTS), nothing, LABELS)
     for name in ("s.png", "i.png", "n.png"):
         assert (tmp_path / name).read_bytes()[:8] == PNG

@@ -2,9 +2,9 @@
 
 import pytest
 
-from sase.dataset import MOST_HELD_BYTES
+from sase.bench.scale import Parts, measure_exchange, page, predict
+from sase.data.dataset import MOST_HELD_BYTES
 from sase.errors import InputError
-from sase.scale import Parts, measure_exchange, page, predict
 
 PARTS = Parts(
     dump_speed=1000.0, step_s=0.5, batch_s=36.0, segments=12, device="a core", parameters=250_000,

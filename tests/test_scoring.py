@@ -10,11 +10,13 @@ import sys
 import numpy as np
 import pytest
 
-from sase import audio, dump, scoring
-from sase.datadir import read_data_dir, read_table, write_data_dir, write_table
+from sase import audio
+from sase.data import dump
+from sase.data.datadir import read_data_dir, read_table, write_data_dir, write_table
 from sase.errors import InputError
-from sase.metrics import METRICS, evaluate
-from sase.scoring import Pair, Scores
+from sase.evaluation import scoring
+from sase.evaluation.scoring import Pair, Scores
+from sase.metrics.measures import METRICS, evaluate
 
 RATE = 16000
 

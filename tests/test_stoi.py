@@ -7,7 +7,7 @@ import soundfile
 import torch
 from pystoi.utils import resample_oct
 
-from sase.stoi import resample_to_10k, stoi
+from sase.losses.stoi import resample_to_10k, stoi
 
 
 def bursts(time, seed):

@@ -10,11 +10,12 @@ import time
 
 import pytest
 import torch
+from test_dataset import dumped
 
 from sase.config import to_mapping
-from sase.dataset import Mixtures, PairSet
+from sase.data.dataset import Mixtures, PairSet
 from sase.errors import InputError
-from sase.losses import build_loss
+from sase.losses.objectives import build_loss
 from sase.model import build_model, load_model
 from sase.training.checkpoint import first_difference, load_checkpoint
 from sase.training.config import load_train_config
@@ -22,7 +23,6 @@ from sase.training.distributed import join_workers
 from sase.training.loop import EpochStats, Guard, learning_rate, train_epoch
 from sase.training.trainer import Trainer
 from sase.training.validation import validate
-from test_dataset import dumped
 
 CONFIG = """
 model: {preset: mini, recurrent: 4, bands: 8}

@@ -5,8 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
-from sase import audio, datadir
-from sase.corpora import voicebank_demand
+from sase import audio
+from sase.data import datadir
+from sase.data.corpora import voicebank_demand
 from sase.errors import InputError
 
 TRAIN = ("p226_001", "p227_001", "p227_002", "p287_003")

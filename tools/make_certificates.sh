@@ -10,4 +10,4 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 "$root/tools/install.sh" --if-needed
 venv=${SASE_VENV:-$root/tools/venv}
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
-exec "$venv/bin/python" -m sase.federated.certificates "$@"
+exec "$venv/bin/python" -m sase.bin.certificates "$@"

@@ -23,8 +23,8 @@ def main():
 
     import torch
 
-    from sase import ablation
-    from sase.ablation_page import write_page
+    from sase.studies import ablation
+    from sase.studies.ablation_page import write_page
     from sase.training.arithmetic import keep_freed_memory
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

@@ -31,23 +31,23 @@ def main():
 
     import json
 
-    from sase import benchmarks
-    from sase.federated.benchmark import outside_training, upload_bytes
+    from sase.bench import stages
+    from sase.bench.federated import outside_training, upload_bytes
     from sase.model import build_model
     from sase.pretrained import load
     from sase.profiling import markdown
     from sase.training.config import load_train_config
 
-    machine = benchmarks.machine()
+    machine = stages.machine()
     rows = {
-        "enhance": lambda: benchmarks.bench_enhance(
+        "enhance": lambda: stages.bench_enhance(
             {args.model: load(args.model)} if args.model else {name: build_model(name) for name in args.preset},
             args.seconds, args.repeats),
-        "train": lambda: benchmarks.bench_train(
+        "train": lambda: stages.bench_train(
             [load_train_config(args.config, [f"model={{preset: {name}}}"]) for name in args.preset or ()]
             or [load_train_config(args.config)], args.switches, args.steps),
-        "dump": lambda: benchmarks.bench_dump(args.pairs),
-        "score": lambda: benchmarks.bench_score(args.utterances, args.nj),
+        "dump": lambda: stages.bench_dump(args.pairs),
+        "score": lambda: stages.bench_score(args.utterances, args.nj),
         "federated": lambda: [outside_training(args.exp)], "payload": upload_bytes,
     }[args.subject]()  # fmt: skip
     print(json.dumps({"machine": machine, "rows": rows}) if args.json else f"{machine}\n\n{markdown(rows)}")

@@ -15,10 +15,10 @@ def main():
     parser.add_argument("--network-gbit", type=float, help="a second between machines (what two processes here have)")
     args = parser.parse_args()
 
-    from sase import benchmarks, scale
+    from sase.bench import scale, stages
     from sase.training.config import load_train_config
 
-    machine, bytes_per_s = benchmarks.machine(), args.network_gbit and args.network_gbit * 1e9 / 8
+    machine, bytes_per_s = stages.machine(), args.network_gbit and args.network_gbit * 1e9 / 8
     parts = scale.measure(load_train_config(args.config), args.gpu, exchange_speed=bytes_per_s)
     print(scale.page(parts, machine, args.hours, args.test_hours, args.epochs, args.cpus, args.devices))
 

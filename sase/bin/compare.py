@@ -22,8 +22,8 @@ def main():
 
     import torch
 
-    from sase.federated import comparison
-    from sase.federated.comparison_page import write_page
+    from sase.studies import comparison
+    from sase.studies.comparison_page import write_page
     from sase.training.arithmetic import keep_freed_memory
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

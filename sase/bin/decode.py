@@ -20,8 +20,8 @@ def main():
 
     import torch
 
-    from sase import decoding
     from sase.enhancer import Enhancer
+    from sase.evaluation import decoding
 
     torch.set_num_threads(1)  # shards are what runs side by side
     enhancer = Enhancer.from_pretrained(args.model, args.device)

@@ -26,15 +26,15 @@ def main():
 
     args = parser.parse_args()
     if args.corpus == "voicebank_demand":
-        from sase.corpora.voicebank_demand import download
+        from sase.data.corpora.voicebank_demand import download
 
         download(args.dir, args.trainset, args.remove_zips)
         return
     if args.corpus == "mini":
         name = "mini" if args.language == "english" else "mini_mandarin"
-        importlib.import_module(f"sase.corpora.{name}").download(args.dir, args.seed)
+        importlib.import_module(f"sase.data.corpora.{name}").download(args.dir, args.seed)
     else:
-        importlib.import_module(f"sase.corpora.{args.corpus}").download(args.dir)
+        importlib.import_module(f"sase.data.corpora.{args.corpus}").download(args.dir)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def main():
     if args.finish and args.job is not None:
         parser.error("--job makes one shard, --finish joins them: give one of them")
 
-    from sase import dump
+    from sase.data import dump
 
     settings = dict(sample_rate=args.sample_rate, nj=args.nj, keep_all=args.keep_all)
     for job in () if args.finish else [args.job] if args.job is not None else range(1, args.nj + 1):

@@ -48,7 +48,7 @@ def main():
     Path(args.exp).mkdir(parents=True, exist_ok=True)
     handlers = [logging.StreamHandler(), logging.FileHandler(Path(args.exp) / "train.log")]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers)
-    engine, device = importlib.import_module(f"sase.federated.{args.engine}"), "cuda" if args.ngpu else "cpu"
+    engine, device = importlib.import_module(ENGINES[args.engine]), "cuda" if args.ngpu else "cpu"
     options = dict(option.split("=", 1) for option in args.engine_option)
     engine.run(config, fed_config, args.silos, args.dev_set, args.exp, device, options)
 

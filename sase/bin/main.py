@@ -32,7 +32,7 @@ def main():
     """Dispatch on the first argument."""
     names = sorted(module.name for module in pkgutil.iter_modules(sase.bin.__path__) if module.name != "main")
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        lines = [f"  {_words(name):<11} {_first_line(name)}" for name in names]
+        lines = [f"  {_words(name):<13} {_first_line(name)}" for name in names]
         print("usage: sase COMMAND [options]; sase COMMAND --help tells more\n\n" + "\n".join(lines))
         sys.exit(0 if len(sys.argv) > 1 else 1)
     if sys.argv[1] == "--version":

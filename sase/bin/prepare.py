@@ -31,7 +31,7 @@ def main():
     args = parser.parse_args()
 
     if args.corpus in ("commonvoice", "folders"):
-        from sase.corpora import commonvoice, folders
+        from sase.data.corpora import commonvoice, folders
 
         if args.corpus == "folders":
             sets = folders.prepare(args.speech, args.noise, args.data, args.generated, seed=args.seed)
@@ -44,7 +44,7 @@ def main():
             counts = f"{len(mixtures)} mixtures of {len(speakers)} speakers and {len(noises)} noises"
             print(f"{args.data}/{name}/mixtures.tsv: {counts}")
         return
-    from sase.corpora.voicebank_demand import prepare
+    from sase.data.corpora.voicebank_demand import prepare
 
     sets = prepare(args.corpus_dir, args.data, args.dev_speakers.split(), args.trainset)
     for name, data in sets.items():

@@ -13,7 +13,7 @@ def main():
     args = parser.parse_args()
 
     from sase import pretrained
-    from sase.release import release
+    from sase.evaluation.release import release
 
     for path in release(args.exp, args.scores, args.name, args.notes, args.out or pretrained.FOLDER):
         print(f"{path}: written")

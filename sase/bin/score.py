@@ -32,7 +32,7 @@ def main():
     import sys
     from functools import partial
 
-    from sase import results, scoring
+    from sase.evaluation import results, scoring
 
     log = partial(print, file=sys.stderr, flush=True)
     if args.clean:

@@ -20,7 +20,7 @@ def main():
     from pathlib import Path
 
     from sase.errors import InputError
-    from sase.federated.silo_process import run_silo
+    from sase.federated.flower.silo_process import run_silo
 
     if bool(args.certificates) == args.insecure:
         raise InputError("needs --certificates DIR, of tools/make_certificates.sh, or else --insecure")

@@ -14,8 +14,8 @@ def main():
 
     from pathlib import Path
 
-    from sase import datadir
-    from sase.mixtures import FILE, validate_mixtures
+    from sase.data import datadir
+    from sase.data.mixtures import FILE, validate_mixtures
 
     for path in args.dirs:
         if (Path(path) / FILE).is_file():

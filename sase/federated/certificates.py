@@ -1,11 +1,10 @@
-"""``python -m sase.federated.certificates``: what server and silos prove to each other who they are with.
+"""Certificates and keys with which the server and the silos of a federation authenticate each other.
 
 A certificate authority of the federation's own signs the server's certificate, which silos check; each silo has a key
 of its own (elliptic curve, P-384), whose public half the server registers. What is there already is kept: run again
 with more silos, it makes keys for the new ones.
 """
 
-import argparse
 import datetime
 import ipaddress
 import os
@@ -141,25 +140,3 @@ def _write(path, content, secret=False):
     with open(descriptor, "wb") as file:
         file.write(content)
     os.replace(partial, path)
-
-
-def main():
-    parser = argparse.ArgumentParser(prog="make_certificates.sh", description=__doc__.split("\n\n")[1])
-    parser.add_argument("--out", required=True, type=Path, help="folder for all of it")
-    parser.add_argument("--hosts", default="", help='names and addresses of the server, "fl.example.org 10.0.0.5"')
-    parser.add_argument("--silos", type=int, default=4, help="how many silos there are (%(default)s)")
-    parser.add_argument("--days", type=int, default=825, help="how long certificates are valid (%(default)s)")
-    parser.add_argument("--key-only", action="store_true", help="make one silo's own key pair in --out, nothing else")
-    args = parser.parse_args()
-    if args.key_only:
-        make_silo_key(args.out)
-        print(f"{args.out}: silo.key stays here; give silo.pub to whoever runs the server")
-        return
-    make_certificates(args.out, args.hosts.split(), args.silos, args.days)
-    print(f"{args.out}: server/ is for the server, silo0/ ... for one silo each; ca.key stays here")
-
-
-if __name__ == "__main__":
-    from sase.bin.main import run
-
-    run(main, "make_certificates")

@@ -44,7 +44,7 @@ def control_variate(model, batches, criterion, guard, autocast, statistics):
 
     Args:
         model: in any mode; left in training mode with its weights and norm statistics as they were.
-        batches: iterable of :class:`sase.dataset.Batch`.
+        batches: iterable of :class:`sase.data.dataset.Batch`.
         criterion, guard, autocast: as for :func:`sase.training.loop.train_epoch`.
         statistics: names of its norm statistics and counters, which a pass through the network changes.
     """

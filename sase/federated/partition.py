@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sase.apportion import apportion
 from sase.atomic import atomic_folder, write_text
-from sase.datadir import read_data_dir, read_table, write_data_dir, write_table
-from sase.dump import read_entry
+from sase.data.datadir import read_data_dir, read_table, write_data_dir, write_table
+from sase.data.dump import read_entry
+from sase.data.splitting import apportion
 from sase.errors import InputError
 from sase.federated import partition_page
 

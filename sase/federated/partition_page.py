@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sase.report import MAX_GROUPS, save_figure
+from sase.plotting import MAX_GROUPS, save_figure
 
 _MAX_NAMES = 12  # of noises in a cell of the table
 

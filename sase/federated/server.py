@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from sase.config import to_mapping
-from sase.dataset import PairSet
+from sase.data.dataset import PairSet
 from sase.errors import InputError
 from sase.federated import privacy
 from sase.federated.admission import admit

@@ -10,7 +10,7 @@ import torch
 
 from sase import metrics
 from sase.config import from_mapping
-from sase.dataset import Mixtures, PairSet
+from sase.data.dataset import Mixtures, PairSet
 from sase.errors import InputError
 from sase.federated.aggregation import update_norm
 from sase.federated.config import FederatedConfig
@@ -18,7 +18,7 @@ from sase.federated.drift import DriftGuard, control_variate
 from sase.federated.layout import layout_of, load_arrays, to_arrays
 from sase.federated.payload import encode, num_bytes
 from sase.federated.personal import PersonalState
-from sase.losses import build_loss
+from sase.losses.objectives import build_loss
 from sase.model import build_model
 from sase.training.arithmetic import autocast, training_precision
 from sase.training.config import TrainConfig, build_optimizer
@@ -147,7 +147,7 @@ class Silo:
         Args:
             instruction: its ``round`` is one more than that of the model in it.
             personal: whether with the silo's own norm layers of that round.
-            measures: of :data:`sase.metrics.METRICS`.
+            measures: of :data:`sase.metrics.measures.METRICS`.
             subset: folder within the data directory.
             utts: the utterances; all of that folder when None.
 

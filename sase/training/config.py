@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 
 from sase.config import apply_overrides, from_mapping, read_yaml, to_mapping
-from sase.dataset import DataConfig
+from sase.data.dataset import DataConfig
 from sase.errors import InputError
 from sase.model import ModelConfig, model_config
 

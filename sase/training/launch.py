@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 import torch
 
+from sase.endpoints import announce, free_port, is_endpoint, look_up
 from sase.errors import InputError
 from sase.processes import environment
-from sase.rendezvous import announce, free_port, is_endpoint, look_up
 
 MAX_RESTARTS = 3
 _JOIN_S = 3600  # how long machines wait for each other: a scheduler may give them one after the other

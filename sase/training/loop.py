@@ -87,8 +87,8 @@ def train_epoch(model, batches, criterion, optimizer, guard, rate=None, averaged
 
     Args:
         model: noisy waveform to enhanced waveform, maybe wrapped for several devices.
-        batches: iterable of :class:`sase.dataset.Batch`.
-        criterion: ``(enhanced, clean, lengths) -> (loss, parts)``, as :func:`sase.losses.build_loss` gives.
+        batches: iterable of :class:`sase.data.dataset.Batch`.
+        criterion: ``(enhanced, clean, lengths) -> (loss, parts)``, as :func:`sase.losses.objectives.build_loss` gives.
         optimizer: of the model's parameters.
         guard: a :class:`Guard`.
         rate: called before each step, returns its learning rate; None leaves the optimiser's own.

@@ -3,7 +3,7 @@
 from contextlib import nullcontext
 
 from sase.errors import InputError
-from sase.losses import Whole
+from sase.losses.objectives import Whole
 
 
 def split(rows, parts):

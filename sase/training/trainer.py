@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from sase.atomic import remove_leftovers, write_text
 from sase.config import read_yaml, to_mapping, to_yaml
-from sase.dataset import Mixtures, PairSet
+from sase.data.dataset import Mixtures, PairSet
 from sase.errors import InputError
-from sase.losses import build_loss
+from sase.losses.objectives import build_loss
 from sase.model import save_model
 from sase.training.arithmetic import autocast, compile_network, eager, training_precision
 from sase.training.checkpoint import first_difference, load_checkpoint, save_checkpoint

@@ -3,14 +3,14 @@
 import numpy as np
 import torch
 
-from sase.losses import si_snr
-from sase.metrics import pesq_wb
+from sase.losses.objectives import si_snr
+from sase.metrics.measures import pesq_wb
 
 _PESQ_UTTERANCES = 50  # evenly spread: enough to choose by
 
 
 class PairSubset:
-    """Some utterances of a :class:`sase.dataset.PairSet`, as :func:`validate` takes it.
+    """Some utterances of a :class:`sase.data.dataset.PairSet`, as :func:`validate` takes it.
 
     Args:
         pairs: the whole.
@@ -35,7 +35,7 @@ class PairSubset:
         return len(self.utts)
 
     def segments(self, utt, first, num_samples):
-        """Cut segments, as :meth:`sase.dataset.PairSet.segments` does."""
+        """Cut segments, as :meth:`sase.data.dataset.PairSet.segments` does."""
         return self._pairs.segments(self._index[utt], first, num_samples)
 
 
@@ -60,7 +60,7 @@ def validate(model, pairs, max_batch_s=60.0):
 
     Args:
         model: in any mode; it is evaluated in eval mode and left as it was.
-        pairs: a :class:`sase.dataset.PairSet`.
+        pairs: a :class:`sase.data.dataset.PairSet`.
         max_batch_s: seconds of padded audio a batch; utterances of like length go together.
 
     Returns:

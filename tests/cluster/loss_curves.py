@@ -17,8 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from sase import dump
-from sase.benchmarks import make_corpus, machine
+from sase.bench.stages import machine, make_corpus
+from sase.data import dump
 from sase.processes import environment, sase_command
 
 STEPS, RATE, SHOWN = 50, 16000, (1, 2, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50)

@@ -19,10 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from sase import audio, decoding, dump, scoring
-from sase.benchmarks import machine
-from sase.datadir import read_data_dir, shard, write_data_dir
-from sase.metrics import METRICS
+from sase import audio
+from sase.bench.stages import machine
+from sase.data import dump
+from sase.data.datadir import read_data_dir, shard, write_data_dir
+from sase.evaluation import decoding, scoring
+from sase.metrics.measures import METRICS
 from sase.model import build_model, save_model
 
 RATE = 16000

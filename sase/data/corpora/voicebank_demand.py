@@ -1,0 +1,168 @@
+"""VoiceBank+DEMAND: 28 (or 56) training speakers, test speakers p232 and p257, 48 kHz, DataShare 10283/2791.
+
+Valentini-Botinhao et al., "Investigating RNN-based speech enhancement methods for noise-robust text-to-speech", 2016.
+"""
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+from sase.atomic import atomic_folder
+from sase.data import datadir
+from sase.data.corpora.download import Archive, download_archives
+from sase.errors import InputError
+
+DEV_SPEAKERS = ("p226", "p287")  # as in ESPnet; the training set has no development part of its own
+TRAINSETS = ("28spk", "56spk")
+SETS = ("tr", "cv", "tt")
+SUFFIXES = (".wav", ".flac")
+
+_SERVER = "https://datashare.ed.ac.uk"
+# name, bitstream UUID, sequence number in the old addresses, MD5 (where one is published)
+_FILES = (
+    ("clean_testset_wav", "dec213d3-bf57-4777-9663-c24bdce92d5e", 1, "34eb1c0ba7ef667e9b966866c542fc16"),
+    ("noisy_testset_wav", "13c1bfbf-14a6-41db-9b41-8f7310f01ad5", 5, "fb1b86caa31e8ba5b506c0c64da9aab5"),
+    ("clean_trainset_28spk_wav", "245452b6-6235-44b6-a6f9-e7eb19797769", 2, "d2d5a45ec32f8fcbf201bde0447e20ba"),
+    ("noisy_trainset_28spk_wav", "ecb5a102-bb00-46d3-8af5-40c79823b837", 6, "1fca9e8bafb8cd069f6653c6d92f9e9c"),
+    ("clean_trainset_56spk_wav", "386ac199-5d34-402f-8112-2a123577dd57", 3, "c351cbc9db30e41686c988c19f0e1475"),
+    ("noisy_trainset_56spk_wav", "60506429-e89f-4ae5-a28f-da63238d11cb", 7, "b26382542716642b8f2845880af69cf0"),
+    ("logfiles", "11185dc8-9cf1-405b-b858-35bd6a04aedd", 4, None),
+)
+_NUM_BYTES = {"clean_trainset_28spk_wav": 2_486_057_279, "noisy_trainset_28spk_wav": 2_830_205_201}
+ARCHIVES = tuple(
+    Archive(
+        name=name,
+        addresses=(
+            f"{_SERVER}/server/api/core/bitstreams/{uuid}/content",
+            f"{_SERVER}/bitstreams/{uuid}/download",
+            f"{_SERVER}/bitstream/handle/10283/2791/{name}.zip?sequence={sequence}&isAllowed=y",
+        ),
+        md5=md5,
+        num_bytes=_NUM_BYTES.get(name),
+    )
+    for name, uuid, sequence, md5 in _FILES
+)
+
+
+def download(target, trainset="28spk", remove_zips=False):
+    """Fetch, verify and unpack the official archives into a folder; what is there already is left alone.
+
+    Args:
+        target: the folder; afterwards it holds ``clean_testset_wav/``, ..., ``logfiles/``.
+        trainset: "28spk" or "56spk".
+        remove_zips: delete each archive once it is unpacked.
+    """
+    if trainset not in TRAINSETS:
+        raise InputError(f"trainset must be one of {', '.join(TRAINSETS)}, is '{trainset}'")
+    others = [name for name in TRAINSETS if name != trainset]
+    download_archives([a for a in ARCHIVES if not any(name in a.name for name in others)], target, remove_zips)
+
+
+def prepare(corpus_dir, data_dir, dev_speakers=DEV_SPEAKERS, trainset=None):
+    """Write ``tr``, ``cv`` and ``tt`` data directories, all whole or none; return them as a dict of DataDir.
+
+    Args:
+        corpus_dir: a folder with ``{clean,noisy}_{trainset_28spk,testset}_wav/``, at the top or one level down, of .wav
+            or .flac files, and optionally the corpus' log files with ``utterance noise snr_db`` lines.
+        data_dir: where to; ``tr``, ``cv`` and ``tt`` in it are replaced.
+        dev_speakers: the training speakers that make up ``cv``.
+        trainset: "28spk" or "56spk"; None takes the first that is there.
+    """
+    corpus_dir = Path(corpus_dir)
+    if not corpus_dir.is_dir():
+        raise InputError(f"{corpus_dir}: no such corpus folder")
+    there = (name for name in TRAINSETS if _find(corpus_dir, f"noisy_trainset_{name}_wav"))
+    trainset = trainset or next(there, TRAINSETS[0])
+    train = _pairs(corpus_dir, f"trainset_{trainset}")
+    speakers = sorted({_speaker(utt) for utt in train})
+    absent = [speaker for speaker in dev_speakers if speaker not in speakers]
+    if absent or not dev_speakers:
+        raise InputError(
+            f"{corpus_dir}: development speakers that are not there: {' '.join(absent) or '(none given)'}; "
+            f"choose with --dev-speakers from: {' '.join(speakers)}"
+        )
+    if set(dev_speakers) == set(speakers):
+        raise InputError(f"{corpus_dir}: --dev-speakers names every speaker; none is left to train on")
+    parts = {
+        "tr": {utt: pair for utt, pair in train.items() if _speaker(utt) not in dev_speakers},
+        "cv": {utt: pair for utt, pair in train.items() if _speaker(utt) in dev_speakers},
+        "tt": _pairs(corpus_dir, "testset"),
+    }
+    train_log = _read_log(corpus_dir, f"log_trainset_{trainset}.txt")
+    logs = {"tr": train_log, "cv": train_log, "tt": _read_log(corpus_dir, "log_testset.txt")}
+    with ExitStack() as stack:
+        for name in SETS:
+            folder = stack.enter_context(atomic_folder(Path(data_dir) / name))
+            _write(folder, parts[name], logs[name])
+            datadir.validate_data_dir(folder)
+    return {name: datadir.read_data_dir(Path(data_dir) / name) for name in SETS}
+
+
+def _write(folder, pairs, log):
+    known = {utt: log[utt] for utt in pairs if utt in log}
+    datadir.write_data_dir(
+        folder,
+        noisy={utt: noisy for utt, (noisy, _) in pairs.items()},
+        clean={utt: clean for utt, (_, clean) in pairs.items()},
+        utt2spk={utt: _speaker(utt) for utt in pairs},
+        utt2noise={utt: noise for utt, (noise, _) in known.items()},
+        utt2snr={utt: snr_db for utt, (_, snr_db) in known.items()},
+    )
+
+
+def _speaker(utt):
+    return utt.split("_")[0]
+
+
+def _find(corpus_dir, name):
+    """Return the folder of that name that has sound files, at the top, one level down or inside itself; else None."""
+    for folder in (corpus_dir / name, corpus_dir / name / name, *sorted(corpus_dir.glob(f"*/{name}"))):
+        if folder.is_dir() and any(entry.name.lower().endswith(SUFFIXES) for entry in os.scandir(folder)):
+            return folder
+    return None
+
+
+def _sounds(corpus_dir, name):
+    """Return {utterance: absolute path} of a folder's sound files."""
+    folder = _find(corpus_dir, name)
+    if folder is None:
+        raise InputError(f"{corpus_dir}: there is no folder {name}/ with {' or '.join(SUFFIXES)} files in it")
+    folder, sounds = os.path.abspath(folder), {}
+    for file in sorted(os.listdir(folder)):
+        utt, suffix = os.path.splitext(file)
+        if suffix.lower() not in SUFFIXES or file.startswith("."):
+            continue
+        if utt in sounds:
+            raise InputError(f"{folder}: {utt} is there twice, as {os.path.basename(sounds[utt])} and {file}")
+        sounds[utt] = os.path.join(folder, file)
+    return sounds
+
+
+def _pairs(corpus_dir, part):
+    """Return {utterance: (noisy path, clean path)}; both folders must hold the same utterances."""
+    noisy, clean = (_sounds(corpus_dir, f"{kind}_{part}_wav") for kind in ("noisy", "clean"))
+    if noisy.keys() != clean.keys():
+        utt = min(noisy.keys() ^ clean.keys())
+        there, missing = ("noisy", "clean") if utt in noisy else ("clean", "noisy")
+        raise InputError(
+            f"{corpus_dir}: {utt} is in {there}_{part}_wav, not in {missing}_{part}_wav "
+            f"({len(noisy)} noisy files, {len(clean)} clean ones)"
+        )
+    return {utt: (noisy[utt], clean[utt]) for utt in noisy}
+
+
+def _read_log(corpus_dir, name):
+    """Return {utterance: (noise, snr_db)} of one of the corpus' log files, empty when the corpus has none."""
+    path = next((p for p in (corpus_dir / name, *sorted(corpus_dir.glob(f"*/{name}"))) if p.is_file()), None)
+    log = {}
+    if path is None:
+        return log
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            utt, noise, snr_db = line.split()
+            log[utt] = (noise, float(snr_db))
+        except ValueError:
+            raise InputError(f"{path}:{number}: must be 'utterance noise snr_db', is '{line}'") from None
+    return log

@@ -1,0 +1,1 @@
+"""After training: decoding, scoring, results pages, figures, and the release of weights."""

@@ -1,0 +1,104 @@
+"""Figures of a scored set: the spectrograms of one utterance, and the improvements by noise and SNR. PNG files."""
+
+import math
+
+import numpy as np
+
+from sase.errors import InputError
+from sase.evaluation.scoring import groups
+from sase.plotting import MAX_GROUPS, draw_spectrograms, save_figure
+
+_SHOWN = {"PESQ_WB": "PESQ_WB", "SI_SDR": "SI_SDR (dB)"}
+_TITLES = {"PESQ_WB": "PESQ_WB {:.2f}", "STOI": "STOI {:.3f}", "SI_SDR": "SI_SDR {:.1f} dB"}
+_AXES = {"noise": "noise", "snr": "SNR of the unprocessed input (dB)"}
+_BLUE, _GREY = "#4477aa", "#777777"
+_SEED = 0  # of the sideways scatter of the points in the box plots
+_MAX_UPRIGHT = 6  # names beside each other that need not be turned
+
+
+def median_utt(unprocessed, enhanced, measure="PESQ_WB"):
+    """Return the name of the utterance whose improvement is the median one: neither a lucky nor an unlucky example.
+
+    Args:
+        unprocessed, enhanced: :class:`~sase.evaluation.scoring.Scores`.
+        measure: by which improvement is meant.
+    """
+    gains = improvements(unprocessed, enhanced, measure) or improvements(unprocessed, enhanced, "SI_SDR")
+    if not gains:
+        raise InputError("no utterance has scores both unprocessed and enhanced: there is none to show")
+    return sorted(gains, key=lambda utt: (gains[utt], utt))[len(gains) // 2]
+
+
+def improvements(unprocessed, enhanced, measure):
+    """Return {utt: enhanced - unprocessed} of one measure, where both are defined."""
+    common = [utt for utt in enhanced.values if utt in unprocessed.values]
+    gains = {utt: enhanced.values[utt][measure] - unprocessed.values[utt][measure] for utt in common}
+    return {utt: gain for utt, gain in gains.items() if not math.isnan(gain)}
+
+
+def draw_example(path, utt, signals, sample_rate, unprocessed, enhanced):
+    """Draw noisy, enhanced and clean spectrograms of one utterance, with its scores.
+
+    Args:
+        path: of the PNG.
+        utt: its name.
+        signals: (noisy, enhanced, clean), each float (time,).
+        sample_rate: in Hz.
+        unprocessed, enhanced: :class:`~sase.evaluation.scoring.Scores`.
+    """
+    noisy, cleaned, clean = signals
+    titles = [f"{name}: {_scores(table.values.get(utt, {}))}".rstrip(": ") for name, table in
+              (("noisy", unprocessed), ("enhanced", enhanced))]  # fmt: skip
+    draw_spectrograms(path, {titles[0]: noisy, titles[1]: cleaned, "clean": clean}, sample_rate, utt)
+
+
+def draw_improvements(path, unprocessed, enhanced, labels):
+    """Draw how much PESQ_WB and SI_SDR improved, by noise and by SNR: a box and the utterances' points for each group.
+
+    Args:
+        path: of the PNG.
+        unprocessed, enhanced: :class:`~sase.evaluation.scoring.Scores`.
+        labels: as :func:`sase.evaluation.scoring.labels_of` gives them; without noises and SNRs, one box stands for all.
+    """
+    from matplotlib.figure import Figure
+
+    kinds = {kind: labels.get(kind, {}) for kind in _AXES}
+    kinds = {kind: table for kind, table in kinds.items() if 0 < len(set(table.values())) <= MAX_GROUPS}
+    kinds = kinds or {"": dict.fromkeys(enhanced.values, "all")}
+    figure = Figure(figsize=(1.5 + 4.5 * len(kinds), 6.5), layout="constrained")
+    axes = figure.subplots(len(_SHOWN), len(kinds), sharey="row", squeeze=False)
+    for row, (measure, name) in zip(axes, _SHOWN.items()):
+        gains = improvements(unprocessed, enhanced, measure)
+        for axis, (kind, table) in zip(row, kinds.items()):
+            _boxes(axis, {group: [gains[u] for u in utts if u in gains] for group, utts in groups(table).items()})
+        row[0].set_ylabel(f"improvement of {name}")
+    for axis, kind in zip(axes[-1], kinds):
+        axis.set_xlabel(_AXES.get(kind, ""))
+    figure.suptitle("Enhanced minus unprocessed: every utterance, median, quartiles, 5 and 95 %", fontsize=11)
+    save_figure(figure, path)
+
+
+def _boxes(axis, values):
+    """Draw one box and the points for every group that has values, with the count under its name."""
+    shown = {group: gains for group, gains in values.items() if gains}
+    if not shown:
+        axis.text(0.5, 0.5, "nothing to show", ha="center", va="center", transform=axis.transAxes)
+        return
+    names = [f"{group:g}" if isinstance(group, float) else str(group) for group in shown]
+    rotation = 0 if len(shown) <= _MAX_UPRIGHT else 60
+    axis.axhline(0, color=_GREY, linewidth=1, linestyle="--", zorder=0)
+    rng = np.random.default_rng(_SEED)
+    for place, gains in enumerate(shown.values(), 1):
+        sideways = place + rng.uniform(-0.18, 0.18, len(gains))
+        axis.plot(sideways, gains, ".", color=_BLUE, alpha=0.5, markersize=6, markeredgewidth=0, zorder=1)
+    axis.boxplot(
+        list(shown.values()), widths=0.5, whis=(5, 95), showfliers=False, medianprops={"color": "black", "lw": 1.5}
+    )
+    labels = [f"{name}\n(n = {len(gains)})" for name, gains in zip(names, shown.values())]
+    axis.set_xticks(range(1, len(shown) + 1), labels, fontsize=8, rotation=rotation)
+    axis.grid(axis="y", alpha=0.3)
+
+
+def _scores(row):
+    known = {name: row[name] for name in _TITLES if not math.isnan(row.get(name, math.nan))}
+    return ", ".join(_TITLES[name].format(value) for name, value in known.items())

@@ -1,0 +1,134 @@
+"""How the scores of an experiment came about: versions, machine, and what the folder tells of its training."""
+
+import json
+import os
+import platform
+import subprocess
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import sase
+from sase import audio
+from sase.config import read_yaml
+
+CONFIGS = ("config.yaml", "fl.yaml")
+_PACKAGES = ("torch", "numpy", "scipy", "pesq", "pystoi", "soundfile", "soxr")
+
+
+def facts_of(exp, enhanced, workers):
+    """Return {what: text}: date, versions, machine, and what the experiment's folder tells.
+
+    Args:
+        exp: the experiment's folder; config.yaml, history.jsonl and timing.jsonl, or of a federated training fl.yaml,
+            rounds.jsonl and round_timing.jsonl, are read where they are there.
+        enhanced: :class:`~sase.evaluation.scoring.Scores`.
+        workers: how many processes scored.
+    """
+    facts = {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "sase": sase.__version__,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in _PACKAGES},
+        "resampler": audio.RESAMPLER,
+        "scored on": f"{_cpu_name()}, {os.cpu_count()} cores",
+        "wall time of scoring": f"{enhanced.seconds:.1f} s on {workers} core{'s' if workers > 1 else ''}",
+    }
+    config = Path(exp) / "config.yaml"
+    if config.is_file():
+        facts["seed"] = str(read_yaml(config).get("seed", "not set"))
+        facts.update(_training(Path(exp)) or _federated_training(Path(exp)))
+        for name in CONFIGS:
+            if (Path(exp) / name).is_file():
+                facts[name] = (Path(exp) / name).read_text(encoding="utf-8")
+    return facts
+
+
+def _training(exp):
+    """Return what the trainer's files tell: how long it trained, and which epoch was chosen by what."""
+    epochs, times = (_read_lines(exp / name) for name in ("history.jsonl", "timing.jsonl"))
+    if not epochs:
+        return {}
+    last = max(epochs)
+    facts = {"training": f"{last} epochs, {epochs[last].get('steps', 'unknown')} steps"}
+    if times.keys() >= epochs.keys():
+        seconds = sum(times[epoch]["seconds"] for epoch in epochs)
+        facts["wall time of training"] = f"{seconds / 60:.1f} min (all epochs)"
+    return facts | _chosen(epochs, "epoch")
+
+
+def _federated_training(exp):
+    """Return what the server's files tell: rounds, silos and their shares, what was sent, which round was chosen."""
+    rounds, times = (_read_lines(exp / name, "round") for name in ("rounds.jsonl", "round_timing.jsonl"))
+    if not rounds:
+        return {}
+    silos = {}
+    for entry in rounds.values():
+        for name, told in entry["silos"].items():
+            silos.setdefault(name, []).append(told)
+    steps = {name: sum(told["steps"] for told in silos[name]) for name in sorted(silos, key=int)}
+    absent = sum(len(silos) - len(entry["silos"]) for entry in rounds.values())
+    told = f"{len(rounds)} rounds, {len(silos)} silos, {sum(steps.values()):.0f} steps in all"
+    facts = {
+        "federated training": told + (f"; {absent} times a silo was missing in a round" if absent else ""),
+        "steps of each silo": ", ".join(f"{name}: {count:.0f}" for name, count in steps.items()),
+        "mean weight of each silo": ", ".join(
+            f"{name}: {sum(told['alpha'] for told in silos[name]) / len(silos[name]):.3f}" for name in steps
+        ),
+        "sent": f"{sum(e['bytes_up'] for e in rounds.values()) / 1e6:.1f} MB to the server, "
+        f"{sum(e['bytes_down'] for e in rounds.values()) / 1e6:.1f} MB to the silos",
+    }
+    if times.keys() >= rounds.keys():
+        seconds = sum(times[number]["seconds"] for number in rounds)
+        facts["wall time of training"] = f"{seconds / 60:.1f} min (all rounds)"
+    return facts | _chosen(rounds, "round")
+
+
+def _chosen(entries, what):
+    """Return the fact which epoch or round was the best on the development set."""
+    best = [entry for entry in entries.values() if entry.get("best")]
+    if not best:
+        return {}
+    scores = ", ".join(f"{name} {value}" for name, value in best[-1].items() if name.startswith("dev_"))
+    return {"chosen on the development set": f"{what} {best[-1][what]}: {scores}"}
+
+
+def _read_lines(path, number="epoch"):
+    """Return {number: entry} of a file with one JSON mapping a line; nothing where there is no file."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return {entry[number]: entry for entry in map(json.loads, lines)}
+
+
+def _version(package):
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _commit():
+    """Return the commit that this code is of, its date, and whether files differ from it."""
+    root = Path(sase.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return "unknown: not run from a git checkout"
+    try:
+        shown = _git(root, "log", "-1", "--format=%h of %cs")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"unknown: git failed ({error})"
+    return f"{shown}, with uncommitted changes" if changed else shown
+
+
+def _git(root, *arguments):
+    done = subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def _cpu_name():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,201 @@
+"""One function a measure of enhanced speech: (clean, enhanced, sample_rate) -> float, higher is better.
+
+A value that is not defined (silence, no speech found, too short) is NaN, never a number that would spoil a mean.
+:func:`evaluate` gives several at once and computes what they share once.
+"""
+
+from contextlib import contextmanager
+
+import numpy as np
+
+from sase.metrics import composite
+
+PESQ_RATE = 16000
+# The pesq library has room for 50 stretches of speech and writes beyond it without a check. A stretch and the pause
+# behind it take 0.4 s at least, so 20 s are safe.
+PESQ_PIECE_S = 20.0
+SI_SDR_LIMIT_DB = 100.0  # beyond what 16 bits can hold; an exact copy would be infinite, and so would the mean
+_STOI_RATE, _STOI_FRAME, _STOI_HOP, _STOI_FRAMES = 10000, 256, 128, 30
+_STOI_TOO_SHORT = 1e-5  # what pystoi returns, beside a warning, when too few frames hold speech
+
+
+def pesq_wb(clean, enhanced, sample_rate):
+    """Return wide-band PESQ (ITU-T P.862.2, MOS-LQO from 1 to 4.64); NaN where it finds no speech, or under 0.25 s.
+
+    P.862 is meant for some 8 to 30 s: of signals longer than 20 s, the mean over equal pieces is returned.
+
+    Args:
+        clean: (time,).
+        enhanced: (time,).
+        sample_rate: 16000; another one is a ValueError.
+    """
+    from pesq import PesqError, pesq
+
+    clean, enhanced = _check(clean, enhanced)
+    if sample_rate != PESQ_RATE:
+        raise ValueError(f"PESQ_WB is defined at {PESQ_RATE} Hz, got {sample_rate} Hz; resample first")
+    pieces = int(np.ceil(len(clean) / (PESQ_PIECE_S * PESQ_RATE)))
+    scores = [
+        pesq(PESQ_RATE, *pair, "wb", on_error=PesqError.RETURN_VALUES)
+        for pair in zip(np.array_split(clean, pieces), np.array_split(enhanced, pieces))
+        if not any(map(_silent, pair))
+    ]
+    scores = [score for score in scores if score > 0]  # failures are negative codes, -7 where no speech is found
+    return float(np.mean(scores)) if scores else float("nan")
+
+
+def stoi(clean, enhanced, sample_rate):
+    """Return the short-time objective intelligibility (Taal et al. 2011), up to 1; NaN for under 0.4 s of speech.
+
+    Args:
+        clean: (time,).
+        enhanced: (time,).
+        sample_rate: in Hz.
+    """
+    return _pystoi(clean, enhanced, sample_rate, extended=False)
+
+
+def estoi(clean, enhanced, sample_rate):
+    """Return the extended STOI (Jensen and Taal 2016), up to 1; NaN for under 0.4 s of speech.
+
+    Args:
+        clean: (time,).
+        enhanced: (time,).
+        sample_rate: in Hz.
+    """
+    return _pystoi(clean, enhanced, sample_rate, extended=True)
+
+
+def seg_snr(clean, enhanced, sample_rate):
+    """Return the segmental SNR in dB: the mean over 30 ms frames, each cut to -10...35 dB; NaN for silence.
+
+    Args:
+        clean: (time,).
+        enhanced: (time,).
+        sample_rate: in Hz.
+    """
+    return composite.segmental_snr(*_check(clean, enhanced), sample_rate)
+
+
+def si_sdr(clean, enhanced, sample_rate=None):
+    """Return the scale-invariant signal-to-distortion ratio in dB of zero-mean signals (Le Roux et al. 2019).
+
+    It is cut to 100 dB either way; NaN when one of the signals is silent.
+
+    Args:
+        clean: (time,).
+        enhanced: (time,).
+        sample_rate: not needed; there since all measures are called alike.
+    """
+    clean, enhanced = _check(clean, enhanced)
+    if _silent(clean) or _silent(enhanced):
+        return float("nan")
+    clean, enhanced = clean - clean.mean(), enhanced - enhanced.mean()
+    target = (enhanced @ clean) / (clean @ clean) * clean
+    distortion = enhanced - target
+    with np.errstate(divide="ignore"):
+        ratio_db = 10 * np.log10(np.divide(target @ target, distortion @ distortion))
+    return float(np.clip(ratio_db, -SI_SDR_LIMIT_DB, SI_SDR_LIMIT_DB))
+
+
+def csig(clean, enhanced, sample_rate):
+    """Return the predicted rating of the speech signal, 1 to 5 (Hu and Loizou 2008); NaN where PESQ is.
+
+    Args: as :func:`pesq_wb`.
+    """
+    return evaluate(clean, enhanced, sample_rate, ["CSIG"])["CSIG"]
+
+
+def cbak(clean, enhanced, sample_rate):
+    """Return the predicted rating of the background, 1 to 5 (Hu and Loizou 2008); NaN where PESQ is.
+
+    Args: as :func:`pesq_wb`.
+    """
+    return evaluate(clean, enhanced, sample_rate, ["CBAK"])["CBAK"]
+
+
+def covl(clean, enhanced, sample_rate):
+    """Return the predicted overall rating, 1 to 5 (Hu and Loizou 2008); NaN where PESQ is.
+
+    Args: as :func:`pesq_wb`.
+    """
+    return evaluate(clean, enhanced, sample_rate, ["COVL"])["COVL"]
+
+
+METRICS = {
+    "PESQ_WB": pesq_wb,
+    "STOI": stoi,
+    "ESTOI": estoi,
+    "CSIG": csig,
+    "CBAK": cbak,
+    "COVL": covl,
+    "SegSNR": seg_snr,
+    "SI_SDR": si_sdr,
+}
+
+
+def evaluate(clean, enhanced, sample_rate, measures=None):
+    """Return {measure: value} for one pair of signals.
+
+    Args:
+        clean: (time,).
+        enhanced: (time,).
+        sample_rate: in Hz; PESQ_WB and what builds on it (CSIG, CBAK, COVL) need 16000.
+        measures: names out of :data:`METRICS`; all of them when None.
+    """
+    clean, enhanced = _check(clean, enhanced)
+    names = list(METRICS if measures is None else measures)
+    if unknown := [name for name in names if name not in METRICS]:
+        raise ValueError(f"unknown measures {unknown}; there are {list(METRICS)}")
+    parts = dict.fromkeys(part for name in names for part in _parts(name))
+    values = {part: (composite.DISTANCES | METRICS)[part](clean, enhanced, sample_rate) for part in parts}
+    return {name: composite.rating(name, values) if name in composite.RATINGS else values[name] for name in names}
+
+
+def _parts(name):
+    """Return the names of what a measure is computed from: itself, unless it is a composite one."""
+    return composite.RATINGS[name][1] if name in composite.RATINGS else (name,)
+
+
+def _check(clean, enhanced):
+    """Return both signals as float64 (time,), or raise ValueError."""
+    clean, enhanced = np.asarray(clean, dtype=np.float64), np.asarray(enhanced, dtype=np.float64)
+    if clean.ndim != 1 or clean.shape != enhanced.shape or not clean.size:
+        raise ValueError(f"clean and enhanced must be (time,) of one length, got {clean.shape} and {enhanced.shape}")
+    if not (np.isfinite(clean).all() and np.isfinite(enhanced).all()):
+        raise ValueError("clean and enhanced must be finite, got NaN or infinite samples")
+    return clean, enhanced
+
+
+def _silent(wav):
+    """Whether a signal never moves: zero, or any other constant."""
+    return bool((wav == wav[0]).all())
+
+
+def _pystoi(clean, enhanced, sample_rate, extended):
+    import warnings
+
+    import pystoi
+
+    clean, enhanced = _check(clean, enhanced)
+    frames = (len(clean) * _STOI_RATE / sample_rate - _STOI_FRAME) / _STOI_HOP
+    if _silent(clean) or frames < _STOI_FRAMES:
+        return float("nan")
+    with warnings.catch_warnings(), _fixed_noise():
+        warnings.filterwarnings("ignore", "Not enough STFT frames", RuntimeWarning)
+        score = float(pystoi.stoi(clean, enhanced, sample_rate, extended=extended))
+    return float("nan") if score == _STOI_TOO_SHORT else score
+
+
+@contextmanager
+def _fixed_noise():
+    """Give pystoi the same random numbers in every call, and put the state of numpy's global generator back.
+
+    ESTOI adds noise of 1e-16, which decides where a band is silent.
+    """
+    state = np.random.get_state()
+    np.random.seed(0)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
