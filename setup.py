@@ -30,7 +30,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["sase", "sase.*"]),
-    package_data={"sase.pretrained": ["*.safetensors", "*.md"]},
+    package_data={"sase": ["py.typed"], "sase.pretrained": ["*.safetensors", "*.md"]},
     install_requires=[
         "torch>=2.6",
         "numpy>=1.26",

@@ -112,7 +112,7 @@ def _convert(hint, value, where):
             pass
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
-    if hint is object or hint in (int, str, bool) and type(value) is hint:
+    if hint is object or (hint in (int, str, bool) and type(value) is hint):
         return value
     if origin is dict:
         raise InputError(f"config: {where} must be a section of 'key: value' lines, not {value!r}")

@@ -11,7 +11,7 @@ from sase.errors import InputError
 _LOOK_EVERY_S = 1.0
 
 
-def own_names():
+def host_names():
     """Return the names and addresses of this machine, as others know them; its short name is the first."""
     name = socket.gethostname()
     names = [name, socket.getfqdn()]
@@ -29,9 +29,9 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def announce(path, port):
+def publish_endpoint(path, port):
     """Write into a file that this machine is to be found at a port; return HOST:PORT."""
-    endpoint = f"{own_names()[0]}:{port}"
+    endpoint = f"{host_names()[0]}:{port}"
     write_text(path, f"{endpoint}\n")
     return endpoint
 
@@ -42,7 +42,7 @@ def is_endpoint(where):
     return bool(host) and port.isdecimal()
 
 
-def look_up(where, wait_s):
+def resolve_endpoint(where, wait_s):
     """Return HOST:PORT: ``where`` itself, or what is written in the file of that name.
 
     Args:

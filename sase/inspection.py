@@ -76,10 +76,15 @@ def inspect_model(model, wav):
     heard = noisy > noisy.max() * 10 ** (_SILENT_DB / 20.0)
     layers = dict(model.network.named_modules())
     return Inspection(
-        config.sample_rate, config.frames_per_s, noisy, torch.where(heard, size / noisy, torch.nan), gates,
+        config.sample_rate,
+        config.frames_per_s,
+        noisy,
+        torch.where(heard, size / noisy, torch.nan),
+        gates,
         {name: _memory_s(layer, config) for name, layer in layers.items() if isinstance(layer, OverTime)},
-        {name: _sigmoids(layer) for name, layer in layers.items() if isinstance(layer, (SAGOEA, SAGUEA))}, weights,
-    )  # fmt: skip
+        {name: _sigmoids(layer) for name, layer in layers.items() if isinstance(layer, (SAGOEA, SAGUEA))},
+        weights,
+    )
 
 
 @contextmanager

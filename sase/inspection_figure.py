@@ -90,9 +90,15 @@ def _extent(inspection):
 def _image(axis, values, inspection, colours, limits, label=None):
     low, high = limits
     image = axis.imshow(
-        values, aspect="auto", origin="lower", interpolation="nearest", extent=_extent(inspection), cmap=colours,
-        vmin=low, vmax=high,
-    )  # fmt: skip
+        values,
+        aspect="auto",
+        origin="lower",
+        interpolation="nearest",
+        extent=_extent(inspection),
+        cmap=colours,
+        vmin=low,
+        vmax=high,
+    )
     if label:
         axis.figure.colorbar(image, ax=axis, label=label, pad=0.01)
     axis.set_ylabel("frequency (kHz)", fontsize=8)
@@ -129,9 +135,14 @@ def _draw_weights(axis, weights, name):
     share = weights.cpu().numpy() * weights.shape[-1]
     spread = max(1.05, float(np.nanmax(share)), 1.0 / max(float(np.nanmin(share)), 0.05))
     image = axis.imshow(
-        np.log2(np.maximum(share, 0.01)), origin="lower", aspect="auto", cmap="RdBu_r", interpolation="nearest",
-        vmin=-math.log2(spread), vmax=math.log2(spread),
-    )  # fmt: skip
+        np.log2(np.maximum(share, 0.01)),
+        origin="lower",
+        aspect="auto",
+        cmap="RdBu_r",
+        interpolation="nearest",
+        vmin=-math.log2(spread),
+        vmax=math.log2(spread),
+    )
     axis.figure.colorbar(image, ax=axis, label="log₂ of times the equal share", pad=0.01)
     axis.set_title(f"{name}: weights, mean over time", loc="left", fontsize=10)
     axis.set_xlabel("position that is looked at")

@@ -73,10 +73,19 @@ class ModelConfig:
 
 _PAPER = ModelConfig()
 _SMALL = ModelConfig(
-    network="band_recurrent", window=512, hop=256, root_window=True, compression=0.3,
-    channels=(16, 16), recurrent=48, heads=1, bands=32, blocks=2, mask="residual",
+    network="band_recurrent",
+    window=512,
+    hop=256,
+    root_window=True,
+    compression=0.3,
+    channels=(16, 16),
+    recurrent=48,
+    heads=1,
+    bands=32,
+    blocks=2,
+    mask="residual",
     gates=False,  # they did not earn their time: egs/voicebank_demand/RESULTS.md
-)  # fmt: skip
+)
 PRESETS = {
     "paper": _PAPER,
     "dccrn": replace(_PAPER, gates=False, time_attention=False, frequency_attention=False),

@@ -29,9 +29,17 @@ def draw_spectrograms(path, signals, sample_rate, title=""):
     for axis, (name, spec) in zip(axes, spectra.items()):
         level_db = librosa.amplitude_to_db(spec, ref=loudest, amin=loudest * 1e-6, top_db=None)
         image = specshow(
-            level_db, sr=sample_rate, hop_length=HOP, n_fft=WINDOW, x_axis="s", y_axis="linear", ax=axis, cmap="magma",
-            vmin=-RANGE_DB, vmax=0,
-        )  # fmt: skip
+            level_db,
+            sr=sample_rate,
+            hop_length=HOP,
+            n_fft=WINDOW,
+            x_axis="s",
+            y_axis="linear",
+            ax=axis,
+            cmap="magma",
+            vmin=-RANGE_DB,
+            vmax=0,
+        )
         axis.set_title(name, loc="left", fontsize=10)
         axis.set_ylabel("frequency (kHz)")
         axis.yaxis.set_major_formatter(lambda hertz, _: f"{hertz / 1000:g}")

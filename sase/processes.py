@@ -16,7 +16,7 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2): Linux only, as the recipes
 _libc = ctypes.CDLL(None)
 
 
-def environment(threads):
+def child_environment(threads):
     """Return this process's environment for another one of this package, with ``threads`` threads of the processor."""
     package = str(Path(sase.__file__).parent.parent)
     return {
@@ -37,12 +37,16 @@ def start(command, env, log_path):
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with open(log_path, "ab") as log:
         return subprocess.Popen(
-            [str(word) for word in command], env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            preexec_fn=follow_parent,
-        )  # fmt: skip
+            [str(word) for word in command],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            preexec_fn=kill_with_parent,
+        )
 
 
-def follow_parent():
+def kill_with_parent():
     """Have this process killed when its parent ends: what :func:`start` runs in every child."""
     _libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL)
 
@@ -57,7 +61,7 @@ def last_line(path):
 
 
 @contextmanager
-def held(folder):
+def folder_lock(folder):
     """Hold a folder for this process, so that no second one writes there.
 
     Raises:

@@ -11,7 +11,7 @@ from pathlib import Path
 from test_federated_rounds import train_config
 
 from sase.config import to_yaml
-from sase.federated.flower.processes import members
+from sase.federated.flower.processes import federation_pids
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 900.0  # with anything at all; machines of tests are slow and busy
@@ -46,12 +46,12 @@ def kill(process, home):
     """Kill the process that was started, as the kernel does without memory; what it started must end by itself."""
     process.send_signal(signal.SIGKILL)
     process.wait()
-    wait_until(lambda: not members(home), what=f"processes of {home}", patience_s=180.0)
+    wait_until(lambda: not federation_pids(home), what=f"processes of {home}", patience_s=180.0)
 
 
 def kill_all(home):
     """Kill every process of a federation at once."""
-    for pid in members(home):
+    for pid in federation_pids(home):
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:

@@ -60,11 +60,15 @@ def recipe():
 def test_every_row_of_the_recipe_costs_the_same_and_hears_as_much(recipe):
     configs = {row: train_config(recipe, row, 0) for row in recipe.rows}
     ratios = check(recipe, configs)
-    assert ratios.keys() == configs.keys() and ratios.pop("none, as slow") > 4
+    assert ratios.keys() == configs.keys()
+    assert ratios.pop("none, as slow") > 4
     assert all(abs(ratio - 1) <= 0.05 for ratio in ratios.values()), ratios
-    assert ratios["all three"] == 1.0 and len({config.model for config in configs.values()}) == 12
-    assert recipe.macs_as == "all three" and recipe.macs_tolerance <= 0.05
-    assert {hours_of(config) for config in configs.values()} == {10.0} and len(recipe.seeds) == 3
+    assert ratios["all three"] == 1.0
+    assert len({config.model for config in configs.values()}) == 12
+    assert recipe.macs_as == "all three"
+    assert recipe.macs_tolerance <= 0.05
+    assert {hours_of(config) for config in configs.values()} == {10.0}
+    assert len(recipe.seeds) == 3
 
 
 def test_the_rows_of_the_recipe_are_what_their_names_say(recipe):
@@ -72,7 +76,8 @@ def test_the_rows_of_the_recipe_are_what_their_names_say(recipe):
         return train_config(recipe, row, 0).model
 
     parts = {row: (model(row).gates, model(row).time_attention, model(row).frequency_attention) for row in recipe.rows}
-    assert parts["none"] == (False, False, False) and parts["all three"] == (True, True, True)
+    assert parts["none"] == (False, False, False)
+    assert parts["all three"] == (True, True, True)
     assert [parts[f"+ {name}"].index(True) for name in ("TF-GA", "SA-GOEA", "SA-GUEA")] == [0, 1, 2]
     assert all(sum(parts[f"+ {name}"]) == 1 for name in ("TF-GA", "SA-GOEA", "SA-GUEA"))
     assert [parts[f"all but {name}"].index(False) for name in ("TF-GA", "SA-GOEA", "SA-GUEA")] == [0, 1, 2]
@@ -81,10 +86,12 @@ def test_the_rows_of_the_recipe_are_what_their_names_say(recipe):
     changed = {row: recipe.rows[row].model for row in recipe.rows if recipe.rows[row].against == "all three"}
     assert changed["fixed sigmoids"] == {"learned_sigmoids": False}
     assert changed["identity for Ω"] == {"omega": "identity"}
-    assert model("softmax attention").attention == "softmax" and parts["softmax attention"] == (True, True, True)
+    assert model("softmax attention").attention == "softmax"
+    assert parts["softmax attention"] == (True, True, True)
     losses = {row: train_config(recipe, row, 0) for row in recipe.rows if recipe.rows[row].table == "loss"}
     assert {config.model for config in losses.values()} == {model("all three")}
-    assert len(losses) == 6 and sum("pmsqe" in config.loss for config in losses.values()) == 3
+    assert len(losses) == 6
+    assert sum("pmsqe" in config.loss for config in losses.values()) == 3
 
 
 def test_no_loss_of_the_recipe_is_blind_to_the_level(recipe):
@@ -118,7 +125,9 @@ def test_bad_settings_are_refused(tmp_path, change, message):
 
 def test_rows_change_only_what_they_name_and_bad_ones_are_told_with_their_names(plan, tmp_path):
     base, other = train_config(plan, "all", 3), train_config(plan, "softmax", 3)
-    assert base.seed == 3 and other.model.attention == "softmax" and other.model.recurrent == 4
+    assert base.seed == 3
+    assert other.model.attention == "softmax"
+    assert other.model.recurrent == 4
     assert (base.data, base.train, base.loss) == (other.data, other.train, other.loss)
     assert train_config(plan, "mse", 3).loss == {"mse": 100.0}
     for change, message in ({"model": {"gatez": True}}, "row x: .*gatez"), ({"loss": {"none": 1}}, "row x: .*'none'"):
@@ -135,7 +144,8 @@ def test_unequal_costs_and_hours_are_refused(tmp_path):
     with pytest.raises(InputError, match="row all costs 0.* times what wide does, more than ±0.05 off"):
         costs()
     ratios = costs(any_macs=True)
-    assert ratios["wide"] == 1.0 and ratios["all"] < 0.95
+    assert ratios["wide"] == 1.0
+    assert ratios["all"] < 0.95
     plan = written(tmp_path / "d.yaml", hours=1.0)
     with pytest.raises(InputError, match="is trained on 0.00 h of sound, not 1"):
         check(plan, {"all": train_config(plan, "all", 0)})
@@ -143,20 +153,23 @@ def test_unequal_costs_and_hours_are_refused(tmp_path):
 
 def made_up(values, gain=0.0, undefined=()):
     """A result whose scores of utterance i with seed s are ``values[s] + i + gain``."""
+
     def scores(seed):
         return {
-            f"u{i}": {m: math.nan if f"u{i}" in undefined else values[seed] + i + gain for m in MEASURES}
+            f"u{i}": dict.fromkeys(MEASURES, math.nan if f"u{i}" in undefined else values[seed] + i + gain)
             for i in range(6)
-        }  # fmt: skip
+        }
 
     return {
         seed: {
-            "parameters": 1234, "macs_per_s": 5_000_000, "rtf": {"processor": 0.01},
+            "parameters": 1234,
+            "macs_per_s": 5_000_000,
+            "rtf": {"processor": 0.01},
             "seconds_here": {"training": 120.0},
             "scores": {"test": scores(seed), "development": scores(seed)},
         }
         for seed in range(len(values))
-    }  # fmt: skip
+    }
 
 
 def test_the_page_tells_differences_by_noise_and_snr(plan, tmp_path):
@@ -166,20 +179,25 @@ def test_the_page_tells_differences_by_noise_and_snr(plan, tmp_path):
     summary = summarise(plan, done, noisy, {"test": labels, "development": {}})
     row = summary["rows"]["softmax"]
     told = row["differences"]["test"]["all"]["PESQ_WB"]
-    assert told["mean"] == pytest.approx(0.25) and told["interval"] == pytest.approx([0.25, 0.25])
+    assert told["mean"] == pytest.approx(0.25)
+    assert told["interval"] == pytest.approx([0.25, 0.25])
     assert (told["sign"], told["utterances"], told["deviation"]) == (1, 5, 0.0)
     assert set(row["differences"]["test"]) == {"all", "noise"}  # one SNR is no break-down
     assert row["differences"]["test"]["noise"]["rain"]["SI_SDR"]["utterances"] == 2
     assert row["means"]["test"]["STOI"] == pytest.approx([1 + 2 + 0.25, 3 + 2 + 0.25])
-    assert summary["rows"]["mse"]["seeds"] == [0] and summary["unprocessed"]["test"]["STOI"] == 2.5
+    assert summary["rows"]["mse"]["seeds"] == [0]
+    assert summary["unprocessed"]["test"]["STOI"] == 2.5
     lines = page(plan, summary)
     assert "| all | 4.500 ± 1.414 | 4.5000 ± 1.4142 | 4.50 ± 1.41 | 1.23 k | 5.00 M | 0.0100 | 2.0 |" in lines
-    assert "| softmax − all | **+0.250 ± 0.000 [+0.250, +0.250]** | **+0.2500 ± 0.0000 [+0.2500, +0.2500]** | " \
-           "**+0.25 ± 0.00 [+0.25, +0.25]** |" in lines  # fmt: skip
+    assert (
+        "| softmax − all | **+0.250 ± 0.000 [+0.250, +0.250]** | **+0.2500 ± 0.0000 [+0.2500, +0.2500]** | "
+        "**+0.25 ± 0.00 [+0.25, +0.25]** |" in lines
+    )
     assert "| | bus | rain |" in [line.replace("|  |", "| |") for line in lines]
     assert any(line.startswith("| mse (1 of 2 seeds) |") for line in lines)
     better, worse = verdicts(summary["rows"])
-    assert better.startswith("**softmax** against all: PESQ_WB better, +0.250") and "PESQ_WB no reliable" in worse
+    assert better.startswith("**softmax** against all: PESQ_WB better, +0.250")
+    assert "PESQ_WB no reliable" in worse
 
 
 def test_the_figure_draws_every_interval_where_it_is(tmp_path, monkeypatch):
@@ -206,15 +224,22 @@ def test_many_snrs_are_told_in_steps(plan):
 
     noises = {f"u{i}": f"n{i}" for i in range(40)}
     kinds = _kinds({"snr": {f"u{i}": -4.9 + 0.5 * i for i in range(40)}, "noise": noises})
-    assert list(kinds) == ["snr"] and list(kinds["snr"]) == ["-5", "0", "5", "10"]
-    assert sum(map(len, kinds["snr"].values())) == 40 and "u0" in kinds["snr"]["-5"] and "u10" in kinds["snr"]["0"]
+    assert list(kinds) == ["snr"]
+    assert list(kinds["snr"]) == ["-5", "0", "5", "10"]
+    assert sum(map(len, kinds["snr"].values())) == 40
+    assert "u0" in kinds["snr"]["-5"]
+    assert "u10" in kinds["snr"]["0"]
 
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sets")
-    made = [dumped(folder / name, sizes, seed=i) for i, (name, sizes) in enumerate(
-        {"train": [16000, 12000], "dev": [9000, 11000], "test": [12000, 8000, 10000]}.items())]  # fmt: skip
+    made = [
+        dumped(folder / name, sizes, seed=i)
+        for i, (name, sizes) in enumerate(
+            {"train": [16000, 12000], "dev": [9000, 11000], "test": [12000, 8000, 10000]}.items()
+        )
+    ]
     utts = [line.split()[0] for line in (made[2] / "wav.scp").read_text().splitlines()]
     write_table(made[2] / "utt2noise", dict(zip(utts, ("rain", "bus", "rain"))))
     return Sets(*made)
@@ -223,12 +248,16 @@ def sets(tmp_path_factory):
 def test_a_row_is_trained_scored_and_kept_and_results_of_another_config_are_refused(plan, sets, tmp_path):
     torch.set_num_threads(1)
     result = ablation.run_one(plan, sets, tmp_path / "out", "softmax", 1)
-    assert result["config"]["model"]["attention"] == "softmax" and result["config"]["seed"] == 1
-    assert len(result["scores"]["test"]) == 3 and len(result["scores"]["development"]) == 2
+    assert result["config"]["model"]["attention"] == "softmax"
+    assert result["config"]["seed"] == 1
+    assert len(result["scores"]["test"]) == 3
+    assert len(result["scores"]["development"]) == 2
     assert set(next(iter(result["scores"]["test"].values()))) == {"PESQ_WB", "STOI", "SI_SDR"}
-    assert result["epochs"] == 2 and result["rtf"]["best"] > 0
+    assert result["epochs"] == 2
+    assert result["rtf"]["best"] > 0
     found = ablation.results(plan, sets, tmp_path / "out")
-    assert list(found["softmax"]) == [1] and not found["all"]
+    assert list(found["softmax"]) == [1]
+    assert not found["all"]
     assert result["seconds_here"]["training"] > 0
     folder = tmp_path / "out/softmax/seed1"
     averaged = torch.load(folder / "checkpoint.pt", weights_only=True)["averaged"]
@@ -251,8 +280,19 @@ def test_a_row_is_trained_scored_and_kept_and_results_of_another_config_are_refu
 @pytest.mark.recipe
 def test_the_command_runs_all_rows_and_goes_on(plan, sets, tmp_path):
     def command(*more):
-        words = ["--config", plan.path, "--train-set", sets.train, "--dev-set", sets.dev, "--test-set", sets.test,
-                 "--out", tmp_path / "out", *more]  # fmt: skip
+        words = [
+            "--config",
+            plan.path,
+            "--train-set",
+            sets.train,
+            "--dev-set",
+            sets.dev,
+            "--test-set",
+            sets.test,
+            "--out",
+            tmp_path / "out",
+            *more,
+        ]
         return subprocess.run(sase_command("ablation", *words), capture_output=True, text=True, timeout=500)
 
     done = command("--row", "all")
@@ -263,8 +303,11 @@ def test_the_command_runs_all_rows_and_goes_on(plan, sets, tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out/all/seed1/result.json").stat().st_mtime_ns == before
     text, summary = (tmp_path / "out/RESULTS.md").read_text(), json.loads((tmp_path / "out/summary.json").read_text())
-    assert "| softmax − all |" in text and "## loss" in text and "differences by noise:" in text
-    assert list(summary["rows"]) == ["all", "softmax", "mse"] and summary["rows"]["mse"]["seeds"] == [0, 1]
+    assert "| softmax − all |" in text
+    assert "## loss" in text
+    assert "differences by noise:" in text
+    assert list(summary["rows"]) == ["all", "softmax", "mse"]
+    assert summary["rows"]["mse"]["seeds"] == [0, 1]
     for table in ("network", "loss"):
         assert f"(images/ablation_{table}.png)" in text
         assert (tmp_path / f"out/images/ablation_{table}.png").read_bytes().startswith(b"\x89PNG")

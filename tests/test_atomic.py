@@ -13,25 +13,28 @@ from sase.atomic import atomic_folder, atomic_path, remove_leftovers, write_text
 def test_a_file_appears_when_it_is_whole(tmp_path):
     path = tmp_path / "new/a.wav"
     with atomic_path(path) as partial:
-        assert partial.parent == path.parent and partial.suffix == ".wav" and partial.name.startswith(".")
+        assert partial.parent == path.parent
+        assert partial.suffix == ".wav"
+        assert partial.name.startswith(".")
         partial.write_text("one")
         assert not path.exists()
     assert path.read_text() == "one"
     with atomic_path(str(path)) as partial:
         partial.write_text("two")
         assert path.read_text() == "one"
-    assert path.read_text() == "two" and list(path.parent.iterdir()) == [path]
+    assert path.read_text() == "two"
+    assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_a_failing_writer_leaves_the_old_file(tmp_path, error):
     path = tmp_path / "a.txt"
     write_text(path, "old ä\n")
-    with pytest.raises(error):
-        with atomic_path(path) as partial:
-            partial.write_text("half")
-            raise error
-    assert path.read_text(encoding="utf-8") == "old ä\n" and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(error), atomic_path(path) as partial:
+        partial.write_text("half")
+        raise error
+    assert path.read_text(encoding="utf-8") == "old ä\n"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_killed_writer_leaves_the_old_file(tmp_path, root):
@@ -43,7 +46,8 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path, root):
         "    partial.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", script, path], cwd=root)
-    assert done.returncode == -signal.SIGKILL and path.read_text() == "old"
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
     write_text(path, "new")
     assert path.read_text() == "new"
 
@@ -62,7 +66,8 @@ def test_a_folder_appears_when_it_is_whole(tmp_path):
     with atomic_folder(path) as partial:
         (partial / "b").write_text("two")
         assert [file.name for file in path.iterdir()] == ["a"]
-    assert [file.name for file in path.iterdir()] == ["b"] and list(path.parent.iterdir()) == [path]
+    assert [file.name for file in path.iterdir()] == ["b"]
+    assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
@@ -72,11 +77,11 @@ def test_a_failing_writer_leaves_the_old_folder(tmp_path, error):
         (partial / "a").write_text("one")
     (tmp_path / ".set.partial").mkdir()
     (tmp_path / ".set.partial/left").write_text("by a killed writer")
-    with pytest.raises(error):
-        with atomic_folder(path) as partial:
-            assert not list(partial.iterdir())
-            raise error
-    assert [file.name for file in path.iterdir()] == ["a"] and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(error), atomic_folder(path) as partial:
+        assert not list(partial.iterdir())
+        raise error
+    assert [file.name for file in path.iterdir()] == ["a"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_leftovers_of_killed_writers_go_and_nothing_else(tmp_path):

@@ -24,7 +24,9 @@ def test_what_is_written_is_read_back(tmp_path, suffix, rate, num_samples, chann
     assert audio.info(path) == audio.AudioInfo(rate, num_samples, channels)
     assert audio.info(path).duration_s == num_samples / rate
     read, read_rate = audio.read(path)
-    assert read_rate == rate and read.dtype == np.float32 and read.shape == wav.shape
+    assert read_rate == rate
+    assert read.dtype == np.float32
+    assert read.shape == wav.shape
     if suffix in (".wav", ".flac"):
         np.testing.assert_allclose(read, wav, atol=1.01 / 32768)
         assert soundfile.info(path).subtype == "PCM_16"
@@ -51,7 +53,8 @@ def test_long_ogg(tmp_path):
 def test_what_a_format_cannot_hold_is_refused(tmp_path, name, rate, channels):
     with pytest.raises(InputError, match=name) as error:
         audio.write(tmp_path / name, noise(channels, 100), rate)
-    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
 
 
 def bad_files(folder):
@@ -67,20 +70,26 @@ def bad_files(folder):
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes(whole[: len(whole) // 2])
     return {
-        "gone.wav": "no such file", "folder.wav": "no such file",
-        "empty.wav": "not a readable", "text.wav": "not a readable",
-        "none.wav": "no samples", "nan.wav": "NaN", "inf.wav": "NaN", "cut.wav": "cut short", "cut.flac": "cut.flac",
-    }  # fmt: skip
+        "gone.wav": "no such file",
+        "folder.wav": "no such file",
+        "empty.wav": "not a readable",
+        "text.wav": "not a readable",
+        "none.wav": "no samples",
+        "nan.wav": "NaN",
+        "inf.wav": "NaN",
+        "cut.wav": "cut short",
+        "cut.flac": "cut.flac",
+    }
 
 
 def test_bad_files_are_named(tmp_path):
     for name, words in bad_files(tmp_path).items():
         with pytest.raises(InputError, match=words) as error:
             audio.read(tmp_path / name)
-        assert name in str(error.value) and "\n" not in str(error.value)
-        with pytest.raises(InputError, match=words):
-            with audio.open_blocks(tmp_path / name) as (_, blocks):
-                list(blocks)
+        assert name in str(error.value)
+        assert "\n" not in str(error.value)
+        with pytest.raises(InputError, match=words), audio.open_blocks(tmp_path / name) as (_, blocks):
+            list(blocks)
 
 
 def test_unreadable_files_are_named(tmp_path, monkeypatch):
@@ -105,7 +114,8 @@ def test_a_wav_from_a_pipe_has_no_length(tmp_path):
 def test_mp3_headers_may_tell_a_little_too_much(real_audio):
     for path in sorted((real_audio / "cv-corpus-zh-CN/zh-CN/clips").glob("*.mp3"))[:5]:
         wav, rate = audio.read(path)
-        assert rate == 48000 and 0 <= audio.info(path).num_samples - wav.shape[1] < 2304
+        assert rate == 48000
+        assert 0 <= audio.info(path).num_samples - wav.shape[1] < 2304
 
 
 def test_one_channel_is_asked_for(tmp_path):
@@ -114,7 +124,8 @@ def test_one_channel_is_asked_for(tmp_path):
         audio.read_mono(tmp_path / "a.wav")
     audio.write(tmp_path / "b.wav", noise(4800), 48000)
     wav, rate = audio.read_mono(tmp_path / "b.wav", 16000)
-    assert rate == 16000 and wav.shape == (1600,)
+    assert rate == 16000
+    assert wav.shape == (1600,)
 
 
 @pytest.mark.parametrize("suffix", audio.SUFFIXES)
@@ -128,14 +139,14 @@ def test_a_full_disk_leaves_nothing(tmp_path, suffix):
             audio.write(path, noise(200000), 16000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_writer_that_fails_leaves_nothing(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        with audio.open_writer(tmp_path / "a.wav", 16000, 1) as put:
-            put(noise(100))
-            raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), audio.open_writer(tmp_path / "a.wav", 16000, 1) as put:
+        put(noise(100))
+        raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
 
 
@@ -160,7 +171,8 @@ def test_resampling_keeps_a_tone_and_its_place():
     np.testing.assert_allclose(out[500:-500], tone[::3][500:-500], atol=1e-4)
     assert audio.resample(tone, 48000, 48000) is tone
     resampler = audio.Resampler(16000, 16000, 1)
-    assert resampler.feed(tone[None]).shape == (1, 48000) and resampler.flush().shape == (1, 0)
+    assert resampler.feed(tone[None]).shape == (1, 48000)
+    assert resampler.flush().shape == (1, 0)
 
 
 def test_clipping_is_told(tmp_path, caplog):

@@ -57,25 +57,31 @@ def test_help_names_every_command_and_needs_no_torch(root):
     script = "import sys; sys.argv = ['sase', '--help']; from sase.bin.main import main\n"
     script += "try: main()\nfinally: assert not {'torch', 'soundfile', 'scipy'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True)
-    assert done.returncode == 0 and not done.stderr
-    listed = {line[2:13].strip(): line[14:] for line in done.stdout.splitlines() if line.startswith("  ")}
-    assert sorted(listed) == [name.replace("_", " ") for name in COMMANDS] and all(listed.values())
+    assert done.returncode == 0
+    assert not done.stderr
+    listed = {line[2:15].strip(): line[16:] for line in done.stdout.splitlines() if line.startswith("  ")}
+    assert sorted(listed) == [name.replace("_", " ") for name in COMMANDS]
+    assert all(listed.values())
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_commands_are_small_and_have_help(root, command, name):
-    source = (root / f"sase/bin/{name}.py").read_text()
-    assert source.count("\n") < 60
-    imported = {node.module or "" for node in ast.parse(source).body if isinstance(node, ast.ImportFrom)}
+def test_commands_hold_options_only_and_have_help(root, command, name):
+    body = ast.parse((root / f"sase/bin/{name}.py").read_text()).body
+    assert [node.name for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef))] == ["main"]
+    imported = {node.module or "" for node in body if isinstance(node, ast.ImportFrom)}
     assert not any(module.startswith("sase") for module in imported), "packages are imported in main()"
     status, out, err = command(name, "--help")
-    assert status == 0 and f"usage: sase {name.replace('_', ' ')}" in out and not err
+    assert status == 0
+    assert f"usage: sase {name.replace('_', ' ')}" in out
+    assert not err
 
 
 def test_unknown_commands_and_no_command(command):
-    assert command("nonsense")[0] == 1 and "no such command: nonsense; there are ablation" in command("nonsense")[2]
+    assert command("nonsense")[0] == 1
+    assert "no such command: nonsense; there are ablation" in command("nonsense")[2]
     status, out, _ = command()
-    assert status == 1 and "usage: sase COMMAND" in out
+    assert status == 1
+    assert "usage: sase COMMAND" in out
     assert command("--version")[:2] == (0, f"{sase.__version__}\n")
 
 
@@ -90,7 +96,8 @@ def test_enhance_a_folder(tmp_path, command, model):
     audio.write(tmp_path / "in/a.wav", noise(2, 5000), 44100)
     audio.write(tmp_path / "in/b/c.flac", noise(3000), 16000)
     status, out, err = command("enhance", tmp_path / "in", "-o", tmp_path / "out", "--model", model)
-    assert (status, err) == (0, "") and "2 files, 0.3 s of sound" in out
+    assert (status, err) == (0, "")
+    assert "2 files, 0.3 s of sound" in out
     assert everything_below(tmp_path / "out") == ["a.wav", "b", "b/c.flac"]
     expected = Enhancer.from_pretrained(model).enhance(audio.read(tmp_path / "in/a.wav")[0], 44100)
     np.testing.assert_allclose(audio.read(tmp_path / "out/a.wav")[0], np.clip(expected, -1, 1), atol=2 / 32768)
@@ -113,9 +120,14 @@ def test_bad_files_get_one_line_and_leave_nothing(tmp_path, command, model):
     before = everything_below(tmp_path)
     for name in names.keys() - {"folder.wav"}:
         status, out, err = command("enhance", tmp_path / name, "-o", tmp_path / "out", "--model", model)
-        assert status == 1 and not out and err.startswith("sase enhance: ") and name in err and err.count("\n") == 1
+        assert status == 1
+        assert not out
+        assert err.startswith("sase enhance: ")
+        assert name in err
+        assert err.count("\n") == 1
         status, _, err = command("enhance", tmp_path / name, "-o", tmp_path / "out.wav", "--model", model)
-        assert status == 1 and err.count("\n") == 1
+        assert status == 1
+        assert err.count("\n") == 1
         assert [name for name in everything_below(tmp_path) if name != "out"] == before
 
 
@@ -124,9 +136,12 @@ def test_one_bad_file_is_named_and_the_rest_goes_on(tmp_path, command, model):
         audio.write(tmp_path / f"in/{name}.wav", noise(1000), 16000)
     (tmp_path / "in/b.wav").write_text("no sound")
     status, out, err = command("enhance", tmp_path / "in", tmp_path / "d.wav", "-o", tmp_path / "out", "--model", model)
-    assert status == 1 and "2 files" in out
+    assert status == 1
+    assert "2 files" in out
     lines = err.splitlines()
-    assert len(lines) == 3 and "in/b.wav: not a readable" in lines[0] and "d.wav: no such file" in lines[1]
+    assert len(lines) == 3
+    assert "in/b.wav: not a readable" in lines[0]
+    assert "d.wav: no such file" in lines[1]
     assert lines[2] == "sase enhance: 2 of 4 failed"
     assert everything_below(tmp_path / "out") == ["a.wav", "c.wav"]
 
@@ -142,11 +157,14 @@ def bad_models(folder, model):
     torch.save(state, folder / "changed.pt")
     (folder / "exp").mkdir()
     return {
-        folder / "cut.pt": "not a readable checkpoint", folder / "text.pt": "not a readable checkpoint",
-        folder / "other.pt": "not a checkpoint of SASE", folder / "changed.pt": "do not fit its config",
-        folder / "exp": "no such model", folder / "gone.pt": "no such model",
+        folder / "cut.pt": "not a readable checkpoint",
+        folder / "text.pt": "not a readable checkpoint",
+        folder / "other.pt": "not a checkpoint of SASE",
+        folder / "changed.pt": "do not fit its config",
+        folder / "exp": "no such model",
+        folder / "gone.pt": "no such model",
         "huge": "huge: no such model; give one of",
-    }  # fmt: skip
+    }
 
 
 def test_bad_models_get_one_line(tmp_path, command, model):
@@ -167,7 +185,9 @@ def test_bad_models_get_one_line(tmp_path, command, model):
 def test_enhance_without_a_model_takes_shipped_weights(tmp_path, command):
     audio.write(tmp_path / "a.wav", 0.1 * noise(8000), 16000)
     status, out, _ = command("enhance", tmp_path / "a.wav", "-o", tmp_path / "b.wav")
-    assert status == 0 and "1 files" in out and (tmp_path / "b.wav").is_file()
+    assert status == 0
+    assert "1 files" in out
+    assert (tmp_path / "b.wav").is_file()
     named = Enhancer.from_pretrained(pretrained.DEFAULT)
     soundfile.write(tmp_path / "c.wav", named.enhance(*soundfile.read(tmp_path / "a.wav", dtype="float32")), 16000)
     np.testing.assert_array_equal(*(audio.read(tmp_path / name)[0] for name in ("b.wav", "c.wav")))
@@ -179,7 +199,9 @@ def test_enhance_never_overwrites_an_input(tmp_path, command, model):
     audio.write(tmp_path / "a.wav", noise(1000), 16000)
     before = (tmp_path / "a.wav").read_bytes()
     status, _, err = command("enhance", tmp_path / "a.wav", "-o", tmp_path, "--model", model)
-    assert status == 1 and "never overwritten" in err and (tmp_path / "a.wav").read_bytes() == before
+    assert status == 1
+    assert "never overwritten" in err
+    assert (tmp_path / "a.wav").read_bytes() == before
 
 
 def test_a_full_disk_is_told_in_one_line(tmp_path, command, model):
@@ -191,7 +213,10 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, command, model):
         status, out, err = command("enhance", tmp_path / "a.wav", "-o", tmp_path / "out", "--model", model)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert status == 1 and not out and "is the disk full?" in err and err.count("\n") == 1
+    assert status == 1
+    assert not out
+    assert "is the disk full?" in err
+    assert err.count("\n") == 1
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -201,7 +226,9 @@ def test_decode_in_jobs(tmp_path, command, model):
     options = ("decode", "--model", model, "--data", data, "--out", tmp_path / "out", "--nj", 2)
     assert command(*options, "--job", 1)[0] == 0
     status, _, err = command(*options, "--finish")
-    assert status == 1 and "2 of 3 utterances are missing" in err and err.count("\n") == 1
+    assert status == 1
+    assert "2 of 3 utterances are missing" in err
+    assert err.count("\n") == 1
     assert command(*options, "--job", 2)[0] == 0
     assert command(*options, "--finish")[0] == 0
     table = datadir.read_table(tmp_path / "out/spk1.scp")
@@ -209,23 +236,31 @@ def test_decode_in_jobs(tmp_path, command, model):
     assert command(*options)[0] == 0  # alone: all shards and the end
     for words, message in ((("--job", 3), "--job 3"), (("--job", 1, "--finish"), "one of them"), (("--nj", 0), "--nj")):
         status, _, err = command(*options, *words)
-        assert status and message in err
+        assert status
+        assert message in err
     (tmp_path / "empty").mkdir()
     status, _, err = command("decode", "--model", model, "--data", tmp_path / "empty", "--out", tmp_path / "o")
-    assert status == 1 and "cannot be read" in err
+    assert status == 1
+    assert "cannot be read" in err
 
 
 @pytest.mark.recipe
 def test_info(command, model):
     status, out, _ = command("info")
-    assert status == 0 and all(f"| {name} |" in out for name in ("small", "paper", "dccrn", "mini"))
+    assert status == 0
+    assert all(f"| {name} |" in out for name in ("small", "paper", "dccrn", "mini"))
     status, out, _ = command("info", "--preset", "dccrn", "--json")
     costs = json.loads(out)["dccrn"]
-    assert status == 0 and 8.5e9 < costs["macs_per_s"] < 8.8e9 and costs["config"]["window"] == 400
-    assert 4.7e6 < costs["parameters"] < 4.75e6 and costs["latency_s"] == 0.025
+    assert status == 0
+    assert 8.5e9 < costs["macs_per_s"] < 8.8e9
+    assert costs["config"]["window"] == 400
+    assert 4.7e6 < costs["parameters"] < 4.75e6
+    assert costs["latency_s"] == 0.025
     assert command("info", "--model", model)[1].count("\n") == 3
     status, _, err = command("info", "--preset", "large")
-    assert status == 1 and "unknown preset 'large'; there are" in err and err.count("\n") == 1
+    assert status == 1
+    assert "unknown preset 'large'; there are" in err
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -234,9 +269,13 @@ def test_info(command, model):
 def test_bench(command, words):
     status, out, _ = command("bench", *words)
     machine, _, *table = out.splitlines()
-    assert status == 0 and "cores" in machine and len(table) == 3 and table[1].startswith("| -")
+    assert status == 0
+    assert "cores" in machine
+    assert len(table) == 3
+    assert table[1].startswith("| -")
     status, out, _ = command("bench", *words, "--json")
-    assert status == 0 and len(json.loads(out)["rows"]) == 1
+    assert status == 0
+    assert len(json.loads(out)["rows"]) == 1
 
 
 def test_a_missing_extra_is_named():

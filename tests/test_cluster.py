@@ -14,7 +14,7 @@ from recipes import QUICK_ARGS, Recipe
 
 from sase.data.datadir import read_table
 from sase.endpoints import free_port
-from sase.federated.flower.processes import members
+from sase.federated.flower.processes import federation_pids
 from sase.model import build_model, save_model
 
 QSUB = """\
@@ -93,7 +93,8 @@ def test_sge_tells_what_failed_and_runs_only_that_again(sge, site):
     script = "echo >> tried.JOB; [ JOB != 3 ] || exit 3; [ JOB != 5 ] || [ -e good ] || kill -9 $PPID"
     words = ("--pick", "failed", "JOB=2:5", "log/x.JOB.log", "bash", "-c", script)
     status, error = sge(*words)
-    assert status == 1 and error.splitlines() == [
+    assert status == 1
+    assert error.splitlines() == [
         "2 of 4 failed, see log/x.*.log",
         "  log/x.3.log ends with: it said nothing (exit status 3)",
         "  log/x.5.log ends with: it said nothing (vanished: nothing is known of it)",
@@ -107,7 +108,8 @@ def test_sge_tells_what_failed_and_runs_only_that_again(sge, site):
     }
     (site / "good").touch()
     status, error = sge(*words)
-    assert status == 1 and error.startswith("1 of 4 failed (2 ended well before), see log/x.3.log")
+    assert status == 1
+    assert error.startswith("1 of 4 failed (2 ended well before), see log/x.3.log")
     assert {path.name: len(path.read_text()) for path in site.glob("tried.*")} == {
         "tried.2": 1,
         "tried.3": 2,
@@ -121,7 +123,9 @@ def test_what_the_scheduler_does_not_take_is_told_in_one_line(sge, site, root):
     assert not (site / "q/x.log/submitted").exists()
     (site / "conf/sge.conf").write_text("command no-such-qsub\n")
     status, error = sge("x.log", "true")
-    assert status == 1 and error.startswith("run_sge.py: [Errno 2]") and "no-such-qsub" in error
+    assert status == 1
+    assert error.startswith("run_sge.py: [Errno 2]")
+    assert "no-such-qsub" in error
 
 
 @pytest.mark.parametrize(
@@ -140,7 +144,9 @@ def test_a_bad_description_of_a_site_is_told_in_one_line(site, root, text, optio
     if text is not None:
         (site / "conf/slurm.conf").write_text(text)
     status, error = run(root, "run_slurm", *options, "x.log", "true", cwd=site)
-    assert status == 1 and error.count("\n") == 0 and message in error
+    assert status == 1
+    assert error.count("\n") == 0
+    assert message in error
 
 
 def test_a_site_says_what_options_mean(site, root):
@@ -150,7 +156,8 @@ def test_a_site_says_what_options_mean(site, root):
     )
     for gpu, words in (("0", "-p cpu"), ("2", "-p gpu --gres=gpu:2")):
         status, error = run(root, "run_slurm", "--config", "mine.conf", "--gpu", gpu, "x.log", "true", cwd=site)
-        assert status == 1 and f"run_slurm.py: sh: {words} --time 60 --wait" in error
+        assert status == 1
+        assert f"run_slurm.py: sh: {words} --time 60 --wait" in error
 
 
 def test_the_recipe_knows_its_backends(root, tmp_path):
@@ -161,7 +168,9 @@ def test_the_recipe_knows_its_backends(root, tmp_path):
         script = ". ./cmd.sh; echo $train_cmd; for cmd in $train_cmd $decode_cmd; do break; done; [ -x $UTILS/$cmd ]"
         environment = {**os.environ, "UTILS": str(root / "utils")}
         done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == status and f"run_{backend}.py" in done.stdout or "no such cmd_backend" in done.stderr
+        assert (
+            done.returncode == status and f"run_{backend}.py" in done.stdout
+        ) or "no such cmd_backend" in done.stderr
 
 
 @pytest.mark.recipe
@@ -274,7 +283,8 @@ def test_the_recipe_runs_its_stages_on_slurm(slurm, root, tmp_path):
         assert (exp / logs / f"q/{name}.JOB.log/submit.out").read_text().strip().isdigit()  # the number of Slurm's job
         for job in (1, 2, 3):
             lines = (exp / logs / f"{name}.{job}.log").read_text().splitlines()
-            assert lines[0].startswith(f"# sase {name} ") and lines[-1].startswith("# Ended (code 0)")
+            assert lines[0].startswith(f"# sase {name} ")
+            assert lines[-1].startswith("# Ended (code 0)")
 
 
 PLAIN = f"{QUICK_ARGS} --set model.norm=layer --set train.optimizer=sgd"
@@ -302,7 +312,8 @@ def test_machines_without_a_scheduler_train_together(root, tmp_path):
     outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     one, two = (losses(recipe.mini / "exp" / tag) for tag in ("one", "two"))
-    assert len(two) == 3 and two == pytest.approx(one, rel=1e-4)
+    assert len(two) == 3
+    assert two == pytest.approx(one, rel=1e-4)
 
 
 @pytest.mark.recipe
@@ -313,7 +324,8 @@ def test_the_recipe_trains_on_slurm(slurm_of_three, root, tmp_path):
     stage_3 = ("--stage", 3, "--stop-stage", 3, "--train_args", PLAIN)
     recipe.run(*stage_3, "--tag", "one")
     process = recipe.start(*stage_3, "--num_nodes", 2)
-    assert "cmd.sh names no cluster" in process.communicate()[0] and process.returncode == 1
+    assert "cmd.sh names no cluster" in process.communicate()[0]
+    assert process.returncode == 1
     path = recipe.folder / "cmd.sh"
     text = path.read_text().replace("cmd_backend=local", "cmd_backend=slurm")
     path.write_text(text.replace("--mem 8G --num-threads 4", "--mem 1G --num-threads 1"))
@@ -321,17 +333,19 @@ def test_the_recipe_trains_on_slurm(slurm_of_three, root, tmp_path):
     recipe.run(*stage_3, "--tag", "two", "--num_nodes", 2)
     one, two = (recipe.mini / "exp" / tag for tag in ("one", "two"))
     assert statuses(two, "train.NODE.log") == ["0", "0"]
-    assert len(losses(two)) == 3 and losses(two) == pytest.approx(losses(one), rel=1e-4)
+    assert len(losses(two)) == 3
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
 
     federated = ("--fl", "true", "--num_clients", 2, "--num_rounds", 2, "--tag", "silos")
     federated += ("--fl_args", "--fl-set local_steps=3 --fl-set dev_s=10")
     recipe.run(*stage_3, *federated)
     exp = recipe.mini / "exp/silos"
-    assert statuses(exp, "server.log") == ["0"] and statuses(exp, "silo.SILO.log") == ["0", "0"]
+    assert statuses(exp, "server.log") == ["0"]
+    assert statuses(exp, "silo.SILO.log") == ["0", "0"]
     rounds = [json.loads(line) for line in (exp / "rounds.jsonl").open()]
     assert [sorted(entry["silos"]) for entry in rounds] == [["0", "1"], ["0", "1"]]
     assert (exp / "best.pt").exists()
-    assert not any(members(home) for home in (exp / "flower", *(exp / f"silos/silo{k}/flower" for k in (0, 1))))
+    assert not any(federation_pids(home) for home in (exp / "flower", *(exp / f"silos/silo{k}/flower" for k in (0, 1))))
     before = (exp / "rounds.jsonl").read_bytes()
     recipe.run(*stage_3, *federated)  # the server has nothing left to do, and no silo is asked for
     assert (exp / "rounds.jsonl").read_bytes() == before

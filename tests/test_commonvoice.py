@@ -91,7 +91,8 @@ def test_no_sample_of_a_test_noise_is_in_training(corpus, tmp_path):
         for mixture in mixtures.values():
             if mixture.noise == "hiss":
                 used = mixer.excerpt(mixture, 3 * RATE)
-                assert ends[name][0] * RATE <= used.min() and used.max() < ends[name][1] * RATE
+                assert ends[name][0] * RATE <= used.min()
+                assert used.max() < ends[name][1] * RATE
 
 
 def test_dev_and_test_hear_every_noise_at_every_snr_equally_often(corpus, tmp_path):
@@ -101,7 +102,8 @@ def test_dev_and_test_hear_every_noise_at_every_snr_equally_often(corpus, tmp_pa
         assert max(counts) - min(counts) <= 1
         snrs_db = [m.snr_db for m in mixtures.values()]
         counts = [snrs_db.count(snr_db) for snr_db in commonvoice.SNRS_DB]
-        assert sum(counts) == len(snrs_db) and max(counts) - min(counts) <= 3
+        assert sum(counts) == len(snrs_db)
+        assert max(counts) - min(counts) <= 3
 
 
 def test_silos_have_their_own_speakers_noises_and_snrs_and_grow(corpus, tmp_path):
@@ -110,7 +112,8 @@ def test_silos_have_their_own_speakers_noises_and_snrs_and_grow(corpus, tmp_path
     assert sum(map(len, silos)) == len(mixtures)
     for what in ("speaker", "noise"):
         sets = [{getattr(m, what) for m in silo} for silo in silos]
-        assert all(sets) and sum(map(len, sets)) == len(set.union(*sets))
+        assert all(sets)
+        assert sum(map(len, sets)) == len(set.union(*sets))
     noises = [sorted({m.noise for m in silo}) for silo in silos]
     assert noises == [["rumble"], ["car", "crowd"], ["work"], ["hiss", "jet"]]
     assert [len({m.speaker for m in silo}) for silo in silos] in ([1, 1, 2, 5], [1, 1, 3, 4])
@@ -128,7 +131,8 @@ def test_same_seed_same_lists_another_seed_others(corpus, tmp_path):
     for seed in (0, 0, 1):
         prepare(corpus, tmp_path, seed=seed)
         lists.append([path.read_bytes() for path in paths])
-    assert lists[0] == lists[1] and not any(a == b for a, b in zip(lists[0], lists[2]))
+    assert lists[0] == lists[1]
+    assert not any(a == b for a, b in zip(lists[0], lists[2]))
 
 
 @pytest.mark.parametrize("place", ["", "..", "../.."])
@@ -142,7 +146,8 @@ def test_bad_clips_are_named_and_left_out_of_training_and_an_error_in_the_test(c
     (corpus / "clips/common_voice_xx_101.mp3").unlink()
     (corpus / "clips/common_voice_xx_160.mp3").write_bytes(b"not sound")
     sets = commonvoice.prepare(corpus, tmp_path / "noise", tmp_path / "data", log=lines.append)
-    assert len(sets["tr"]) == 53 and len(sets["cv"]) == 9
+    assert len(sets["tr"]) == 53
+    assert len(sets["cv"]) == 9
     assert [line.split("_")[1].split(":")[0] for line in lines] == ["160", "101"]
     (corpus / "clips/common_voice_xx_170.mp3").unlink()
     before = (tmp_path / "data/tr" / FILE).read_bytes()
@@ -157,8 +162,10 @@ def test_speakers_of_the_test_are_left_out_of_training(corpus, tmp_path):
     write_tsv(corpus, "train", [(speaker, path) for path, speaker in rows])
     lines = []
     sets = commonvoice.prepare(corpus, tmp_path / "noise", tmp_path / "data", log=lines.append)
-    assert len(sets["tr"]) == 48 and len(sets["tt"]) == 20
-    assert len(lines) == 1 and "train.tsv: 6 clips left out: their speakers are in a later set too" in lines[0]
+    assert len(sets["tr"]) == 48
+    assert len(sets["tt"]) == 20
+    assert len(lines) == 1
+    assert "train.tsv: 6 clips left out: their speakers are in a later set too" in lines[0]
 
 
 @pytest.mark.parametrize(
@@ -229,23 +236,27 @@ def test_the_generated_corpus_is_laid_out_alike(tmp_path, monkeypatch):
     for name in ("a", "b"):
         mini_mandarin.download(tmp_path / name)
     files = [sorted(path.relative_to(tmp_path / name) for path in (tmp_path / name).rglob("*.*")) for name in "ab"]
-    assert files[0] == files[1] and len(files[0]) == 1 + 3 + 13 + 12
+    assert files[0] == files[1]
+    assert len(files[0]) == 1 + 3 + 13 + 12
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in files[0])
     sets = commonvoice.prepare(tmp_path / "a/zh-CN", tmp_path / "a/noise", tmp_path / "data", num_silos=3)
     assert {name: len(mixtures) for name, mixtures in sets.items()} == {"tr": 7, "cv": 2, "tt": 4}
     assert [[m.silo for m in sets["tr"].values()].count(k) for k in range(3)] == [1, 2, 4]
     for mixture in sets["tt"].values():
         clean, _ = Mixer(RATE).mix(mixture)
-        assert 1.5 * RATE < len(clean) < 8 * RATE and np.sqrt(np.mean(clean**2)) > 0.01
+        assert 1.5 * RATE < len(clean) < 8 * RATE
+        assert np.sqrt(np.mean(clean**2)) > 0.01
 
 
 def test_mandarin_voices_and_sentences_differ():
     pytest.importorskip("espeakng_loader", reason="generated speech needs espeakng-loader")
     texts = sentences(2000, np.random.default_rng(0), MANDARIN)
-    assert len(set(texts)) == 2000 and all(text.endswith("。") and 8 <= len(text) <= 30 for text in texts)
+    assert len(set(texts)) == 2000
+    assert all(text.endswith("。") and 8 <= len(text) <= 30 for text in texts)
     groups = (mini_mandarin.TRAIN, mini_mandarin.DEV, mini_mandarin.TEST, mini_mandarin.BACKGROUND)
     voices = {speaker: voice for group in groups for speaker, voice in group.items()}
     spoken = {speaker: speak(voice, ["我爷爷在市场里买了五个红苹果。"])[0][0] for speaker, voice in voices.items()}
-    assert len(voices) == 27 and len({wav.tobytes() for wav in spoken.values()}) == 27
+    assert len(voices) == 27
+    assert len({wav.tobytes() for wav in spoken.values()}) == 27
     for speaker, wav in spoken.items():
         assert 1.5 < len(wav) / 22050 < 5.0 and np.abs(wav).max() > 0.1, speaker

@@ -39,7 +39,8 @@ def test_values_take_the_types_of_their_fields():
         },
     )
     assert config == Outer(Inner(1e-4, 3, (4, 5, 6), (-2.0, 17.0)), {"si_snr": 1.0}, "a", True, 7)
-    assert isinstance(config.inner.steps, int) and isinstance(config.loss["si_snr"], float)
+    assert isinstance(config.inner.steps, int)
+    assert isinstance(config.loss["si_snr"], float)
     assert from_mapping(Outer, {"limit": None}) == from_mapping(Outer, {}) == Outer()
 
 

@@ -24,7 +24,8 @@ def write_example(path, **changes):
 def test_round_trip(tmp_path):
     written = write_example(tmp_path / "tr")
     assert datadir.validate_data_dir(tmp_path / "tr") == written
-    assert written.utts == list(UTTS) and len(written) == 3
+    assert written.utts == list(UTTS)
+    assert len(written) == 3
     assert written.utt2snr == {"p001_001": 17.5, "p002_001": 15.0}
     assert written.spk2utt == {"p001": ["p001_001", "p001_002"], "p002": ["p002_001"]}
     assert (tmp_path / "tr/spk2utt").read_text() == "p001 p001_001 p001_002\np002 p002_001\n"
@@ -34,7 +35,8 @@ def test_round_trip(tmp_path):
 def test_optional_tables_go_when_they_are_no_longer_given(tmp_path):
     write_example(tmp_path)
     assert write_example(tmp_path, utt2noise=None, utt2snr={}).utt2noise == {}
-    assert not (tmp_path / "utt2noise").exists() and not (tmp_path / "utt2snr").exists()
+    assert not (tmp_path / "utt2noise").exists()
+    assert not (tmp_path / "utt2snr").exists()
 
 
 def test_keys_are_sorted_by_bytes_and_values_may_hold_spaces(tmp_path):
@@ -62,7 +64,8 @@ def test_a_bad_table_is_named_with_its_line(tmp_path, text, words):
     (tmp_path / "t").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InputError) as error:
         datadir.read_table(tmp_path / "t")
-    assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
+    assert all(word in str(error.value) for word in words)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("key", ["", "a b", "a\tb", "a\n"])
@@ -157,7 +160,8 @@ def test_fix_never_writes_an_empty_directory(tmp_path):
 def test_subset(tmp_path):
     write_example(tmp_path / "a")
     part = datadir.subset_data_dir(tmp_path / "a", tmp_path / "b", ["p002_001", "p001_001"])
-    assert part.utts == ["p001_001", "p002_001"] and part.utt2noise == {"p001_001": "bus"}
+    assert part.utts == ["p001_001", "p002_001"]
+    assert part.utt2noise == {"p001_001": "bus"}
     assert datadir.validate_data_dir(tmp_path / "b") == part
     with pytest.raises(InputError, match="no utterance p9"):
         datadir.subset_data_dir(tmp_path / "a", tmp_path / "c", ["p9"])
@@ -178,6 +182,6 @@ def test_shards_are_the_whole_in_order(count, nj):
 def test_a_hundred_thousand_utterances(tmp_path):
     utts = [f"p{i % 5000:04d}_{i:06d}" for i in range(100_000)]
     tables = [{utt: f"/corpus/{kind}/{utt}.wav" for utt in utts} for kind in ("noisy", "clean")]
-    datadir.write_data_dir(tmp_path, *tables, {utt: utt[:5] for utt in utts}, {utt: "bus" for utt in utts})
+    datadir.write_data_dir(tmp_path, *tables, {utt: utt[:5] for utt in utts}, dict.fromkeys(utts, "bus"))
     assert len(datadir.validate_data_dir(tmp_path)) == 100_000
     assert datadir.fix_data_dir(tmp_path) == (100_000, 100_000)

@@ -44,7 +44,9 @@ def test_segments_are_the_samples_of_their_utterances(pairs):
     assert lengths.tolist() == [1000, 500]
     expected = 0.2 * torch.sin(2 * torch.pi * 500 * torch.arange(100, 1100) / RATE)
     torch.testing.assert_close(clean[0], expected, atol=1e-4, rtol=0)
-    assert not clean[1, 500:].any() and not noisy[1, 500:].any() and noisy[1, :500].any()
+    assert not clean[1, 500:].any()
+    assert not noisy[1, 500:].any()
+    assert noisy[1, :500].any()
     _, wrapped, lengths = pairs.segments(torch.tensor([2]), torch.tensor([3500]), 1000, wrap=True)
     assert lengths.tolist() == [1000]
     torch.testing.assert_close(wrapped[0, 500:], pairs.segments(torch.tensor([2]), torch.tensor([0]), 500)[1][0])
@@ -60,7 +62,8 @@ def test_a_set_left_on_the_disk_gives_what_a_held_one_gives(pairs, tmp_path, wra
         assert torch.equal(got, wanted)
     config = DataConfig(batch_size=4, segment_s=0.3, babble=0.5, second_noise=0.5)
     batches = [Mixtures(each, config, 3).batch(5) for each in (on_disk, held)]
-    assert torch.equal(batches[0].noisy, batches[1].noisy) and batches[0].utts == batches[1].utts
+    assert torch.equal(batches[0].noisy, batches[1].noisy)
+    assert batches[0].utts == batches[1].utts
     os.truncate(folder / "wav.1.ark", 9000 + 200)
     held.segments(*places, 6000, wrap)
     with pytest.raises(InputError, match="wav.1.ark: is cut short"):
@@ -72,7 +75,9 @@ def test_every_sample_is_drawn_equally_often(pairs):
     share = torch.bincount(utt, minlength=3) / 6000
     torch.testing.assert_close(share, torch.tensor([9.0, 20.0, 4.0]) / 33, atol=0.03, rtol=0)
     room = pairs.lengths[utt] - 1000
-    assert (first >= 0).all() and (first <= room).all() and first.max() > 18000
+    assert (first >= 0).all()
+    assert (first <= room).all()
+    assert first.max() > 18000
 
 
 def test_a_batch_is_the_same_whenever_it_is_drawn(pairs):
@@ -80,7 +85,9 @@ def test_a_batch_is_the_same_whenever_it_is_drawn(pairs):
     first, again = Mixtures(pairs, config, 5), Mixtures(pairs, config, 5)
     first.batch(0)
     for a, b in ((first.batch(7), again.batch(7)),):
-        assert torch.equal(a.noisy, b.noisy) and torch.equal(a.clean, b.clean) and a.utts == b.utts
+        assert torch.equal(a.noisy, b.noisy)
+        assert torch.equal(a.clean, b.clean)
+        assert a.utts == b.utts
     assert not torch.equal(first.batch(8).noisy, first.batch(7).noisy)
     assert not torch.equal(Mixtures(pairs, config, 6).batch(7).noisy, first.batch(7).noisy)
 
@@ -90,10 +97,13 @@ def test_mixtures_have_the_snr_and_the_level_asked_for(pairs, more):
     config = DataConfig(batch_size=16, segment_s=0.25, snr_db=(3.0, 6.0), level_db=(-30.0, -25.0), **more)
     batch = Mixtures(pairs, config, 0).batch(3)
     snr = ratio_db(batch.clean, batch.noisy - batch.clean)
-    assert snr.min() > 2.99 and snr.max() < 6.01
+    assert snr.min() > 2.99
+    assert snr.max() < 6.01
     level = 10 * torch.log10(batch.clean.square().sum(1) / batch.lengths)
-    assert level.min() > -30.01 and level.max() < -24.99
-    assert batch.noisy.abs().max() <= 1.0 and len(batch.utts) == 16
+    assert level.min() > -30.01
+    assert level.max() < -24.99
+    assert batch.noisy.abs().max() <= 1.0
+    assert len(batch.utts) == 16
 
 
 FILTERS = {"equaliser_db": 6.0, "reverberant": 1.0, "band_limited": 1.0}
@@ -107,7 +117,8 @@ def test_filtered_mixtures_have_the_snr_asked_for_and_can_be_drawn_again(pairs, 
     assert torch.equal(batch.noisy, again.noisy)
     assert not torch.allclose(batch.noisy, Mixtures(pairs, plain, 0).batch(3).noisy, atol=1e-3)
     snr = ratio_db(batch.clean, batch.noisy - batch.clean)
-    assert snr.min() > 2.99 and snr.max() < 6.01
+    assert snr.min() > 2.99
+    assert snr.max() < 6.01
 
 
 def test_a_band_limit_ends_speech_and_noise_at_one_frequency(pairs):
@@ -117,7 +128,9 @@ def test_a_band_limit_ends_speech_and_noise_at_one_frequency(pairs):
     whole = power[batch.lengths == 4000]
     share = whole.flip(1).cumsum(1).flip(1) / whole.sum(1, keepdim=True)  # of the power from each bin on
     last = (share > 1e-9).sum(1) * 4.0  # Hz
-    assert (last > 1990).all() and last.min() < 5000 and last.max() - last.min() > 1000
+    assert (last > 1990).all()
+    assert last.min() < 5000
+    assert last.max() - last.min() > 1000
 
 
 def test_the_equaliser_goes_through_its_gains():
@@ -143,14 +156,16 @@ def test_a_room_tone_is_part_of_the_clean_signal(pairs):
     )
     assert torch.equal(with_tone.noisy, with_tone.clean)
     ratio = ratio_db(without.clean, with_tone.clean - without.clean)
-    assert 24.9 < ratio.min() < 32 and 48 < ratio.max() < 55.1
+    assert 24.9 < ratio.min() < 32
+    assert 48 < ratio.max() < 55.1
 
 
 def test_shares_without_noise_and_without_speech(pairs):
     shares = {"clean": 0.3, "speechless": 0.3}
     batch = Mixtures(pairs, DataConfig(batch_size=400, segment_s=0.05, **shares), 0).batch(0)
     silent, quiet = ~batch.clean.any(1), ~(batch.noisy - batch.clean).any(1)
-    assert 0.22 < silent.float().mean() < 0.38 and 0.22 < quiet.float().mean() < 0.38
+    assert 0.22 < silent.float().mean() < 0.38
+    assert 0.22 < quiet.float().mean() < 0.38
     assert torch.isfinite(batch.noisy).all()
 
 

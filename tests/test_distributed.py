@@ -12,14 +12,14 @@ from recipes import assert_equal
 
 from sase.data.dataset import Batch
 from sase.errors import InputError
-from sase.losses.objectives import Whole, build_loss
+from sase.losses.objectives import BatchTotals, build_loss
 from sase.model import build_model
-from sase.processes import environment, sase_command
+from sase.processes import child_environment, sase_command
 from sase.training import launch
-from sase.training.config import OptimiserConfig, build_optimizer, decisive
+from sase.training.config import OptimiserConfig, build_optimizer, resume_key
 from sase.training.distributed import Workers
 from sase.training.loop import backward
-from sase.training.shares import Shares, split
+from sase.training.shares import ShardedBackward, split
 
 
 class Alone(SimpleNamespace):
@@ -52,7 +52,9 @@ def gradients(model, backward, batch, loss):
 
 
 def test_rows_are_split_evenly_and_none_is_lost():
-    assert split(6, 2) == [(0, 3), (3, 6)] and split(7, 3) == [(0, 2), (2, 4), (4, 7)] and split(3, 3)[1] == (1, 2)
+    assert split(6, 2) == [(0, 3), (3, 6)]
+    assert split(7, 3) == [(0, 2), (2, 4), (4, 7)]
+    assert split(3, 3)[1] == (1, 2)
 
 
 @pytest.mark.parametrize("loss", [{"si_snr": 1.0}, {"compressed_spectral": 0.5, "sdr": 1.0, "log_mel": 0.1}])
@@ -61,7 +63,7 @@ def test_shares_add_up_to_the_whole_batch(model, batch, loss, count, micro_batch
     expected, whole = gradients(model, backward, batch, loss)
     values, sums = dict.fromkeys(expected, 0.0), torch.zeros_like(whole)
     for rank in range(count):
-        shares = Shares(Alone(rank=rank, count=count), 7, micro_batch_size)
+        shares = ShardedBackward(Alone(rank=rank, count=count), 7, micro_batch_size)
         model.no_sync = torch.enable_grad  # stands for what DistributedDataParallel adds
         mine, gradient = gradients(model, shares.backward, batch, loss)
         sums += gradient / count  # what it does with the gradients of all
@@ -73,7 +75,7 @@ def test_shares_add_up_to_the_whole_batch(model, batch, loss, count, micro_batch
 def test_losses_of_parts_are_shares_of_the_whole(batch):
     criterion = build_loss({"si_snr": 1.0, "mse": 3.0})
     total, terms = criterion(batch.noisy, batch.clean, batch.lengths)
-    whole = Whole.of(batch.clean, batch.lengths)
+    whole = BatchTotals.of(batch.clean, batch.lengths)
     assert (whole.rows, int(whole.audible)) == (7, 6)
     parts = [batch.rows(first, last) for first, last in ((0, 1), (1, 3), (3, 7))]
     shares = [criterion(part.noisy, part.clean, part.lengths, whole) for part in parts]
@@ -85,15 +87,16 @@ def test_losses_of_parts_are_shares_of_the_whole(batch):
 
 def test_a_batch_that_is_too_small_to_share_is_refused():
     with pytest.raises(InputError, match="data.batch_size is 2, and 3 processes"):
-        Shares(Alone(rank=0, count=3), 2)
-    assert Shares(Alone(rank=0, count=1), 6).whole and not Shares(Alone(rank=0, count=1), 6, 4).whole
+        ShardedBackward(Alone(rank=0, count=3), 2)
+    assert ShardedBackward(Alone(rank=0, count=1), 6).whole
+    assert not ShardedBackward(Alone(rank=0, count=1), 6, 4).whole
 
 
 def test_the_leader_is_the_last_to_leave(monkeypatch):
     left, store, cpu = [], torch.distributed.HashStore(), torch.device("cpu")
-    leave = "destroy_process_group"
-    monkeypatch.setattr(torch.distributed, leave, lambda: left.append(threading.current_thread().name))
-    threads = [threading.Thread(target=Workers(rank, 3, cpu, store).leave, name=str(rank)) for rank in range(3)]
+    shut_down = "destroy_process_group"
+    monkeypatch.setattr(torch.distributed, shut_down, lambda: left.append(threading.current_thread().name))
+    threads = [threading.Thread(target=Workers(rank, 3, cpu, store).shut_down, name=str(rank)) for rank in range(3)]
     for thread in threads:
         thread.start()
         thread.join(0.2)
@@ -114,16 +117,17 @@ def test_sgd_is_plain():
 
 def test_what_only_says_how_to_compute_may_change():
     mapping = {"train": {"epochs": 3}}
-    assert decisive(mapping) == decisive({"train": {"epochs": 3, "micro_batch_size": 5, "optimizer": "adamw"}})
-    assert decisive(mapping) != decisive({"train": {"epochs": 3, "optimizer": "sgd"}})
+    assert resume_key(mapping) == resume_key({"train": {"epochs": 3, "micro_batch_size": 5, "optimizer": "adamw"}})
+    assert resume_key(mapping) != resume_key({"train": {"epochs": 3, "optimizer": "sgd"}})
 
 
 def test_machines_meet_where_they_are_told(tmp_path):
-    assert launch._meet(1, "node7:1234") == "node7:1234"
-    endpoint = launch._meet(0, tmp_path / "new/meet")
-    assert endpoint.rpartition(":")[2].isdecimal() and launch._meet(1, str(tmp_path / "new/meet")) == endpoint
+    assert launch._rendezvous_endpoint(1, "node7:1234") == "node7:1234"
+    endpoint = launch._rendezvous_endpoint(0, tmp_path / "new/meet")
+    assert endpoint.rpartition(":")[2].isdecimal()
+    assert launch._rendezvous_endpoint(1, str(tmp_path / "new/meet")) == endpoint
     with pytest.raises(InputError, match="--num-nodes needs --rendezvous"):
-        launch._meet(0, None)
+        launch._rendezvous_endpoint(0, None)
 
 
 @pytest.mark.parametrize(
@@ -140,8 +144,10 @@ def test_options_that_cannot_be_are_told_in_one_line(tmp_path, words, message):
     (tmp_path / "train.yaml").write_text(loss_curves.CONFIG)
     named = [word for name in ("train-set", "dev-set", "exp") for word in (f"--{name}", tmp_path / name)]
     command = sase_command("train", "--config", tmp_path / "train.yaml", *named, *words)
-    done = subprocess.run(command, env=environment(1), capture_output=True, text=True)
-    assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1
+    done = subprocess.run(command, env=child_environment(1), capture_output=True, text=True)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +168,8 @@ def undisturbed(folder):
 
 @pytest.mark.recipe
 def test_two_processes_have_the_losses_of_one(reference, undisturbed):
-    assert len(reference) == 50 and reference[-1] < reference[0] - 1.0
+    assert len(reference) == 50
+    assert reference[-1] < reference[0] - 1.0
     assert loss_curves.difference(undisturbed.losses(), reference) < loss_curves.TOLERANCE
 
 
@@ -182,7 +189,8 @@ def test_checkpoints_move_between_one_process_and_two(folder, reference):
 @pytest.mark.recipe
 def test_a_killed_process_costs_no_more_than_since_the_last_checkpoint(folder, undisturbed):
     killed = loss_curves.killed(folder)
-    assert len(killed.resumed()) == 1 and killed.resumed()[0] >= killed.kept > 0
+    assert len(killed.resumed()) == 1
+    assert killed.resumed()[0] >= killed.kept > 0
     assert killed.losses() == undisturbed.losses()
     ends = [torch.load(each.exp / "checkpoint.pt", weights_only=True) for each in (killed, undisturbed)]
     assert_equal(*ends)
@@ -191,13 +199,14 @@ def test_a_killed_process_costs_no_more_than_since_the_last_checkpoint(folder, u
 @pytest.mark.recipe
 def test_a_machine_that_is_lost_and_comes_back_goes_on(folder, undisturbed):
     lost = loss_curves.machine_lost(folder)
-    assert len(lost.resumed()) == 1 and lost.losses() == undisturbed.losses()
+    assert len(lost.resumed()) == 1
+    assert lost.losses() == undisturbed.losses()
 
 
 @pytest.mark.recipe
 def test_what_starting_anew_cannot_mend_ends_all_at_once(folder, undisturbed):
     command = sase_command(*undisturbed.words, "--processes", 2, "--set", "train.learning_rate=0.5")
-    done = subprocess.run(command, env=environment(1), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=child_environment(1), capture_output=True, text=True, timeout=300)
     lines = set(done.stderr.splitlines())
     assert done.returncode == 1 and len(lines) == 1, done.stderr
     assert "this folder was begun with another config (train.learning_rate is 0.5, was 0.02)" in lines.pop()

@@ -104,7 +104,8 @@ def test_fetch_verify_unpack_and_do_nothing_again(tmp_path, capsys):
         for _ in range(2):
             download_archives([archive_at(address, num_bytes=len(GOOD))], tmp_path)
     assert_unpacked(tmp_path)
-    assert len(server.requests) == 1 and "Mozilla" in server.requests[0]["User-Agent"]
+    assert len(server.requests) == 1
+    assert "Mozilla" in server.requests[0]["User-Agent"]
     assert "as published" in capsys.readouterr().out
 
 
@@ -116,7 +117,8 @@ def test_a_deleted_folder_is_unpacked_again_without_the_network(tmp_path):
     assert_unpacked(tmp_path)
     (tmp_path / ".set.done").unlink()
     download_archives([archive_at(address)], tmp_path, remove_zips=True)
-    assert not (tmp_path / "set.zip").exists() and (tmp_path / "set/p1_2.wav").exists()
+    assert not (tmp_path / "set.zip").exists()
+    assert (tmp_path / "set/p1_2.wav").exists()
 
 
 def test_without_a_published_md5_it_is_printed(tmp_path, capsys):
@@ -191,7 +193,8 @@ def test_a_server_that_lies_about_the_length(tmp_path, announce, known, words):
     with serving(server) as address, pytest.raises(InputError, match=f"set.zip cannot be downloaded .*{words}"):
         download_archives([archive_at(address, num_bytes=len(GOOD) if known else None)], tmp_path)
     assert len(server.requests) == 1
-    assert not (tmp_path / "set").exists() and not (tmp_path / "set.zip").exists()
+    assert not (tmp_path / "set").exists()
+    assert not (tmp_path / "set.zip").exists()
 
 
 def test_a_server_that_promises_more_than_there_is(tmp_path):
@@ -207,7 +210,8 @@ def test_wrong_bytes_are_kept_aside(tmp_path):
     with serving(Server(b"<html>please log in</html>")) as address:
         with pytest.raises(InputError, match="the wrong bytes came, MD5 .* published is") as error:
             download_archives([archive_at(address)], tmp_path)
-        assert "--corpus_dir" in str(error.value) and "--mini true" in str(error.value)
+        assert "--corpus_dir" in str(error.value)
+        assert "--mini true" in str(error.value)
         with pytest.raises(InputError, match="no zip file"):
             download_archives([archive_at(address, md5=None)], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["set.zip.wrong"]
@@ -231,7 +235,8 @@ def test_the_next_address_is_asked(tmp_path, capsys):
     with serving(gone) as first, serving(good) as second:
         download_archives([archive_at(first, second)], tmp_path)
     assert_unpacked(tmp_path)
-    assert len(gone.requests) == 1 and "HTTP 404" in capsys.readouterr().err
+    assert len(gone.requests) == 1
+    assert "HTTP 404" in capsys.readouterr().err
 
 
 def test_a_busy_server_is_asked_again(tmp_path):

@@ -28,7 +28,7 @@ def make_set(folder, lengths, rate=48000, name="tr"):
             soundfile.write(path, samples, rate, subtype="PCM_16")
             table[utt] = str(path)
     utt2spk = {utt: utt.split("_")[0] for utt in lengths}
-    datadir.write_data_dir(folder / "data" / name, noisy, clean, utt2spk, {utt: "bus" for utt in list(lengths)[1:]})
+    datadir.write_data_dir(folder / "data" / name, noisy, clean, utt2spk, dict.fromkeys(list(lengths)[1:], "bus"))
     return folder / "data" / name
 
 
@@ -152,7 +152,8 @@ def test_a_bad_training_utterance_is_named_and_left_out(tmp_path, kind, fault):
     dump.finish(source, tmp_path / "dump", log=lines.append)
     data = datadir.validate_data_dir(tmp_path / "dump")
     assert sorted(LENGTHS.keys() - data.noisy.keys()) == ["p1_002"]
-    assert lines[0].startswith("p1_002: ") and message in lines[0]
+    assert lines[0].startswith("p1_002: ")
+    assert message in lines[0]
     assert any("1 of 8 utterances left out: p1_002" in line for line in lines)
 
 
@@ -275,4 +276,5 @@ def test_the_command_tells_bad_input_in_one_line(tmp_path):
     process = run_dump(tmp_path / "none", tmp_path / "dump")
     _, error = process.communicate()
     assert process.returncode == 1
-    assert error.count("\n") == 1 and "no such data directory" in error
+    assert error.count("\n") == 1
+    assert "no such data directory" in error

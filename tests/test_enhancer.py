@@ -45,7 +45,9 @@ def enhancer():
 def test_shape_and_type_stay_and_each_channel_is_alone(enhancer, num_samples, rate):
     stereo = noise(2, num_samples)
     out = enhancer.enhance(stereo, rate)
-    assert out.shape == stereo.shape and out.dtype == np.float32 and np.isfinite(out).all()
+    assert out.shape == stereo.shape
+    assert out.dtype == np.float32
+    assert np.isfinite(out).all()
     mono = enhancer.enhance(stereo[1], rate)
     assert mono.shape == (num_samples,)
     np.testing.assert_array_equal(mono, out[1])
@@ -66,7 +68,9 @@ def test_kinds_of_arrays(enhancer, rate):
     np.testing.assert_array_equal(enhancer.enhance(np.repeat(wav, 2, axis=1)[:, ::2], rate), expected)
     leaf = torch.from_numpy(wav).double().requires_grad_()
     out = enhancer.enhance(leaf, rate)
-    assert isinstance(out, torch.Tensor) and out.dtype == torch.float64 and not out.requires_grad
+    assert isinstance(out, torch.Tensor)
+    assert out.dtype == torch.float64
+    assert not out.requires_grad
     np.testing.assert_array_equal(out.float().numpy(), expected)
     (out * leaf).sum().backward()  # what comes out may be used in training
     np.testing.assert_array_equal(wav, before)
@@ -128,7 +132,8 @@ def test_a_file_gets_what_its_samples_get(tmp_path, rate, seconds, channels, cau
     enhancer.enhance_file(tmp_path / "in.flac", tmp_path / "out.flac", told.append)
     expected = enhancer.enhance(audio.read(tmp_path / "in.flac")[0], rate)
     out, out_rate = audio.read(tmp_path / "out.flac")
-    assert out_rate == rate and out.shape == wav.shape
+    assert out_rate == rate
+    assert out.shape == wav.shape
     np.testing.assert_allclose(out, np.clip(expected, -1, 1), atol=2 / 32768)
     assert sum(told) == pytest.approx(wav.shape[1] / rate)
 
@@ -192,7 +197,8 @@ def test_memory_does_not_grow_with_the_file(tmp_path, root):
         [sys.executable, "-c", GROWTH, tmp_path], cwd=root, capture_output=True, text=True, check=True
     )
     peak_mb, growth_mb = map(float, done.stdout.split())
-    assert growth_mb < 40 and peak_mb < 700  # five minutes are 115 MB
+    assert growth_mb < 40
+    assert peak_mb < 700
 
 
 def files_below(folder, *names):
@@ -254,7 +260,8 @@ def test_from_pretrained(tmp_path, enhancer):
     save_model(enhancer.model, tmp_path / "exp/best.pt")
     for name in (tmp_path / "exp/best.pt", str(tmp_path / "exp")):
         loaded = Enhancer.from_pretrained(name)
-        assert loaded.sample_rate == 16000 and not loaded.model.training
+        assert loaded.sample_rate == 16000
+        assert not loaded.model.training
         np.testing.assert_array_equal(loaded.enhance(noise(5000), 16000), enhancer.enhance(noise(5000), 16000))
     with torch.inference_mode():
         loaded = Enhancer.from_pretrained(name)

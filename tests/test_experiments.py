@@ -9,8 +9,8 @@ from test_dataset import dumped
 from sase.data.dataset import PairSet
 from sase.errors import InputError
 from sase.metrics.measures import si_sdr
-from sase.processes import held, sase_command
-from sase.studies.grid import Grid, Unprocessed, score_set, spread, table_line
+from sase.processes import folder_lock, sase_command
+from sase.studies.grid import Grid, Unprocessed, markdown_row, mean_std, score_set
 
 SCRIPT = """
 import json, pathlib, sys, time
@@ -41,7 +41,8 @@ def test_every_task_runs_once_and_what_is_done_is_kept(tmp_path, monkeypatch):
     grid.run(tasks, command_of(grid), jobs=2)
     order = (tmp_path / "order").read_text().split()
     assert sorted(order) == sorted(["one/seed0", "two/seed0", "one/seed1", "two/seed1", "two/seed0"])
-    assert order[-1] == "two/seed0" and grid.result("+ two", 0) == {"value": 1}
+    assert order[-1] == "two/seed0"
+    assert grid.result("+ two", 0) == {"value": 1}
 
 
 def test_jobs_run_side_by_side(tmp_path, monkeypatch):
@@ -63,7 +64,8 @@ def test_names_and_files_that_are_wrong_are_told(tmp_path):
     with pytest.raises(InputError, match=r"'\+ a' and 'A' would share"):
         Grid(tmp_path, ("+ a", "A"), (0,))
     grid = Grid(tmp_path, ("a", "b"), (0,))
-    assert grid.chosen(["b"]) == ["b"] and grid.chosen(None) == ["a", "b"]
+    assert grid.chosen(["b"]) == ["b"]
+    assert grid.chosen(None) == ["a", "b"]
     with pytest.raises(InputError, match="no row c; there are a, b"):
         grid.chosen(["a", "c"])
     grid.write("a", 0, {"x": 1})
@@ -74,11 +76,10 @@ def test_names_and_files_that_are_wrong_are_told(tmp_path):
 
 
 def test_a_folder_is_held_by_one_process(tmp_path):
-    with held(tmp_path / "out"):
-        with pytest.raises(InputError, match="running already"):
-            with held(tmp_path / "out"):
-                pass
-    with held(tmp_path / "out"):
+    with folder_lock(tmp_path / "out"), pytest.raises(InputError, match="running already"):
+        with folder_lock(tmp_path / "out"):
+            pass
+    with folder_lock(tmp_path / "out"):
         pass
     assert sase_command("info", 3)[1:] == ["-m", "sase.bin.main", "info", "3"]
 
@@ -94,5 +95,6 @@ def test_the_noisy_input_is_scored_as_it_is(tmp_path):
 
 
 def test_text_of_tables():
-    assert spread([1.0, 2.0, 3.0], 2) == "2.00 ± 1.00" and spread([0.5], 1, "+") == "+0.5"
-    assert table_line(["a", 1]) == "| a | 1 |"
+    assert mean_std([1.0, 2.0, 3.0], 2) == "2.00 ± 1.00"
+    assert mean_std([0.5], 1, "+") == "+0.5"
+    assert markdown_row(["a", 1]) == "| a | 1 |"

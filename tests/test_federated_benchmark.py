@@ -25,8 +25,10 @@ def test_training_is_the_time_in_which_some_silo_trains(tmp_path):
     (tmp_path / "round_timing.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     row = outside_training(tmp_path)
     assert (row["rounds"], row["s"], row["local training s"]) == (2, 40.0, 18.0)
-    assert row["outside training %"] == pytest.approx(55.0) and row["scoring %"] == pytest.approx(5.0)
-    assert row["aggregation %"] == pytest.approx(2.5) and row["s a round"] == 20.0
+    assert row["outside training %"] == pytest.approx(55.0)
+    assert row["scoring %"] == pytest.approx(5.0)
+    assert row["aggregation %"] == pytest.approx(2.5)
+    assert row["s a round"] == 20.0
     with pytest.raises(InputError, match="tells of no round"):
         outside_training(tmp_path / "nothing")
 

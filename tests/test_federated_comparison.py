@@ -62,7 +62,7 @@ def folders(tmp_path, silos_dir):  # noqa: F811
         for name in ("tr", "tt"):
             data = read_data_dir(silos_dir / f"silo{index}/{name}")
             renamed = [{f"s{index}_{utt}": table[utt] for utt in table} for table in (data.noisy, data.clean)]
-            whose = {utt: f"s{index}" for utt in renamed[0]}
+            whose = dict.fromkeys(renamed[0], f"s{index}")
             write_data_dir(shared / f"silo{index}/{name}", *renamed, whose)
         for table, more in zip((noisy, clean, speakers), (*renamed, whose)):
             table.update(more)
@@ -131,7 +131,9 @@ def test_rows_are_trained_scored_and_told(plan, folders):
     assert gap(plan, folders) is None  # the second seed is missing
     write_page(plan, folders, before_training(plan, folders))
     page = (folders.out / "RESULTS.md").read_text()
-    assert "| FedBN (1 of 2 seeds) |" in page and "its silo's own norms" in page and "| unprocessed |" in page
+    assert "| FedBN (1 of 2 seeds) |" in page
+    assert "its silo's own norms" in page
+    assert "| unprocessed |" in page
     assert (folders.out / "images/alphas.png").stat().st_size > 5000
 
 
@@ -168,8 +170,19 @@ def test_the_words_follow_the_numbers(tmp_path):
 @pytest.mark.recipe
 def test_the_command_runs_all_rows_goes_on_and_stops_where_silos_are_alike(plan, folders):
     def command(*more):
-        words = ["--config", plan.path, "--silos", folders.silos, "--dev-set", folders.dev_set, "--test-set",
-                 folders.test_set, "--out", folders.out, *more]  # fmt: skip
+        words = [
+            "--config",
+            plan.path,
+            "--silos",
+            folders.silos,
+            "--dev-set",
+            folders.dev_set,
+            "--test-set",
+            folders.test_set,
+            "--out",
+            folders.out,
+            *more,
+        ]
         command = [sys.executable, "-m", "sase.bin.main", "compare", *map(str, words)]
         return subprocess.run(command, capture_output=True, text=True, timeout=500)
 
@@ -183,6 +196,7 @@ def test_the_command_runs_all_rows_goes_on_and_stops_where_silos_are_alike(plan,
     Path(plan.path).write_text(yaml.safe_dump(settings(min_gap_db=1000.0), sort_keys=False))
     folders.of("FedBN", 0).joinpath("result.json").unlink()
     stopped = command()
-    assert stopped.returncode == 1 and "make them more different" in stopped.stderr.splitlines()[-1]
+    assert stopped.returncode == 1
+    assert "make them more different" in stopped.stderr.splitlines()[-1]
     assert not folders.of("FedBN", 0).joinpath("result.json").exists()
     assert "no row nothing" in command("--row", "nothing").stderr

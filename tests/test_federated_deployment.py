@@ -10,7 +10,7 @@ from test_federated_rounds import dev_set, silos_dir  # noqa: F401  (fixtures)
 from sase.endpoints import free_port
 from sase.federated.certificates import make_certificates
 from sase.federated.config import load_federated_config
-from sase.federated.flower.processes import members
+from sase.federated.flower.processes import federation_pids
 from sase.federated.inproc import exchange_with, local_silos
 from sase.federated.server import Server
 from sase.training.config import load_train_config
@@ -28,8 +28,13 @@ class Federation:
         self.address = f"127.0.0.1:{free_port()}"
         make_certificates(folder / "certificates", ["localhost"], 3)
         make_certificates(folder / "strangers", ["localhost"], 3)
-        self.arguments = [*configs(folder, num_rounds=ROUNDS, num_silos=3, min_silos=2), "--dev-set", dev,
-                          "--exp", self.exp]  # fmt: skip
+        self.arguments = [
+            *configs(folder, num_rounds=ROUNDS, num_silos=3, min_silos=2),
+            "--dev-set",
+            dev,
+            "--exp",
+            self.exp,
+        ]
         for index in range(3):
             shutil.copytree(silos / f"silo{index}", folder / f"machine{index}/data")
         self.silos = [None, None, None]
@@ -37,15 +42,35 @@ class Federation:
     def start_server(self):
         port = self.address.split(":")[1]
         self.server = sase(
-            "federate", *self.arguments, "--engine", "deployment", "--engine-option", f"port={port}",
-            "--engine-option", f"certificates={self.folder}/certificates", log=self.folder / "server.log",
-        )  # fmt: skip
+            "federate",
+            *self.arguments,
+            "--engine",
+            "deployment",
+            "--engine-option",
+            f"port={port}",
+            "--engine-option",
+            f"certificates={self.folder}/certificates",
+            log=self.folder / "server.log",
+        )
 
     def start_silo(self, index, certificates="certificates", log=None, machine=None):
         machine = machine or self.folder / f"machine{index}"
-        return sase("silo", "--silo", index, "--data-dir", self.folder / f"machine{index}/data", "--state-dir",
-                    machine / "state", "--server", self.address, "--threads", 1, "--certificates",
-                    self.folder / certificates, log=log or machine / "silo.log")  # fmt: skip
+        return sase(
+            "silo",
+            "--silo",
+            index,
+            "--data-dir",
+            self.folder / f"machine{index}/data",
+            "--state-dir",
+            machine / "state",
+            "--server",
+            self.address,
+            "--threads",
+            1,
+            "--certificates",
+            self.folder / certificates,
+            log=log or machine / "silo.log",
+        )
 
     def start_stranger(self):
         """A silo that trusts the server, with a key that the server does not know."""
@@ -91,14 +116,17 @@ def test_silos_wait_for_the_server_and_train(federation):
     federation.start_stranger()
     federation.wait_for_round(1)
     first = rounds(federation.exp)[0]
-    assert sorted(first["silos"]) == ["0", "1", "2"] and first["failed"] == [] and first["attempts"] == 1
+    assert sorted(first["silos"]) == ["0", "1", "2"]
+    assert first["failed"] == []
+    assert first["attempts"] == 1
     said = (federation.folder / "server.log").read_text()
     assert "registered keys: silo0, silo1, silo2" in said
 
 
 def test_a_server_that_nobody_vouches_for_is_refused(federation):
-    silo = federation.start_silo(1, certificates="strangers", log=federation.folder / "wary.log",
-                                 machine=federation.folder / "wary")  # fmt: skip
+    silo = federation.start_silo(
+        1, certificates="strangers", log=federation.folder / "wary.log", machine=federation.folder / "wary"
+    )
     assert silo.wait(PATIENCE_S) == 1
     assert "refused, its certificate is not what" in (federation.folder / "wary.log").read_text()
 
@@ -109,7 +137,8 @@ def test_a_silo_killed_in_a_round_is_done_without_and_comes_back(federation):
     kill(federation.silos[2], federation.home(2))
     federation.wait_for_round(number)
     entry = rounds(federation.exp)[number - 1]
-    assert sorted(entry["silos"]) == ["0", "1"] and "silo 2" in " ".join(entry["failed"])
+    assert sorted(entry["silos"]) == ["0", "1"]
+    assert "silo 2" in " ".join(entry["failed"])
     federation.silos[2] = federation.start_silo(2)
     wait_until(lambda: "2" in rounds(federation.exp)[-1]["silos"], federation.server, "silo 2 again")
 
@@ -130,15 +159,15 @@ def test_a_killed_server_goes_on_with_the_silos_that_are_there(federation):
 def test_strangers_were_refused_meanwhile(federation):
     assert federation.stranger.wait(PATIENCE_S) == 1
     assert "refuses its key" in (federation.folder / "stranger.log").read_text()
-    assert not members(federation.folder / "stranger/state/flower")
+    assert not federation_pids(federation.folder / "stranger/state/flower")
 
 
 def test_at_the_end_everybody_goes_home(federation):
     for index, silo in enumerate(federation.silos):
         assert silo.wait(PATIENCE_S) == 0
         assert "training is over" in (federation.folder / f"machine{index}/silo.log").read_text()
-        assert not members(federation.home(index))
-    assert not members(federation.exp / "flower")
+        assert not federation_pids(federation.home(index))
+    assert not federation_pids(federation.exp / "flower")
 
 
 def test_the_model_is_what_the_plain_loop_makes_of_the_same_silos(federation, tmp_path):
@@ -170,6 +199,7 @@ def test_all_silos_fail(federation, tmp_path):
     process = sase("federate", *arguments, "--engine-option", f"port={free_port()}", log=tmp_path / "log")
     assert process.wait(PATIENCE_S) == 1
     said = (tmp_path / "log").read_text().splitlines()[-1]
-    assert said.startswith("sase federate: round 1 failed 2 times") and "gone.ark" in said
+    assert said.startswith("sase federate: round 1 failed 2 times")
+    assert "gone.ark" in said
     homes = [tmp_path / "exp/flower", *(tmp_path / f"exp/silos/silo{index}/flower" for index in range(3))]
-    assert not any(members(home) for home in homes)
+    assert not any(federation_pids(home) for home in homes)

@@ -17,7 +17,7 @@ from sase.federated.layout import layout_of, to_arrays
 from sase.federated.server import Server
 from sase.losses.objectives import build_loss
 from sase.model import build_model
-from sase.training.loop import Guard
+from sase.training.loop import GradientGuard
 
 
 @pytest.fixture(scope="module")
@@ -34,17 +34,17 @@ def test_gradients_are_those_of_the_proximal_and_the_corrected_loss():
     expected = weight.grad.clone()
     weight.grad = None
     (weight * inputs).sum().square().backward()
-    assert DriftGuard(Guard(1e9, 3), 0.7, [anchor], [correction]).accepts([weight], ["utt"])
+    assert DriftGuard(GradientGuard(1e9, 3), 0.7, [anchor], [correction]).clip_if_finite([weight], ["utt"])
     torch.testing.assert_close(weight.grad, expected)
 
 
 def test_what_is_not_finite_is_refused_before_it_is_corrected():
     weight = torch.nn.Parameter(torch.ones(3))
     weight.grad = torch.tensor([float("nan"), 0.0, 0.0])
-    guard = DriftGuard(Guard(1.0, 2), 0.7, [torch.zeros(3)])
-    assert not guard.accepts([weight], ["utt"])
+    guard = DriftGuard(GradientGuard(1.0, 2), 0.7, [torch.zeros(3)])
+    assert not guard.clip_if_finite([weight], ["utt"])
     with pytest.raises(InputError, match="not finite in 2 steps"):
-        guard.accepts([weight], ["utt"])
+        guard.clip_if_finite([weight], ["utt"])
 
 
 @pytest.mark.parametrize("norm", ["layer", "batch"])
@@ -56,7 +56,7 @@ def test_the_control_variate_is_the_mean_gradient_and_leaves_the_network_alone(m
     before = to_arrays(model, layout.names)
     statistics = [name for name in layout.names if name not in layout.weights]
     batches = [mixtures.batch(number) for number in range(3)]
-    control = control_variate(model, batches, criterion, Guard(1e9, 3), nullcontext, statistics)
+    control = control_variate(model, batches, criterion, GradientGuard(1e9, 3), nullcontext, statistics)
     after = to_arrays(model, layout.names)
     assert all(np.array_equal(before[name], after[name]) for name in layout.names)
     model.zero_grad()

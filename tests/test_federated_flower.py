@@ -26,7 +26,7 @@ from sase.federated.flower.app import run_app, write_app
 from sase.federated.flower.client_app import app as client_app
 from sase.federated.flower.client_app import privacy
 from sase.federated.flower.messages import pack_instruction, pack_reply, unpack_instruction, unpack_reply
-from sase.federated.flower.processes import alone, end, environment, members
+from sase.federated.flower.processes import end, exclusive_federation, federation_environment, federation_pids
 from sase.federated.flower.server_app import FINISH, Silos
 from sase.federated.flower.server_app import app as server_app
 from sase.federated.flower.silo_process import FINISHED
@@ -79,8 +79,13 @@ class LocalGrid(Grid):
 
 
 def context(settings, silo, run_id=1):
-    return Context(run_id=run_id, node_id=100 + silo, node_config={"partition-id": silo}, state=RecordDict(),
-                   run_config={"settings": str(settings)})  # fmt: skip
+    return Context(
+        run_id=run_id,
+        node_id=100 + silo,
+        node_config={"partition-id": silo},
+        state=RecordDict(),
+        run_config={"settings": str(settings)},
+    )
 
 
 def fed_config(**values):
@@ -92,9 +97,19 @@ def fed_config(**values):
 def experiment(tmp_path, silos_dir, dev_set):  # noqa: F811
     def make(name, config, **settings):
         home = tmp_path / name / "flower"
-        values = {"silos_dir": str(silos_dir), "state_dir": str(tmp_path / name / "silos"),
-                  "exp_dir": str(tmp_path / name), "dev_set": str(dev_set), "device": "cpu", "simulated": True,
-                  "order": [0, 1, 2], "server_threads": 1, "connect_s": 1.0, "poll_s": 0.01, **settings}  # fmt: skip
+        values = {
+            "silos_dir": str(silos_dir),
+            "state_dir": str(tmp_path / name / "silos"),
+            "exp_dir": str(tmp_path / name),
+            "dev_set": str(dev_set),
+            "device": "cpu",
+            "simulated": True,
+            "order": [0, 1, 2],
+            "server_threads": 1,
+            "connect_s": 1.0,
+            "poll_s": 0.01,
+            **settings,
+        }
         write_app(home, "127.0.0.1:1", None, train_config(values.pop("norm", "layer")), config, **values)
         return home / "settings.json"
 
@@ -114,19 +129,25 @@ def serve(settings, names=("", "", ""), broken=()):
 
 def test_messages_carry_every_array_to_the_bit():
     arrays = {
-        "weight": np.array([[1.5, np.nan], [np.inf, -0.0]], np.float32), "count": np.array(7),
-        "bits": np.arange(6, dtype=np.uint16).reshape(2, 3), "steps": np.array([-127, 3], np.int8),
+        "weight": np.array([[1.5, np.nan], [np.inf, -0.0]], np.float32),
+        "count": np.array(7),
+        "bits": np.arange(6, dtype=np.uint16).reshape(2, 3),
+        "steps": np.array([-127, 3], np.int8),
         "empty": np.zeros((0, 4), np.float32),
-    }  # fmt: skip
+    }
     config = {"train": {"seed": 3}, "federated": {"dp_clip_norm": 0.0}, "experiment": "é", "best_round": 0}
     instruction = unpack_instruction(pack_instruction(Instruction(4, arrays, config)))
     reply = unpack_reply(pack_reply(Reply(2, 4, arrays, {"loss": math.nan, "steps": 5})))
-    assert instruction.round == reply.round == 4 and instruction.config == config and reply.silo == 2
-    assert math.isnan(reply.metrics["loss"]) and reply.metrics["steps"] == 5.0
+    assert instruction.round == reply.round == 4
+    assert instruction.config == config
+    assert reply.silo == 2
+    assert math.isnan(reply.metrics["loss"])
+    assert reply.metrics["steps"] == 5.0
     for got in (instruction.arrays, reply.arrays):
         assert list(got) == list(arrays)
         for name, array in arrays.items():
-            assert got[name].dtype == array.dtype and got[name].shape == array.shape
+            assert got[name].dtype == array.dtype
+            assert got[name].shape == array.shape
             assert got[name].tobytes() == array.tobytes()
 
 
@@ -144,14 +165,16 @@ def test_silos_with_norms_of_their_own_are_scored_with_them(experiment, tmp_path
     scores = json.loads((tmp_path / "own/silo_scores.json").read_text())
     assert sorted(scores) == ["0", "1", "2"]
     for values in scores.values():
-        assert values["own/SI_SDR"] != values["global/SI_SDR"] and values["own/utterances"] >= 1
+        assert values["own/SI_SDR"] != values["global/SI_SDR"]
+        assert values["own/utterances"] >= 1
 
 
 def test_too_few_good_replies_fail_in_one_line_and_a_broken_silo_does_not(experiment, tmp_path):
     settings = experiment("few", fed_config())
     serve(settings, broken=(1,))
     first = json.loads((tmp_path / "few/rounds.jsonl").read_text().splitlines()[0])
-    assert first["failed"] == ["silo 1: ran out of luck"] and sorted(first["silos"]) == ["0", "2"]
+    assert first["failed"] == ["silo 1: ran out of luck"]
+    assert sorted(first["silos"]) == ["0", "2"]
     settings = experiment("none", fed_config())
     with pytest.raises(InputError, match="round 1 failed"):
         serve(settings, broken=(0, 1, 2))
@@ -163,8 +186,12 @@ def test_real_silos_are_told_the_end_and_choose_their_own_folders(experiment, si
 
     def answer(message, node):
         silo = node - 100
-        here = {"silo": silo, "data-dir": str(silos_dir / f"silo{silo}"), "state-dir": str(tmp_path / f"mine{silo}"),
-                "device": "cpu"}  # fmt: skip
+        here = {
+            "silo": silo,
+            "data-dir": str(silos_dir / f"silo{silo}"),
+            "state-dir": str(tmp_path / f"mine{silo}"),
+            "device": "cpu",
+        }
         return client_app(message, replace(context(settings, silo), node_config=here))
 
     grid = LocalGrid(answer, ["silo0", "silo1", "silo2"])
@@ -186,20 +213,23 @@ def test_a_silo_is_who_its_key_says():
     grid = LocalGrid(reply_of(lambda node: 1), ["silo0", "silo1", "silo7"])
     replies, failures = ask(grid)
     assert [reply.silo for reply in replies] == [1]
-    assert failures[0] == "silo 2: not connected" and "silo 0: it calls itself silo 1" in failures[1:]
+    assert failures[0] == "silo 2: not connected"
+    assert "silo 0: it calls itself silo 1" in failures[1:]
 
 
 def test_without_keys_a_silo_is_who_it_says_but_only_one_of_them_is():
     grid = LocalGrid(reply_of(lambda node: 0 if node == 102 else node - 100), ["", "", ""])
     replies, failures = ask(grid)
-    assert [reply.silo for reply in replies] == [0, 1] and "calls itself silo 0" in failures[0]
+    assert [reply.silo for reply in replies] == [0, 1]
+    assert "calls itself silo 0" in failures[0]
 
 
 def test_who_does_not_answer_is_named_and_not_waited_for_when_started_anew(monkeypatch):
     grid = LocalGrid(reply_of(lambda node: node - 100), ["silo0", "silo1", "silo2"])
     grid.silent = {101}
     replies, failures = ask(grid)
-    assert [reply.silo for reply in replies] == [0, 2] and failures == ["silo 1: no answer in 0 s"]
+    assert [reply.silo for reply in replies] == [0, 2]
+    assert failures == ["silo 1: no answer in 0 s"]
     monkeypatch.setattr("sase.federated.flower.server_app._LOOK_S", 0.0)
     push = grid.push_messages
 
@@ -211,13 +241,15 @@ def test_who_does_not_answer_is_named_and_not_waited_for_when_started_anew(monke
     grid.push_messages = push_and_restart
     began = time.monotonic()
     _, failures = ask(grid, timeout_s=60.0)
-    assert failures == ["silo 1: was started anew during the round"] and time.monotonic() - began < 10.0
+    assert failures == ["silo 1: was started anew during the round"]
+    assert time.monotonic() - began < 10.0
 
 
 def test_replies_that_are_none_are_failures():
     grid = LocalGrid(lambda message, node: Message(RecordDict({}), reply_to=message), ["silo0"])
     replies, failures = ask(grid, count=1)
-    assert not replies and "its reply cannot be read" in failures[0]
+    assert not replies
+    assert "its reply cannot be read" in failures[0]
 
 
 def private(trained, **federated):
@@ -251,7 +283,8 @@ def test_updates_are_clipped_and_noised_as_configured():
     np.testing.assert_allclose(clipped["a"] / clipped["b"][0], trained["a"] / trained["b"][0], rtol=1e-5)
     noised = [private(trained, dp_clip_norm=2.0, dp_noise_multiplier=0.7) for _ in range(2)]
     noise = np.concatenate([(noised[0][name] - clipped[name]).ravel() for name in trained])
-    assert noise.std() == pytest.approx(2.0 * 0.7, rel=0.05) and abs(noise.mean()) < 0.1
+    assert noise.std() == pytest.approx(2.0 * 0.7, rel=0.05)
+    assert abs(noise.mean()) < 0.1
     assert not np.array_equal(noised[0]["b"], noised[1]["b"])  # nobody can seed it away
     assert noised[0]["a"].dtype == np.float32
 
@@ -279,8 +312,10 @@ esac
 def test_flowers_word_is_not_enough(tmp_path, monkeypatch, statuses, rounds, error):
     monkeypatch.setattr("sase.federated.flower.app._ASK_S", 0.0)
     monkeypatch.setattr("sase.federated.flower.app._UNTOLD_TIMES", 3)
-    answers = [json.dumps({"runs": [{"status": s, "status-details": ""}]}) if ":" in s or s == "running" else s
-               for s in statuses]  # fmt: skip
+    answers = [
+        json.dumps({"runs": [{"status": s, "status-details": ""}]}) if ":" in s or s == "running" else s
+        for s in statuses
+    ]
     (tmp_path / "statuses").write_text("\n".join(answers) + "\n")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/flwr").write_text(FLWR.format(folder=tmp_path))
@@ -295,33 +330,36 @@ def test_flowers_word_is_not_enough(tmp_path, monkeypatch, statuses, rounds, err
 
 
 def test_processes_of_a_federation_are_found_and_ended(tmp_path):
-    env = environment(tmp_path, 1)
-    assert env["FLWR_TELEMETRY_ENABLED"] == "0" and env["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
+    env = federation_environment(tmp_path, 1)
+    assert env["FLWR_TELEMETRY_ENABLED"] == "0"
+    assert env["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
     # One that detaches, hides its environment as Flower's executor does, and does not listen to SIGTERM.
-    hidden = ("import ctypes, signal, time; ctypes.CDLL(None).prctl(4, 0); signal.signal(15, signal.SIG_IGN);"
-              "print('up', flush=True); time.sleep(300)")  # fmt: skip
-    parent = (f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {hidden!r}],"
-              "start_new_session=True); time.sleep(300)")  # fmt: skip
+    hidden = (
+        "import ctypes, signal, time; ctypes.CDLL(None).prctl(4, 0); signal.signal(15, signal.SIG_IGN);"
+        "print('up', flush=True); time.sleep(300)"
+    )
+    parent = (
+        f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {hidden!r}],"
+        "start_new_session=True); time.sleep(300)"
+    )
     process = start([sys.executable, "-c", parent], env, tmp_path / "log")
     deadline = time.monotonic() + 30
     while "up" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert len(members(tmp_path)) == 2 and process.pid in members(tmp_path)
-    assert not members(tmp_path / "other")
-    assert end(tmp_path, patience_s=0.5) == 2 and not members(tmp_path)
+    assert len(federation_pids(tmp_path)) == 2
+    assert process.pid in federation_pids(tmp_path)
+    assert not federation_pids(tmp_path / "other")
+    assert end(tmp_path, patience_s=0.5) == 2
+    assert not federation_pids(tmp_path)
     process.wait()
 
 
 def test_one_federation_at_a_time(tmp_path):
-    with alone(tmp_path):
-        with pytest.raises(InputError, match="running already"):
-            with alone(tmp_path):
-                pass
-    with alone(tmp_path):
-        with pytest.raises(KeyboardInterrupt):
-            with alone(tmp_path / "inner"):
-                os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(5)
+    with exclusive_federation(tmp_path), pytest.raises(InputError, match="running already"), exclusive_federation(tmp_path):
+        pass
+    with exclusive_federation(tmp_path), pytest.raises(KeyboardInterrupt), exclusive_federation(tmp_path / "inner"):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
 
 
 def test_engines_refuse_what_they_do_not_know(silos_dir, dev_set, tmp_path):  # noqa: F811
@@ -335,10 +373,9 @@ def test_engines_refuse_what_they_do_not_know(silos_dir, dev_set, tmp_path):  # 
         engine(simulation, None)
     with pytest.raises(InputError, match="certificates=DIR"):
         engine(deployment, None)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        with pytest.raises(InputError, match="choose another"):
-            engine(deployment, silos_dir, port=str(taken.getsockname()[1]))
-    assert not members(tmp_path / "exp/flower")
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(InputError, match="choose another"):
+        engine(deployment, silos_dir, port=str(taken.getsockname()[1]))
+    assert not federation_pids(tmp_path / "exp/flower")
 
 
 def test_what_takes_longest_begins_first(silos_dir, tmp_path):  # noqa: F811

@@ -38,7 +38,8 @@ def test_compressed_updates_are_near_and_small(arrays, payload, dtype, error):
         update = local[name].astype(np.float64) - reference[name]
         row = np.abs(update).reshape(len(update), -1).max(1).reshape(-1, *[1] * (update.ndim - 1))
         bound = (np.abs(update) if payload == "bfloat16" else row) * error * 1.001
-        assert upload[name].dtype == dtype and (np.abs(result[name] - local[name]) <= bound).all()
+        assert upload[name].dtype == dtype
+        assert (np.abs(result[name] - local[name]) <= bound).all()
     for name in ("bias", "running_cov", "count"):  # as they are
         assert np.array_equal(result[name], local[name])
 
@@ -47,7 +48,8 @@ def test_bytes_are_halved_and_quartered():
     big = {"w": np.ones((512, 512), np.float32)}
     reference = {"w": np.zeros_like(big["w"])}
     sizes = {p: num_bytes(encode(p, big, reference, {"w"})) for p in ("float32", "bfloat16", "int8")}
-    assert sizes["bfloat16"] / sizes["float32"] == 0.5 and sizes["int8"] / sizes["float32"] < 0.253
+    assert sizes["bfloat16"] / sizes["float32"] == 0.5
+    assert sizes["int8"] / sizes["float32"] < 0.253
 
 
 def test_bfloat16_rounds_as_torch_does():
@@ -66,7 +68,8 @@ def test_what_is_not_finite_stays_so(arrays, payload, bad):
     reference, local = arrays
     local["w"][5, 5] = bad
     result = decode(payload, encode(payload, local, reference, COMPRESSED), reference, COMPRESSED)
-    assert not np.isfinite(result["w"][5, 5]) and np.isfinite(result["conv"]).all()
+    assert not np.isfinite(result["w"][5, 5])
+    assert np.isfinite(result["conv"]).all()
 
 
 @pytest.mark.parametrize("payload", ["float32", "bfloat16", "int8"])

@@ -42,8 +42,10 @@ def test_it_is_below_the_renyi_bound_and_not_far():
 
 def test_more_noise_more_silos_and_fewer_rounds_are_more_private():
     base = published_epsilon(2.0, 4, 10, 1e-5)
-    assert published_epsilon(4.0, 4, 10, 1e-5) < base and published_epsilon(2.0, 16, 10, 1e-5) < base
-    assert published_epsilon(2.0, 4, 40, 1e-5) > base and upload_epsilon(2.0, 10, 1e-5) > base
+    assert published_epsilon(4.0, 4, 10, 1e-5) < base
+    assert published_epsilon(2.0, 16, 10, 1e-5) < base
+    assert published_epsilon(2.0, 4, 40, 1e-5) > base
+    assert upload_epsilon(2.0, 10, 1e-5) > base
     # T rounds at √T times the noise are one round.
     assert published_epsilon(2.0 * math.sqrt(10), 4, 10, 1e-5) == pytest.approx(published_epsilon(2.0, 4, 1, 1e-5))
     assert published_epsilon(0.0, 4, 10, 1e-5) == math.inf

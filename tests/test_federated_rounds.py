@@ -23,7 +23,7 @@ from sase.federated.server import Server, run_rounds
 from sase.federated.silo import Reply, Silo
 from sase.model import load_model, model_config
 from sase.training.config import TrainConfig
-from sase.training.distributed import join_workers
+from sase.training.distributed import init_workers
 from sase.training.trainer import Trainer
 
 SECONDS = ((0.4, 0.6), (0.9,), (0.5, 0.7, 0.6))  # of the utterances of each silo
@@ -76,7 +76,7 @@ def assert_equal(first, second):
 def test_one_silo_is_central_training_to_the_bit(silos_dir, dev_set, tmp_path, norm):
     """One local epoch equals one central epoch, and, the optimiser kept, so do all: same batches, rates, sums."""
     config = train_config(norm)
-    trainer = Trainer(config, silos_dir / "silo0/tr", dev_set, tmp_path / "central", join_workers(use_gpu=False))
+    trainer = Trainer(config, silos_dir / "silo0/tr", dev_set, tmp_path / "central", init_workers(use_gpu=False))
     first = []
     finish = trainer._finish_epoch
 
@@ -102,7 +102,8 @@ def test_a_fresh_optimiser_equals_the_central_one_for_the_first_epoch_alone(silo
     for fresh in (True, False):
         fed = fed_config(num_silos=1, local_steps=2, fresh_optimizer=fresh)
         histories[fresh] = run(train_config(), fed, silos_dir, dev_set, tmp_path / str(fresh)).history
-    assert histories[True][0] == histories[False][0] and histories[True][1] != histories[False][1]
+    assert histories[True][0] == histories[False][0]
+    assert histories[True][1] != histories[False][1]
 
 
 VARIANTS = {
@@ -160,13 +161,17 @@ def test_going_on_equals_never_having_stopped(silos_dir, dev_set, tmp_path, vari
 
 
 def test_every_variant_trains_and_differs(silos_dir, dev_set, tmp_path):
-    results = {name: run(train_config("batch"), fed_config(num_rounds=2, **values), silos_dir, dev_set, tmp_path / name)
-               for name, values in VARIANTS.items()}  # fmt: skip
+    results = {
+        name: run(train_config("batch"), fed_config(num_rounds=2, **values), silos_dir, dev_set, tmp_path / name)
+        for name, values in VARIANTS.items()
+    }
     lasts = {name: weights(tmp_path / name / "last.pt")["network.last.weight_real"] for name in results}
     for a in lasts:
         assert all(a == b or not torch.equal(lasts[a], lasts[b]) for b in lasts)
         entry = results[a].history[-1]
-        assert entry["attempts"] == 1 and not entry["failed"] and not entry["refused"]
+        assert entry["attempts"] == 1
+        assert not entry["failed"]
+        assert not entry["refused"]
         assert sum(silo["alpha"] for silo in entry["silos"].values()) == pytest.approx(1.0, abs=1e-5)
     examples = [results["plain"].history[0]["silos"][str(k)]["examples"] for k in range(3)]
     assert [results["plain"].history[0]["silos"][str(k)]["alpha"] for k in range(3)] == pytest.approx(
@@ -229,8 +234,11 @@ def test_a_bad_reply_is_refused_named_and_counted(silos_dir, dev_set, tmp_path, 
         results[name] = server
     assert_equal(*(weights(tmp_path / name / "last.pt") for name in results))
     entry = results["refused"].history[0]
-    assert list(entry["silos"]) == ["0", "2"] and len(entry["refused"]) == 1 and message in entry["refused"][0]
-    assert sum(results["refused"].refusals.values()) == 1 and not results["absent"].refusals
+    assert list(entry["silos"]) == ["0", "2"]
+    assert len(entry["refused"]) == 1
+    assert message in entry["refused"][0]
+    assert sum(results["refused"].refusals.values()) == 1
+    assert not results["absent"].refusals
     assert results["absent"].history[0]["failed"] == ["silo 1 failed: it is off"]
 
 
@@ -251,7 +259,8 @@ def test_too_few_silos_repeat_the_round_alike(silos_dir, dev_set, tmp_path):
 
     off = Exchange(local_silos(silos_dir, 3, tmp_path / "repeated"), misbehave)
     run_rounds(server, off)
-    assert off.calls == 5 and [entry["attempts"] for entry in server.history] == [2, 3]
+    assert off.calls == 5
+    assert [entry["attempts"] for entry in server.history] == [2, 3]
     assert_equal(weights(tmp_path / "whole/last.pt"), weights(tmp_path / "repeated/last.pt"))
 
 
@@ -276,7 +285,8 @@ def test_a_silo_without_data_is_named_and_the_others_go_on(silos_dir, dev_set, t
     shutil.rmtree(tmp_path / "silos/silo1/tr")
     server = run(train_config(), fed_config(num_rounds=1), tmp_path / "silos", dev_set, tmp_path / "exp")
     entry = server.history[0]
-    assert "silo1/tr: no such folder" in entry["failed"][0] and list(entry["silos"]) == ["0", "2"]
+    assert "silo1/tr: no such folder" in entry["failed"][0]
+    assert list(entry["silos"]) == ["0", "2"]
 
 
 def test_norms_that_stay_with_the_silo_are_its_own_and_averaged(silos_dir, dev_set, tmp_path):
@@ -293,7 +303,8 @@ def test_norms_that_stay_with_the_silo_are_its_own_and_averaged(silos_dir, dev_s
     np.testing.assert_allclose(server2._arrays[name], expected, rtol=1e-4, atol=1e-6)
     scores = [silo.evaluate(instruction, personal, ("SI_SDR",)) for silo in silos for personal in (False, True)]
     assert all(np.isfinite(score["SI_SDR"]) for score in scores)
-    assert scores[0]["SI_SDR"] != scores[1]["SI_SDR"] and scores[0]["utterances"] == 2
+    assert scores[0]["SI_SDR"] != scores[1]["SI_SDR"]
+    assert scores[0]["utterances"] == 2
 
 
 def test_silos_go_on_from_the_newest_model_while_its_average_is_kept(silos_dir, dev_set, tmp_path):
@@ -333,7 +344,9 @@ def test_constants_are_never_sent(silos_dir, dev_set, tmp_path):
     sent = server.instruction().arrays
     received = Silo(0, silos_dir / "silo0", tmp_path / "s").run(server.instruction()).arrays
     constant = set(server.model.state_dict()) - set(sent)
-    assert constant and all(name.endswith("omega") for name in constant) and received.keys() == sent.keys()
+    assert constant
+    assert all(name.endswith("omega") for name in constant)
+    assert received.keys() == sent.keys()
 
 
 def test_training_begins_with_weights_that_are_given(silos_dir, dev_set, tmp_path):
@@ -341,11 +354,16 @@ def test_training_begins_with_weights_that_are_given(silos_dir, dev_set, tmp_pat
     run(config, fed_config(num_rounds=1), silos_dir, dev_set, tmp_path / "first", "cpu", {})
     given = replace(config, init=str(tmp_path / "first/best.pt"))
     server = Server(given, fed_config(), dev_set, tmp_path / "server")
-    trainer = Trainer(given, silos_dir / "silo0/tr", dev_set, tmp_path / "central", join_workers(use_gpu=False))
+    trainer = Trainer(given, silos_dir / "silo0/tr", dev_set, tmp_path / "central", init_workers(use_gpu=False))
     for model in (server.model, trainer.model):
         assert_equal(model.state_dict(), weights(tmp_path / "first/best.pt"))
-    assert not all(map(torch.equal, server.model.state_dict().values(), Server(
-        config, fed_config(), dev_set, tmp_path / "random").model.state_dict().values()))  # fmt: skip
+    assert not all(
+        map(
+            torch.equal,
+            server.model.state_dict().values(),
+            Server(config, fed_config(), dev_set, tmp_path / "random").model.state_dict().values(),
+        )
+    )
     other = replace(train_config(norm="batch"), init=given.init)
     with pytest.raises(InputError, match="is another network than 'model:' describes .norm is"):
         Server(other, fed_config(), dev_set, tmp_path / "other")
@@ -386,10 +404,13 @@ def test_a_killed_federation_goes_on_to_the_bit(command, tmp_path):
 def test_the_command_fails_in_one_line_and_keeps_what_it_has(command, tmp_path):
     result = subprocess.run(command("exp", "--fl-set", "max_norm_ratio=0"), capture_output=True, text=True)
     last = result.stderr.strip().splitlines()[-1]
-    assert result.returncode == 1 and last.startswith("sase federate: federated config: max_norm_ratio")
+    assert result.returncode == 1
+    assert last.startswith("sase federate: federated config: max_norm_ratio")
     result = subprocess.run(command("exp", "--engine", "ray"), capture_output=True, text=True)
-    assert result.returncode == 1 and "there are inproc, simulation, deployment" in result.stderr
+    assert result.returncode == 1
+    assert "there are inproc, simulation, deployment" in result.stderr
     bad = ["--fl-set", "repeat_wait_s=0", "--set", "train.max_bad_steps=1", "--set", "train.learning_rate=1e30"]
     result = subprocess.run(command("exp", *bad), capture_output=True, text=True)
-    assert result.returncode == 1 and "failed 4 times" in result.stderr.strip().splitlines()[-1]
+    assert result.returncode == 1
+    assert "failed 4 times" in result.stderr.strip().splitlines()[-1]
     assert not (tmp_path / "exp/best.pt").exists()

@@ -7,7 +7,7 @@ import pytest
 from federation import PATIENCE_S, configs, kill, largest_difference, rounds, sase, wait_until
 from test_federated_rounds import dev_set, silos_dir  # noqa: F401  (fixtures)
 
-from sase.federated.flower.processes import members
+from sase.federated.flower.processes import federation_pids
 
 pytestmark = pytest.mark.recipe
 ROUNDS = 12  # short ones: enough of them that it can be killed between two
@@ -46,8 +46,12 @@ def test_killed_broken_and_mended_it_makes_what_the_plain_loop_makes(arguments, 
     process = simulate()
     assert process.wait(PATIENCE_S) == 1
     said = log.read_text().splitlines()[-1]
-    assert said.startswith("sase federate: round") and "failed 2 times" in said and "goes on from there" in said
-    assert hash_of(exp / "best.pt") == best and len(rounds(exp)) == done and not members(exp / "flower")
+    assert said.startswith("sase federate: round")
+    assert "failed 2 times" in said
+    assert "goes on from there" in said
+    assert hash_of(exp / "best.pt") == best
+    assert len(rounds(exp)) == done
+    assert not federation_pids(exp / "flower")
 
     # One broken silo of three is done without; that is another training, so it is tried on a copy.
     other = tmp_path / "other"
@@ -56,14 +60,17 @@ def test_killed_broken_and_mended_it_makes_what_the_plain_loop_makes(arguments, 
         path.write_text(kept[path])
     process = sase("federate", *arguments, "--silos", silos, "--exp", other, "--engine", "simulation", log=log)
     wait_until(lambda: len(rounds(other)) > done, process, "a round without silo 0")
-    assert sorted(rounds(other)[done]["silos"]) == ["1", "2"] and "silo 0" in rounds(other)[done]["failed"][0]
+    assert sorted(rounds(other)[done]["silos"]) == ["1", "2"]
+    assert "silo 0" in rounds(other)[done]["failed"][0]
     process.terminate()
-    assert process.wait(60) == 130 and not members(other / "flower")
+    assert process.wait(60) == 130
+    assert not federation_pids(other / "flower")
 
     # Mended, it goes on and ends as if nothing had been.
     tables[0].write_text(kept[tables[0]])
     assert simulate().wait(PATIENCE_S) == 0
-    assert [entry["round"] for entry in rounds(exp)] == list(range(1, ROUNDS + 1)) and not members(exp / "flower")
+    assert [entry["round"] for entry in rounds(exp)] == list(range(1, ROUNDS + 1))
+    assert not federation_pids(exp / "flower")
     plain = tmp_path / "plain"
     command = [*arguments, "--silos", silos, "--exp", plain, "--engine", "inproc", "--threads", 1]
     assert sase("federate", *command, log=log).wait(PATIENCE_S) == 0
@@ -71,4 +78,5 @@ def test_killed_broken_and_mended_it_makes_what_the_plain_loop_makes(arguments, 
 
     # Done is done: typed once more, it says nothing and starts nothing.
     before = hash_of(exp / "train.log")
-    assert simulate().wait(60) == 0 and hash_of(exp / "train.log") == before
+    assert simulate().wait(60) == 0
+    assert hash_of(exp / "train.log") == before

@@ -21,7 +21,7 @@ from sase.endpoints import free_port
 from sase.errors import InputError
 from sase.federated.certificates import make_certificates, make_silo_key
 from sase.federated.flower.app import write_app
-from sase.federated.flower.processes import members
+from sase.federated.flower.processes import federation_pids
 from sase.federated.flower.silo_process import run_silo
 from sase.federated.flower.superlink import Fence
 from sase.federated.flower.supernode import guarded, is_our_app
@@ -60,9 +60,12 @@ def test_other_machines_reach_nothing_but_what_silos_need(path, client, status):
 def test_the_fence_is_where_flower_looks_for_it():
     import flwr.superlink.main as superlink
 
-    assert callable(superlink._get_middleware) and superlink._get_middleware() is not superlink._get_middleware()
-    code = ("import sase.federated.flower.superlink as s; s.command.flower_superlink = lambda: None; s.main();"
-            "import flwr.superlink.main as m; print(m._get_middleware()[0].cls.__name__)")  # fmt: skip
+    assert callable(superlink._get_middleware)
+    assert superlink._get_middleware() is not superlink._get_middleware()
+    code = (
+        "import sase.federated.flower.superlink as s; s.command.flower_superlink = lambda: None; s.main();"
+        "import flwr.superlink.main as m; print(m._get_middleware()[0].cls.__name__)"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "Fence"
 
 
@@ -120,7 +123,8 @@ def test_certificates_are_kept_and_private(certificates):
     before = {name: (ours / name).read_bytes() for name in names}
     make_certificates(ours, ["fl.example.org", "10.0.0.5"], 3)
     assert before == {name: (ours / name).read_bytes() for name in names}
-    assert (ours / "silo2/silo.key").exists() and (ours / "server/silo2.pub").exists()
+    assert (ours / "silo2/silo.key").exists()
+    assert (ours / "server/silo2.pub").exists()
     for name in ("ca.key", "server/server.key", "silo0/silo.key"):
         assert (ours / name).stat().st_mode & 0o077 == 0
     make_certificates(ours, ["elsewhere"], 3)
@@ -134,6 +138,7 @@ def test_a_silo_refuses_a_server_with_another_certificate(certificates, silos_di
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificates / "others/server/server.crt", certificates / "others/server/server.key")
     with socket.create_server(("127.0.0.1", 0)) as listener:
+
         def answer():
             for _ in range(2):
                 try:
@@ -152,7 +157,7 @@ def test_a_silo_refuses_a_server_with_another_certificate(certificates, silos_di
             with context.wrap_socket(plain, server_hostname="localhost"):
                 pass  # and one whose authority it is does not
         thread.join(5)
-    assert not members(tmp_path / "state/flower")
+    assert not federation_pids(tmp_path / "state/flower")
 
 
 def test_what_a_silo_cannot_begin_with_is_told(silos_dir, tmp_path, certificates):  # noqa: F811

@@ -33,12 +33,16 @@ def sounds(tmp_path_factory):
 def test_no_speaker_and_no_noise_file_is_in_both_sets(sounds, tmp_path):
     sets = prepare([sounds / "speech"], [sounds / "noise"], tmp_path, generated=1, dev_speakers=5, dev_utterances=8)
     train, dev = ({getattr(m, what) for m in part.values()} for what in ("speaker",) for part in sets.values())
-    assert len(dev) >= 4 and len(train) >= 15 and not train & dev
+    assert len(dev) >= 4
+    assert len(train) >= 15
+    assert not train & dev
     assert "nameless" in train  # most of the speech: never left to choose by
     files = [{m.noise_file for m in part.values()} for part in sets.values()]
     assert not files[0] & files[1]
-    assert "tap" in {m.noise for m in sets["tr"].values()} and "tap" not in {m.noise for m in sets["cv"].values()}
-    assert len(sets["cv"]) == 8 and len(sets["tr"]) == 33
+    assert "tap" in {m.noise for m in sets["tr"].values()}
+    assert "tap" not in {m.noise for m in sets["cv"].values()}
+    assert len(sets["cv"]) == 8
+    assert len(sets["tr"]) == 33
     again = prepare([sounds / "speech"], [sounds / "noise"], tmp_path, generated=1, dev_speakers=5, dev_utterances=8)
     assert again == sets == {name: read_mixtures(tmp_path / name / "mixtures.tsv") for name in sets}
     dump_set(tmp_path / "cv", tmp_path / "dump")

@@ -53,14 +53,18 @@ def test_everything_that_is_there_is_collected_and_the_network_is_left_alone(kin
     assert (list(told.gates), list(told.memory_s), list(told.weights)) == NAMES[kind]
     assert set(told.sigmoids) == (set() if kind == "softmax" else {*told.memory_s, *told.weights})
     freq, frames = told.noisy.shape
-    assert freq == 257 and told.mask.shape == (freq, frames) and frames == model.stft.num_frames(len(wav))
+    assert freq == 257
+    assert told.mask.shape == (freq, frames)
+    assert frames == model.stft.num_frames(len(wav))
     for gates in told.gates.values():
-        assert gates.time.shape == (frames,) and gates.frequency.shape[1] == (1 if kind == "offline" else frames)
-        assert all(0 < values.min() and values.max() < 1 for values in (gates.frequency, gates.time))
+        assert gates.time.shape == (frames,)
+        assert gates.frequency.shape[1] == (1 if kind == "offline" else frames)
+        assert all(values.min() > 0 and values.max() < 1 for values in (gates.frequency, gates.time))
     for weights in told.weights.values():
         torch.testing.assert_close(weights.sum(-1), torch.ones(len(weights)), atol=1e-4, rtol=0)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert not any(layer._forward_hooks for layer in model.modules()) and not model.training
+    assert not any(layer._forward_hooks for layer in model.modules())
+    assert not model.training
     torch.testing.assert_close(model._forward_whole(wav[None], None).detach(), expected)
 
 
@@ -106,7 +110,8 @@ def test_sigmoids_are_the_features_of_the_attention():
     with torch.no_grad():
         layer.alpha.uniform_(1.0, 5.0), layer.beta.uniform_(-2.0, 2.0), layer.centre.uniform_(0.5, 1.5)
     told = inspect_model(model, sound()).sigmoids["blocks.0.over_bands"]
-    assert isinstance(layer, SAGUEA) and told.output.shape == (layer.channels, len(told.input))
+    assert isinstance(layer, SAGUEA)
+    assert told.output.shape == (layer.channels, len(told.input))
     size = told.input * math.sqrt(layer.channels)  # of |Ωx|: features divides by √e
     projected = torch.cat([size[:, None].expand(-1, layer.channels), torch.zeros(len(size), layer.channels)], dim=-1)
     torch.testing.assert_close(told.output.T, layer.features(projected), atol=1e-4, rtol=1e-3)
@@ -117,7 +122,8 @@ def test_sigmoids_are_the_features_of_the_attention():
 
 def test_silence_has_no_mask_and_shapes_are_checked():
     told = inspect_model(made("mini"), torch.zeros(3000))
-    assert told.mask.isnan().all() and not told.noisy.any()
+    assert told.mask.isnan().all()
+    assert not told.noisy.any()
     for shape in ((2, 300), (0,)):
         with pytest.raises(ValueError, match=r"time ≥ 1"):
             inspect_model(made("mini"), torch.zeros(shape))
@@ -144,7 +150,8 @@ def test_the_command_draws_any_rate_and_refuses_what_it_cannot(monkeypatch, tmp_
     plain = ["--model", tmp_path / "plain", "-o", tmp_path / "plain.png", "--seconds", 0.2]
     run(monkeypatch, tmp_path / "noisy.wav", *plain)
     (width, height), (plain_width, plain_height) = (size_of_png(tmp_path / f"{n}.png") for n in ("full", "plain"))
-    assert width == plain_width and height > 3 * plain_height  # neither gates nor attention to draw
+    assert width == plain_width
+    assert height > 3 * plain_height
     for more, message in (
         (["--start", "0.6"], "is 0.50 s long, nothing is left at --start 0.6"),
         (["--seconds", "0"], "--seconds above 0"),

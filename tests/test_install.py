@@ -107,7 +107,8 @@ def test_from_nothing_again_and_when_something_changes(house):
     assert install(house, "--if-needed") == (0, "", "")
     status, output, error = install(house)
     assert (status, error) == (0, "")
-    assert "as it was" in output and imports(venv)
+    assert "as it was" in output
+    assert imports(venv)
 
     with open(house / "tools/requirements.txt", "a") as file:
         file.write("# another comment\n")
@@ -119,7 +120,8 @@ def test_from_nothing_again_and_when_something_changes(house):
     assert not imports(venv)
     status, output, error = install(house)
     assert (status, error) == (0, "")
-    assert "small-1.0 was half installed; laying it anew" in output and imports(venv)
+    assert "small-1.0 was half installed; laying it anew" in output
+    assert imports(venv)
 
 
 def test_killed_at_any_moment_the_next_run_mends_it(house, tmp_path):
@@ -139,7 +141,9 @@ def test_two_at_one_time_wait_for_each_other(house):
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     first, second = sorted(outputs, key=len, reverse=True)
-    assert "done" in first and second.count("\n") == 1 and "another installation" in second
+    assert "done" in first
+    assert second.count("\n") == 1
+    assert "another installation" in second
     assert imports(house / "tools/venv")
 
 
@@ -147,7 +151,8 @@ def test_a_failure_says_what_pip_said_and_is_not_taken_for_done(house):
     (house.parent / "wheels/small-1.0-py3-none-any.whl").unlink()
     status, output, error = install(house)
     assert status == 1
-    assert "small==1.0" in error and "run tools/install.sh again" in error
+    assert "small==1.0" in error
+    assert "run tools/install.sh again" in error
     make_wheel(house.parent / "wheels", "small", PACKAGES["small"])
     assert install(house, "--if-needed")[0] == 0
     assert imports(house / "tools/venv")
@@ -156,7 +161,8 @@ def test_a_failure_says_what_pip_said_and_is_not_taken_for_done(house):
 def test_a_package_that_does_not_import_is_named(house):
     make_wheel(house.parent / "wheels", "small", {"small/__init__.py": "import nowhere\n"})
     status, _, error = install(house)
-    assert status == 1 and error.startswith("install: small cannot be imported (No module named 'nowhere')")
+    assert status == 1
+    assert error.startswith("install: small cannot be imported (No module named 'nowhere')")
     assert not (house / "tools/venv/.sase-installed").exists()
 
 

@@ -15,7 +15,8 @@ def test_of_two_values_the_interval_is_the_binomial_one():
         values = np.arange(count) < ones
         expected = [stats.binom.ppf(q, count, ones / count) / count for q in (0.025, 0.975)]
         low, high = bootstrap_interval(values, repeats=40000)
-        assert (low, high) == pytest.approx(expected, abs=1.01 / count) and low < ones / count < high
+        assert (low, high) == pytest.approx(expected, abs=1.01 / count)
+        assert low < ones / count < high
 
 
 def test_of_many_values_the_interval_is_the_normal_one():
@@ -58,25 +59,34 @@ def systems(gain, noise=0.0, seeds=(0, 1, 2), count=40):
 def test_what_makes_utterances_hard_is_no_part_of_the_difference():
     told = paired_difference(*systems(0.5))
     assert (told.mean, told.low, told.high) == pytest.approx((0.5, 0.5, 0.5))
-    assert told.seeds == pytest.approx((0.5, 0.5, 0.5)) and told.deviation == pytest.approx(0.0) and told.count == 40
+    assert told.seeds == pytest.approx((0.5, 0.5, 0.5))
+    assert told.deviation == pytest.approx(0.0)
+    assert told.count == 40
 
 
 def test_mean_deviation_and_sign_over_seeds():
     second = {seed: {"a": 0.0, "b": 0.0} for seed in range(3)}
     first = {0: {"a": 1.0, "b": 3.0}, 1: {"a": 2.0, "b": 4.0}, 2: {"a": 3.0, "b": 5.0}}
     told = paired_difference(first, second)
-    assert told.seeds == (2.0, 3.0, 4.0) and told.mean == 3.0 and told.deviation == pytest.approx(1.0)
-    assert told.low == 2.0 and told.high == 4.0  # the utterances' averages over seeds are 2 and 4
-    assert told.sign == 1 and paired_difference(second, first).sign == -1
+    assert told.seeds == (2.0, 3.0, 4.0)
+    assert told.mean == 3.0
+    assert told.deviation == pytest.approx(1.0)
+    assert told.low == 2.0
+    assert told.high == 4.0
+    assert told.sign == 1
+    assert paired_difference(second, first).sign == -1
     first[0] = {"a": -9.0, "b": 8.0}  # one seed says otherwise
     assert paired_difference(first, second).sign == 0
     single = paired_difference({0: first[1]}, {0: second[1]})
-    assert math.isnan(single.deviation) and single.low > 0 and single.sign == 0  # one seed says nothing of others
+    assert math.isnan(single.deviation)
+    assert single.low > 0
+    assert single.sign == 0
 
 
 def test_a_difference_that_noise_makes_is_none():
     told = paired_difference(*systems(0.0, noise=1.0))
-    assert told.sign == 0 and told.low < told.mean < told.high
+    assert told.sign == 0
+    assert told.low < told.mean < told.high
 
 
 def test_only_what_both_have_counts():

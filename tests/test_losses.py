@@ -55,9 +55,11 @@ def test_ratios_are_capped_at_30_db_without_a_gradient_beyond(name):
     clean, noise = speech_like(2)
     enhanced = (clean + torch.tensor([[1e-4], [1.0]]) * noise).requires_grad_()
     values = [LOSSES[name](enhanced[row : row + 1], clean[row : row + 1]) for row in (0, 1)]
-    assert values[0].item() == -30 and values[1].item() > -30
+    assert values[0].item() == -30
+    assert values[1].item() > -30
     sum(values).backward()
-    assert (enhanced.grad[0] == 0).all() and (enhanced.grad[1] != 0).any()
+    assert (enhanced.grad[0] == 0).all()
+    assert (enhanced.grad[1] != 0).any()
 
 
 def reference_spectra(enhanced, clean):
@@ -123,7 +125,8 @@ def test_what_the_padding_holds_changes_nothing(name, garbage):
     loss = LOSSES[name](enhanced.requires_grad_(), clean, lengths)
     loss.backward()
     torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-5)
-    assert (enhanced.grad[padding] == 0).all() and enhanced.grad.isfinite().all()
+    assert (enhanced.grad[padding] == 0).all()
+    assert enhanced.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
@@ -135,7 +138,8 @@ def test_silence_and_short_input_have_a_finite_value_and_gradient(name, time, si
     enhanced = (enhanced * (silent not in ("enhanced", "both"))).requires_grad_()
     loss = LOSSES[name](enhanced, clean)
     loss.backward()
-    assert loss.isfinite() and enhanced.grad.isfinite().all()
+    assert loss.isfinite()
+    assert enhanced.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
@@ -149,7 +153,8 @@ def test_only_the_terms_that_need_a_reference_leave_out_a_silent_one(name):
     assert loss.silent_references == 0
     assert torch.isclose(total, others, rtol=1e-5).item() == (name in NEED_REFERENCE)
     all_silent, _ = loss(enhanced[1:3], clean[1:3])
-    assert loss.silent_references == 2 and (all_silent == 0) == (name in NEED_REFERENCE)
+    assert loss.silent_references == 2
+    assert (all_silent == 0) == (name in NEED_REFERENCE)
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
@@ -177,7 +182,8 @@ def test_the_total_is_the_weighted_sum_and_the_terms_carry_no_gradient():
     loss = build_loss(weights)
     total, terms = loss(enhanced.requires_grad_(), clean, lengths)
     assert list(terms) == list(weights)
-    assert total.requires_grad and not any(term.requires_grad for term in terms.values())
+    assert total.requires_grad
+    assert not any(term.requires_grad for term in terms.values())
     for name, term in terms.items():
         torch.testing.assert_close(term, LOSSES[name](enhanced.detach(), clean, lengths))
     torch.testing.assert_close(total.detach(), sum(weights[name] * term for name, term in terms.items()))
@@ -188,7 +194,8 @@ def test_half_precision_is_computed_in_float32():
     loss = build_loss(dict.fromkeys(LOSSES, 1.0))
     with torch.autocast("cpu", torch.bfloat16):
         total, _ = loss(enhanced, clean)
-    assert total.dtype == torch.float32 and total == loss(enhanced, clean)[0]
+    assert total.dtype == torch.float32
+    assert total == loss(enhanced, clean)[0]
     rounded = enhanced.bfloat16()
     assert loss(rounded, clean)[0] == loss(rounded.float(), clean)[0]
 

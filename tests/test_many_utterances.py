@@ -15,7 +15,8 @@ def test_bookkeeping_of_a_few_utterances_stays_small(tmp_path):
     assert many_utterances.faults(rows) == []
     assert all(row["MB"] < 400 and row["s"] < 20 for row in rows), rows
     lines = list(many_utterances.table(rows, 2))
-    assert len(lines) == 2 + len(rows) - 1 and "2 shards" in lines[4]
+    assert len(lines) == 2 + len(rows) - 1
+    assert "2 shards" in lines[4]
 
 
 def test_what_is_over_the_limits_is_told():
@@ -31,4 +32,5 @@ def test_the_summary_of_many_utterances_looks_at_each_a_few_times():
     began = time.process_time()
     summary = summarise("tt", scores, scores, labels, {})
     assert time.process_time() - began < 12.0  # a list searched through for each of them: minutes
-    assert summary["common"]["enhanced"]["scored"] == 60_000 and len(summary["breakdowns"]["speaker"]) == 7
+    assert summary["common"]["enhanced"]["scored"] == 60_000
+    assert len(summary["breakdowns"]["speaker"]) == 7

@@ -172,7 +172,8 @@ def test_segmental_snr_is_cut_in_every_frame():
 def test_a_signal_against_itself_is_the_best_there_is():
     values = evaluate(speech(), speech(), RATE)
     assert values["PESQ_WB"] == pytest.approx(4.644, abs=1e-3)
-    assert values["STOI"] == pytest.approx(1) and values["ESTOI"] == pytest.approx(1)
+    assert values["STOI"] == pytest.approx(1)
+    assert values["ESTOI"] == pytest.approx(1)
     assert (values["CSIG"], values["SegSNR"], values["SI_SDR"]) == (5.0, 35.0, 100.0)
     assert composite.log_likelihood_ratio(speech(), speech(), RATE) == pytest.approx(0, abs=1e-9)
     assert composite.weighted_spectral_slope(speech(), speech(), RATE) == 0
@@ -223,7 +224,8 @@ def test_silent_clean_speech_gives_nan_everywhere():
         warnings.simplefilter("error")
         values = evaluate(np.zeros(RATE), noisy(speech(1.0)), RATE)
         both = evaluate(np.zeros(RATE), np.zeros(RATE), RATE)
-    assert np.isnan(list(values.values())).all() and np.isnan(list(both.values())).all()
+    assert np.isnan(list(values.values())).all()
+    assert np.isnan(list(both.values())).all()
 
 
 def test_silent_enhanced_speech_is_bad_or_nan_but_never_a_code():
@@ -231,7 +233,8 @@ def test_silent_enhanced_speech_is_bad_or_nan_but_never_a_code():
         warnings.simplefilter("error")
         values = evaluate(speech(), np.zeros(2 * RATE), RATE)
     assert all(np.isnan(values[name]) for name in ("PESQ_WB", "CSIG", "CBAK", "COVL", "SI_SDR"))
-    assert values["STOI"] == pytest.approx(0, abs=0.01) and values["SegSNR"] == pytest.approx(0, abs=1e-6)
+    assert values["STOI"] == pytest.approx(0, abs=0.01)
+    assert values["SegSNR"] == pytest.approx(0, abs=1e-6)
 
 
 def test_digital_silence_inside_does_no_harm():
@@ -252,7 +255,8 @@ def test_signals_too_short_for_a_measure_give_nan(samples):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         values = evaluate(clean, noisy(clean), RATE)
-    assert np.isnan(values["STOI"]) and np.isnan(values["ESTOI"])
+    assert np.isnan(values["STOI"])
+    assert np.isnan(values["ESTOI"])
     assert np.isnan(values["PESQ_WB"]) == np.isnan(values["COVL"])
     assert np.isnan(values["PESQ_WB"]) or 1 <= values["PESQ_WB"] <= 4.65
     assert np.isnan(values["SegSNR"]) == (samples < 600)

@@ -41,14 +41,16 @@ def test_the_recipes_defaults_fit(corpus, tmp_path):
         "cv": (20, 2),
         "tt": (40, 2),
     }
-    assert sorted(sets["cv"].spk2utt) == ["p226", "p287"] and sorted(sets["tt"].spk2utt) == ["p232", "p257"]
+    assert sorted(sets["cv"].spk2utt) == ["p226", "p287"]
+    assert sorted(sets["tt"].spk2utt) == ["p232", "p257"]
     for name, data in sets.items():
         datadir.validate_data_dir(data.path, audio=True)
         assert data.utt2noise.keys() == data.utt2snr.keys() == data.noisy.keys()
         assert set(data.utt2noise.values()) == set(mini.KINDS)
     test = sets["tt"]  # every noise at every SNR, once
     conditions = {(test.utt2noise[utt], test.utt2snr[utt]) for utt in test.utts}
-    assert len(conditions) == 40 and {snr_db for _, snr_db in conditions} == {2.5, 7.5, 12.5, 17.5}
+    assert len(conditions) == 40
+    assert {snr_db for _, snr_db in conditions} == {2.5, 7.5, 12.5, 17.5}
     assert set(sets["tr"].utt2snr.values()) == {0.0, 5.0, 10.0, 15.0}
 
 
@@ -56,12 +58,14 @@ def test_pairs_are_what_the_log_says(corpus, tmp_path):
     data = voicebank_demand.prepare(corpus, tmp_path)["tt"]
     for utt in data.utts:
         (clean, rate), (noisy, _) = (audio.read_mono(table[utt]) for table in (data.clean, data.noisy))
-        assert rate == 48000 and 2 * rate < len(clean) < 5 * rate
+        assert rate == 48000
+        assert 2 * rate < len(clean) < 5 * rate
         noise = noisy.astype(np.float64) - clean
         assert 10 * np.log10(np.sum(clean.astype(np.float64) ** 2) / np.sum(noise**2)) == pytest.approx(
             data.utt2snr[utt], abs=0.02
         )
-        assert 0.1 < np.abs(clean).max() < 1.0 and np.abs(noisy).max() <= 0.991
+        assert 0.1 < np.abs(clean).max() < 1.0
+        assert np.abs(noisy).max() <= 0.991
 
 
 def test_speech_is_voiced_at_the_talkers_pitch_and_never_stops_for_long(corpus):
@@ -90,7 +94,9 @@ def test_same_seed_same_bytes_another_seed_others(tmp_path, monkeypatch):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         mini.download(tmp_path / name, seed)
     a, b, c = (hashes(tmp_path / name) for name in "abc")
-    assert a == b and a.keys() == c.keys() and len(a) == 3 + 2 * 3 * 6
+    assert a == b
+    assert a.keys() == c.keys()
+    assert len(a) == 3 + 2 * 3 * 6
     assert not {name for name in a if a[name] == c[name]}
 
 
@@ -126,7 +132,8 @@ def test_a_failure_leaves_nothing_half(tmp_path, monkeypatch):
 
 def test_every_voice_is_there_and_sounds_unlike_the_others():
     voices = {**mini.TRAIN, **mini.DEV, **mini.TEST, **mini.BACKGROUND}
-    assert len(mini.TRAIN) + len(mini.DEV) + len(mini.TEST) == 20 and len(voices) == 26
+    assert len(mini.TRAIN) + len(mini.DEV) + len(mini.TEST) == 20
+    assert len(voices) == 26
     lines = ["The bus driver found a silver watch."]
     spoken = {speaker: speak(voice, lines)[0][0] for speaker, voice in voices.items()}
     for speaker, wav in spoken.items():
@@ -143,7 +150,10 @@ def test_a_voice_that_is_not_there():
 
 def test_sentences_differ_and_have_no_commas():
     found = sentences.sentences(500, np.random.default_rng(0))
-    assert len(set(found)) == 500 and found == sentences.sentences(500, np.random.default_rng(0))
+    assert len(set(found)) == 500
+    assert found == sentences.sentences(500, np.random.default_rng(0))
     for text in found:
-        assert text[0].isupper() and text.endswith(".") and "," not in text
+        assert text[0].isupper()
+        assert text.endswith(".")
+        assert "," not in text
         assert 6 <= len(text.split()) <= 15, text

@@ -17,7 +17,8 @@ def test_the_snr_is_exact_and_nothing_clips(wanted, level):
     generator = np.random.default_rng(0)
     clean, noise = level * generator.standard_normal(8000), 7 * generator.standard_normal(8000) + 1
     mixed, noisy = mixing.mix_at_snr(clean, noise, wanted)
-    assert mixed.dtype == noisy.dtype == np.float32 and mixed.shape == noisy.shape == (8000,)
+    assert mixed.dtype == noisy.dtype == np.float32
+    assert mixed.shape == noisy.shape == (8000,)
     assert snr_db(mixed, noisy) == pytest.approx(wanted, abs=1e-3)
     assert max(np.abs(noisy).max(), np.abs(mixed).max()) <= mixing.PEAK + 1e-6
 
@@ -46,7 +47,8 @@ def test_what_cannot_be_mixed():
 def test_babble_is_the_sum_of_its_talkers(num_samples):
     speech = [np.random.default_rng(i).standard_normal(700 + i) * 10.0**-i for i in range(4)]
     murmur = mixing.babble([*speech, np.zeros(100)], 5, np.random.default_rng(1), num_samples)
-    assert murmur.shape == (num_samples,) and murmur.dtype == np.float32
+    assert murmur.shape == (num_samples,)
+    assert murmur.dtype == np.float32
     assert np.sqrt(np.mean(murmur.astype(np.float64) ** 2)) == pytest.approx(mixing.LEVEL, rel=1e-4)
     again = mixing.babble([*speech, np.zeros(100)], 5, np.random.default_rng(1), num_samples)
     np.testing.assert_array_equal(murmur, again)

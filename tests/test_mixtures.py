@@ -32,7 +32,8 @@ def test_what_is_written_is_read_again_in_any_order(mixtures, tmp_path):
     write_mixtures(path, mixtures)
     assert read_mixtures(path) == mixtures
     heading, *lines = path.read_text().splitlines()
-    assert heading.startswith("utterance\tspeaker\tspeech\tnoise") and lines[0].startswith("a_1\ta\t")
+    assert heading.startswith("utterance\tspeaker\tspeech\tnoise")
+    assert lines[0].startswith("a_1\ta\t")
     path.write_text("\n".join([heading, *reversed(lines), ""]))
     assert list(read_mixtures(path).items()) == list(mixtures.items())
 
@@ -94,7 +95,8 @@ def dump_all(data, out, nj=1, **settings):
 def test_stage_2_mixes_what_the_list_says(mixtures, tmp_path):
     write_mixtures(tmp_path / "data" / FILE, mixtures)
     data = dump_all(tmp_path / "data", tmp_path / "dump", nj=2)
-    assert data.utt2snr == {"a_1": -5.0, "a_2": 0.0, "b_1": 5.0} and set(data.utt2noise.values()) == {"hiss"}
+    assert data.utt2snr == {"a_1": -5.0, "a_2": 0.0, "b_1": 5.0}
+    assert set(data.utt2noise.values()) == {"hiss"}
     assert data.utt2spk == {"a_1": "a", "a_2": "a", "b_1": "b"}
     assert datadir.read_table(tmp_path / "dump/utt2silo") == {"a_1": "0", "a_2": "1", "b_1": "0"}
     datadir.validate_data_dir(tmp_path / "dump")
@@ -113,7 +115,8 @@ def test_an_edited_line_is_mixed_anew_and_the_rest_stays(mixtures, tmp_path):
     changed["b_1"] = dataclasses.replace(mixtures["b_1"], silo=-1)
     write_mixtures(tmp_path / "data" / FILE, {utt: dataclasses.replace(m, silo=-1) for utt, m in changed.items()})
     data = dump_all(tmp_path / "data", tmp_path / "dump", nj=3)
-    assert data.utt2snr["a_2"] == 20.0 and not (tmp_path / "dump/utt2silo").exists()
+    assert data.utt2snr["a_2"] == 20.0
+    assert not (tmp_path / "dump/utt2silo").exists()
     write_mixtures(tmp_path / "data" / FILE, mixtures)
     dump_all(tmp_path / "data", tmp_path / "dump", nj=3)
     middle = [ark.stat().st_mtime_ns for ark in arks]
@@ -130,7 +133,8 @@ def test_bad_mixtures_are_named_and_left_out_of_training_and_refused_in_tests(mi
     write_mixtures(tmp_path / "data" / FILE, bad)
     lines = []
     dump.dump_set(tmp_path / "data", tmp_path / "dump", log=lines.append)
-    assert "a_1: " in lines[0] and "a_1.wav: is silent" in lines[0]
+    assert "a_1: " in lines[0]
+    assert "a_1.wav: is silent" in lines[0]
     assert "short.wav: lasts 1 s, the list wants it up to 4 s" in lines[1]
     with pytest.raises(InputError, match="2 are bad"):
         dump.dump_set(tmp_path / "data", tmp_path / "test", keep_all=True, log=lines.append)

@@ -155,7 +155,8 @@ def test_bound_is_a_polar_tanh_with_a_finite_gradient_at_zero():
     torch.testing.assert_close(as_complex(complex_multiply(z, bound(mask))), expected, atol=1e-5, rtol=1e-4)
     zero = torch.zeros(1, 2, 3, 4, requires_grad=True)
     complex_multiply(random_map(1, 1, 3, 4), bound(zero)).sum().backward()
-    assert torch.isfinite(zero.grad).all() and zero.grad.abs().max() > 0
+    assert torch.isfinite(zero.grad).all()
+    assert zero.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize("num_frames", [1, 63, 64, 65, 200])
@@ -267,7 +268,8 @@ def test_sigmoids_that_are_not_learned_are_constants_of_the_same_values():
     for make in (lambda learned: SAGOEA(24, 3, 50, learned=learned), lambda learned: SAGUEA(6, 16, learned=learned)):
         learned, fixed = make(True), make(False)
         names = {name for name, _ in learned.named_parameters()} - {name for name, _ in fixed.named_parameters()}
-        assert names == {"alpha", "beta", "centre"} & {name for name, _ in fixed.named_buffers()} and "alpha" in names
+        assert names == {"alpha", "beta", "centre"} & {name for name, _ in fixed.named_buffers()}
+        assert "alpha" in names
         fixed.load_state_dict(learned.state_dict())  # the same names and values: one can be made from the other
         x = torch.randn(2, 16, 24 if isinstance(fixed, SAGOEA) else 12)
         assert torch.equal(fixed(x), learned(x))
@@ -340,7 +342,10 @@ def test_weights_over_frequency_are_those_that_the_output_is_made_with(kind):
 def test_gates_keep_the_phase_and_lie_between_zero_and_one(causal):
     gate, z = TFGA(50, causal), random_map(time=30)
     frequency, time = gate.gates(z)
-    assert 0 < frequency.min() and frequency.max() < 1 and 0 < time.min() and time.max() < 1
+    assert frequency.min() > 0
+    assert frequency.max() < 1
+    assert time.min() > 0
+    assert time.max() < 1
     out = as_complex(gate(z)) / as_complex(z)
     assert out.imag.abs().max() < 1e-5
     torch.testing.assert_close(out.real[:, :1], (frequency * time).expand(2, 1, 8, 30), atol=1e-5, rtol=1e-4)

@@ -11,8 +11,10 @@ def test_lengths_rates_and_levels(name):
     for sample_rate in (8000, 16000, 48000):
         for num_samples in (1, 159, 4096, 4097, 24000):
             wav = NOISES[name](num_samples, sample_rate, np.random.default_rng(num_samples))
-            assert wav.shape == (num_samples,) and wav.dtype == np.float32
-            assert np.isfinite(wav).all() and 0 < np.abs(wav).max() <= 1.0
+            assert wav.shape == (num_samples,)
+            assert wav.dtype == np.float32
+            assert np.isfinite(wav).all()
+            assert 0 < np.abs(wav).max() <= 1.0
     wav = NOISES[name](5 * 16000, 16000, np.random.default_rng(0)).astype(np.float64)
     assert 0.02 < np.sqrt(np.mean(wav**2)) < 0.1001
 

@@ -36,7 +36,9 @@ def test_a_mat_file_becomes_a_wav_of_19980_hz(tmp_path):
     (tmp_path / "noise").mkdir()
     scipy.io.savemat(tmp_path / "noise/babble.mat", {"babble": wav[:, None], "n": 3})
     (noise,) = noisex92.prepare(tmp_path / "noise", tmp_path / "wav")
-    assert noise.name == "babble" and noise.path == str(tmp_path / "wav/babble.wav") and noise.duration_s == 3.0
+    assert noise.name == "babble"
+    assert noise.path == str(tmp_path / "wav/babble.wav")
+    assert noise.duration_s == 3.0
     read, rate = audio.read_mono(noise.path)
     assert rate == 19980
     assert np.abs(read - 0.9 * wav / np.abs(wav.astype(float)).max()).max() < 1e-4
@@ -55,7 +57,8 @@ def test_what_is_there_is_told(tmp_path, capsys):
         write(tmp_path / f"{name}.wav", tone(300))
     noisex92.download(tmp_path)
     line = capsys.readouterr().out
-    assert "3 noises, 2 of the 15 of NOISEX-92; not there: buccaneer1" in line and line.count("\n") == 1
+    assert "3 noises, 2 of the 15 of NOISEX-92; not there: buccaneer1" in line
+    assert line.count("\n") == 1
     (tmp_path / "babble.wav").unlink()
     (tmp_path / "white.wav").unlink()
     noisex92.download(tmp_path)
@@ -88,5 +91,6 @@ def test_a_missing_folder_says_how_to_get_the_corpus(tmp_path):
 
 def test_the_real_noises(real_audio, tmp_path):
     noises = {noise.name: noise for noise in noisex92.prepare(real_audio / "noisex92", tmp_path)}
-    assert len(noises) == 9 and set(noises) <= set(noisex92.NAMES)
+    assert len(noises) == 9
+    assert set(noises) <= set(noisex92.NAMES)
     assert noises["volvo"].centroid_hz < noises["babble"].centroid_hz < noises["white"].centroid_hz

@@ -9,7 +9,7 @@ import pytest
 from sase.data import datadir, dump
 from sase.data.dataset import PairSet
 from sase.data.mixtures import FILE, Mixture, write_mixtures
-from sase.data.splitting import apportion
+from sase.data.splitting import split_proportionally
 from sase.errors import InputError
 from sase.federated import partition as module
 from sase.federated.partition import partition
@@ -75,10 +75,12 @@ def test_what_a_method_keeps_apart(sets, tmp_path):
     for method, table in (("silo", "utt2spk"), ("speaker", "utt2spk"), ("noise", "utt2noise")):
         run(sets, tmp_path / method, method, num_silos=3)
         groups = [set(getattr(silo, table).values()) for silo in silo_sets(tmp_path / method, 3)]
-        assert all(groups) and sum(map(len, groups)) == len(set.union(*groups))
+        assert all(groups)
+        assert sum(map(len, groups)) == len(set.union(*groups))
     run(sets, tmp_path / "snr", "snr", num_silos=3)
     snrs_db = [list(silo.utt2snr.values()) for silo in silo_sets(tmp_path / "snr", 3)]
-    assert max(snrs_db[0]) <= min(snrs_db[1]) and max(snrs_db[1]) <= min(snrs_db[2])
+    assert max(snrs_db[0]) <= min(snrs_db[1])
+    assert max(snrs_db[1]) <= min(snrs_db[2])
 
 
 @pytest.mark.parametrize("method, tolerance", [("speaker", 0.1), ("snr", 0.05)])
@@ -114,7 +116,8 @@ def test_test_parts_are_what_silos_have_noises_for(sets, tmp_path):
         assert data.utts == [utt for utt in silos if silos[utt] == str(k)]
     run(sets, tmp_path / "snr", "snr", num_silos=3)
     snrs_db = [list(data.utt2snr.values()) for data in silo_sets(tmp_path / "snr", 3, "tt")]
-    assert max(snrs_db[0]) <= min(snrs_db[1]) and max(snrs_db[1]) <= min(snrs_db[2])
+    assert max(snrs_db[0]) <= min(snrs_db[1])
+    assert max(snrs_db[1]) <= min(snrs_db[2])
     for method in ("speaker", "dirichlet"):
         run(sets, tmp_path / method, method, num_silos=3)
         assert not list((tmp_path / method).glob("*/tt"))
@@ -127,14 +130,19 @@ def test_the_page_says_what_the_silos_hold(sets, tmp_path):
     summary = partition(*sets, tmp_path / "silos", "noise", 3, log=lines.append)
     assert json.loads((tmp_path / "silos/partition.json").read_text()) == summary
     page = (tmp_path / "silos/partition.md").read_text()
-    assert lines == [page] and "no two silos share noises" in page and "silos share speakers" in page
+    assert lines == [page]
+    assert "no two silos share noises" in page
+    assert "silos share speakers" in page
     for k, (silo, data) in enumerate(zip(summary["silos"], silo_sets(tmp_path / "silos", 3))):
-        assert silo["utterances"] == len(data) and silo["speakers"] == sorted(data.spk2utt)
+        assert silo["utterances"] == len(data)
+        assert silo["speakers"] == sorted(data.spk2utt)
         seconds = sum(len(dump.read_int16(spec)) for spec in data.clean.values()) / RATE
         assert silo["hours"] == pytest.approx(seconds / 3600, abs=1e-4)
         assert list(silo["noises"]) == sorted(set(data.utt2noise.values()))
-        assert silo["snr_db"][0] == min(data.utt2snr.values()) and silo["snr_db"][2] == max(data.utt2snr.values())
-        assert f"| {k} | {silo['hours']:.3f} |" in page and ", ".join(silo["noises"]) in page
+        assert silo["snr_db"][0] == min(data.utt2snr.values())
+        assert silo["snr_db"][2] == max(data.utt2snr.values())
+        assert f"| {k} | {silo['hours']:.3f} |" in page
+        assert ", ".join(silo["noises"]) in page
     assert (tmp_path / "silos/partition.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -176,7 +184,8 @@ def test_a_set_that_knows_no_silos_or_noises(tmp_path):
     with pytest.raises(InputError, match="utt2noise: is missing, or knows 0 of 12"):
         run((path, None), tmp_path / "silos", "noise", num_silos=2)
     summary = run((path, None), tmp_path / "silos", "speaker", num_silos=2)
-    assert summary["silos"][0]["noises"] == {} and "not known" in (tmp_path / "silos/partition.md").read_text()
+    assert summary["silos"][0]["noises"] == {}
+    assert "not known" in (tmp_path / "silos/partition.md").read_text()
 
 
 @pytest.mark.parametrize("shares", [[1, 2, 4, 8], [1, 1, 1], [5]])
@@ -184,18 +193,18 @@ def test_apportion_is_near_to_the_proportions(shares):
     generator = np.random.default_rng(0)
     for count in (15, 40, 1200):
         weights = {f"k{i}": float(generator.uniform(1, 3)) for i in range(count)}
-        owners = apportion(weights, shares)
+        owners = split_proportionally(weights, shares)
         assert owners.keys() == weights.keys()
         sums = np.bincount([owners[key] for key in weights], list(weights.values()), len(shares))
         wanted = np.array(shares) / sum(shares) * sum(weights.values())
         assert np.abs(sums - wanted).max() < {15: 1.0, 40: 0.2, 1200: 3.0}[count]
-        assert apportion(dict(reversed(weights.items())), shares) == owners
+        assert split_proportionally(dict(reversed(weights.items())), shares) == owners
 
 
 def test_apportion_leaves_none_empty_and_finds_the_exact_solution():
-    assert sorted(apportion({"a": 100.0, "b": 1.0, "c": 1.0}, [1, 1, 8]).values()) == [0, 1, 2]
-    owners = apportion({c: w for c, w in zip("abcdefg", (8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 3.0))}, [1, 1])
+    assert sorted(split_proportionally({"a": 100.0, "b": 1.0, "c": 1.0}, [1, 1, 8]).values()) == [0, 1, 2]
+    owners = split_proportionally(dict(zip("abcdefg", (8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 3.0))), [1, 1])
     halves = [sum(w for c, w in zip("abcdefg", (8, 7, 6, 5, 4, 3, 3)) if owners[c] == k) for k in (0, 1)]
     assert halves == [18, 18]
     with pytest.raises(ValueError):
-        apportion({"a": 1.0}, [1, 1])
+        split_proportionally({"a": 1.0}, [1, 1])

@@ -34,7 +34,8 @@ def test_what_is_saved_is_what_is_loaded_by_name_by_file_and_as_a_checkpoint(fol
     save_model(model, tmp_path / "best.pt")
     for name in ("mine", tmp_path / "shipped/mine.safetensors", tmp_path / "best.pt", tmp_path):
         loaded = pretrained.load(name)
-        assert not loaded.training and loaded.config == model.config
+        assert not loaded.training
+        assert loaded.config == model.config
         assert torch.equal(loaded(wav), model(wav))
     assert list(pretrained.available()) == ["mine"]
 
@@ -62,9 +63,13 @@ def test_what_cannot_be_loaded_is_told_in_one_line(folder):
 
 
 def test_a_release_is_the_experiment_s_best_and_its_card_says_how_it_came_about(tmp_path):
-    scores = {"mean": {n: 2.0 for n in _names()}, "std": {n: 0.5 for n in _names()}, "scored": 3}
-    summary = {**scores, "unprocessed": scores, "common": {"unprocessed": scores, "enhanced": scores},
-               "breakdowns": {"snr": {"2.5": {"unprocessed": scores, "enhanced": scores}}}}  # fmt: skip
+    scores = {"mean": dict.fromkeys(_names(), 2.0), "std": dict.fromkeys(_names(), 0.5), "scored": 3}
+    summary = {
+        **scores,
+        "unprocessed": scores,
+        "common": {"unprocessed": scores, "enhanced": scores},
+        "breakdowns": {"snr": {"2.5": {"unprocessed": scores, "enhanced": scores}}},
+    }
     exp, scoring = tmp_path / "exp", tmp_path / "exp/enhanced_tt/scoring"
     scoring.mkdir(parents=True)
     (scoring / "summary.json").write_text(json.dumps(summary))
@@ -91,7 +96,9 @@ def test_a_release_is_the_experiment_s_best_and_its_card_says_how_it_came_about(
     (exp / "config.yaml").write_text(f"data: {{batch_size: 12, segment_s: 2.0}}\ninit: {first}\nseed: 7\n")
     text = release(exp, scoring, "tones", tmp_path / "notes.md", tmp_path)[1].read_text()
     before, _, after = text.partition("Then, from there: 1,500 steps")
-    assert "600 steps of 6 segments of 1 s, 1 h" in before and "seed: 9" in before and "seed: 7" in after
+    assert "600 steps of 6 segments of 1 s, 1 h" in before
+    assert "seed: 9" in before
+    assert "seed: 7" in after
 
 
 def _names():
@@ -107,7 +114,9 @@ def test_shipped_weights_enhance_and_their_card_counts_right(name):
     enhanced = enhancer.enhance(wav, 16000)
     assert np.square(enhanced).sum() < 0.1 * np.square(wav).sum()  # steady noise is taken away: 10 dB at least
     card = pretrained.card(name)
-    assert f"# {name}" in card and "cross-corpus" in card and f"{count_parameters(enhancer.model) / 1e3:.1f} k" in card
+    assert f"# {name}" in card
+    assert "cross-corpus" in card
+    assert f"{count_parameters(enhancer.model) / 1e3:.1f} k" in card
 
 
 def test_the_command_enhances_with_what_python_does(monkeypatch, capsys):

@@ -32,7 +32,8 @@ def test_counting_leaves_the_module_alone():
     lstm = nn.LSTM(4, 4)
     before = {name: tensor.clone() for name, tensor in lstm.state_dict().items()}
     count_macs(lstm, torch.zeros(2, 1, 4))
-    assert lstm.training and all(torch.equal(before[name], tensor) for name, tensor in lstm.state_dict().items())
+    assert lstm.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in lstm.state_dict().items())
 
 
 def test_a_network_costs_the_sum_of_its_parts():
@@ -49,18 +50,32 @@ def test_a_network_costs_the_sum_of_its_parts():
 def test_profile_of_a_preset():
     costs = profile(build_model("mini"))
     assert json.loads(json.dumps(costs)) == costs
-    assert costs["parameters"] == count_parameters(build_model("mini")) == sum(
-        p.numel() for p in build_model("mini").parameters()
+    assert (
+        costs["parameters"]
+        == count_parameters(build_model("mini"))
+        == sum(p.numel() for p in build_model("mini").parameters())
     )
-    assert costs["causal"] and costs["latency_s"] == 0.032 and costs["macs_per_s"] > costs["parameters"]
+    assert costs["causal"]
+    assert costs["latency_s"] == 0.032
+    assert costs["macs_per_s"] > costs["parameters"]
     assert profile(build_model({"preset": "mini", "causal": False}))["latency_s"] is None
 
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0"), (999, "999"), (1000, "1.00 k"), (31234, "31.2 k"), (999499, "999 k"), (999600, "1.00 M"),
-     (84_100_000, "84.1 M"), (8_610_000_000, "8.61 G"), (123_000_000_000, "123 G"), (9_996, "10.0 k")],
-)  # fmt: skip
+    [
+        (0, "0"),
+        (999, "999"),
+        (1000, "1.00 k"),
+        (31234, "31.2 k"),
+        (999499, "999 k"),
+        (999600, "1.00 M"),
+        (84_100_000, "84.1 M"),
+        (8_610_000_000, "8.61 G"),
+        (123_000_000_000, "123 G"),
+        (9_996, "10.0 k"),
+    ],
+)
 def test_counts_with_units(count, text):
     assert with_unit(count) == text
 
@@ -73,14 +88,19 @@ def test_markdown():
 def test_benchmarks_run(tmp_path):
     threads = torch.get_num_threads()
     rows = stages.bench_enhance({"mini": build_model("mini")}, [0.1, 0.2], repeats=2)
-    assert [row["input s"] for row in rows] == [0.1, 0.2] and torch.get_num_threads() == threads
-    assert all(0 < row["RTF best"] <= row["RTF median"] for row in rows) and rows[0]["GMAC"] > 0
+    assert [row["input s"] for row in rows] == [0.1, 0.2]
+    assert torch.get_num_threads() == threads
+    assert all(0 < row["RTF best"] <= row["RTF median"] for row in rows)
+    assert rows[0]["GMAC"] > 0
     (row,) = stages.bench_dump(pairs=2, duration_s=0.3)
-    assert row["sound s"] == 1.2 and row["× real time"] > 0
+    assert row["sound s"] == 1.2
+    assert row["× real time"] > 0
     config = tmp_path / "c.yaml"
     config.write_text("model: {preset: mini}\ndata: {batch_size: 2, segment_s: 0.2}\nloss: {si_snr: 1.0}\n")
     (row,) = stages.bench_train([load_train_config(config)], steps=1)
-    assert row["batch s"] == 0.4 and row["hours an hour, median"] > 0 and row["switches"] == "of the config"
+    assert row["batch s"] == 0.4
+    assert row["hours an hour, median"] > 0
+    assert row["switches"] == "of the config"
     assert "cores" in stages.machine()
 
 

@@ -42,11 +42,13 @@ def test_data_and_dump_are_valid_and_agree(recipe):
         data = validate_data_dir(recipe.mini / "data" / name, audio=True)
         dumped = read_data_dir(recipe.mini / "dump" / name)
         assert dumped.noisy.keys() == data.noisy.keys()
-        assert dumped.utt2noise == data.utt2noise and dumped.utt2snr == data.utt2snr
+        assert dumped.utt2noise == data.utt2noise
+        assert dumped.utt2snr == data.utt2snr
         counts[name] = {utt: int(n) for utt, n in read_table(recipe.mini / "dump" / name / "utt2num_samples").items()}
         for utt, path in data.noisy.items():
             assert counts[name][utt] == pytest.approx(soundfile.info(path).frames / 3, abs=1)
-    assert len(counts["tr"]) > len(counts["tt"]) > 0 and counts["cv"]
+    assert len(counts["tr"]) > len(counts["tt"]) > 0
+    assert counts["cv"]
 
 
 def test_stages_again_change_nothing(recipe, tmp_path):
@@ -139,7 +141,8 @@ def test_an_experiment_is_not_continued_with_another_config(trained, recipe):
     process = recipe.start("--stage", 3, "--stop-stage", 3, *arguments)
     output = process.communicate()[0]
     assert process.returncode == 1
-    assert "learning_rate" in output.splitlines()[-1] and "another --tag" in output.splitlines()[-1]
+    assert "learning_rate" in output.splitlines()[-1]
+    assert "another --tag" in output.splitlines()[-1]
 
 
 def test_stages_4_and_5_killed_and_run_again_give_a_table(trained, recipe):
@@ -158,19 +161,22 @@ def test_stages_4_and_5_killed_and_run_again_give_a_table(trained, recipe):
     stage_5 = ("--stage", 5, "--stop-stage", 5, *quick)
     recipe.run_killed(*stage_5, when=lambda: list(enhanced.glob("scoring/logs/*.log")), delay_s=3.0)
     output = recipe.run(*stage_5)
-    assert "PESQ_WB" in output and str(trained / "RESULTS.md") in output
+    assert "PESQ_WB" in output
+    assert str(trained / "RESULTS.md") in output
     with open(enhanced / "scoring/scores.csv") as file:
         rows = list(csv.DictReader(file))
     assert {row["utt"] for row in rows} == set(lengths)
     results = (trained / "RESULTS.md").read_text()
-    assert "unprocessed" in results and f"{len(lengths)} scored" in results
+    assert "unprocessed" in results
+    assert f"{len(lengths)} scored" in results
     assert list((trained / "images").glob("*.png"))
 
 
 def test_a_missing_model_is_told_in_one_line(recipe):
     process = recipe.start("--stage", 4, "--stop-stage", 4, "--tag", "never-trained")
     output = process.communicate()[0]
-    assert process.returncode == 1 and "never-trained/best.pt" in output
+    assert process.returncode == 1
+    assert "never-trained/best.pt" in output
 
 
 def test_the_tag_follows_from_config_and_overrides(recipe):
@@ -178,7 +184,8 @@ def test_the_tag_follows_from_config_and_overrides(recipe):
     output = recipe.run("--stage", 3, "--stop-stage", 3, "--seed", 3, "--train_args", arguments)
     assert "stage 3: train mini/exp/train_mini_presetmini_epochs1_steps_per_epoch1_seed3 with" in output
     config = yaml.safe_load((recipe.mini / output.split("mini/", 1)[1].split()[0] / "config.yaml").read_text())
-    assert config["seed"] == 3 and config["train"]["epochs"] == 1
+    assert config["seed"] == 3
+    assert config["train"]["epochs"] == 1
 
 
 def test_all_stages_in_one_go_leave_a_finished_experiment_as_it_is(trained, recipe):
@@ -212,4 +219,6 @@ def test_weights_to_ship_are_made_in_two_trainings_and_scored(recipe, tmp_path):
     assert_equal(shipped, load_model(second / "best.pt").state_dict())
     assert yaml.safe_load((second / "config.yaml").read_text())["init"] == str(first)
     card = (tmp_path / "out/mine.md").read_text()
-    assert card.count("18 steps of 4 segments") == 2 and "Then, from there" in card and "| unprocessed |" in card
+    assert card.count("18 steps of 4 segments") == 2
+    assert "Then, from there" in card
+    assert "| unprocessed |" in card

@@ -69,7 +69,8 @@ def test_a_line_of_the_list_that_is_edited_is_mixed_anew(recipe, monkeypatch):
         recipe.run("--stage", 2, "--stop-stage", 2, "--nj", 2)
         after = read_data_dir(recipe.mini / "dump/cv")
         changed = [utt for utt in samples if not np.array_equal(samples[utt], read_int16(after.noisy[utt]))]
-        assert changed == [cells["utterance"]] and after.utt2snr[cells["utterance"]] == 30.0
+        assert changed == [cells["utterance"]]
+        assert after.utt2snr[cells["utterance"]] == 30.0
     finally:
         path.write_text(text)
         recipe.run("--stage", 2, "--stop-stage", 2, "--nj", 2)
@@ -80,16 +81,20 @@ def test_without_a_corpus_it_says_how_to_get_one(recipe):
         others = ("--cv_dir", "downloads/mini/zh-CN", "--noise_dir", "downloads/mini/noise")
         process = recipe.start(*others, option, "nowhere", "--mini", "false", "--stop-stage", 0)
         output = process.communicate()[0].splitlines()
-        assert process.returncode == 1 and words in output[-1] and "nowhere" in output[-1]
+        assert process.returncode == 1
+        assert words in output[-1]
+        assert "nowhere" in output[-1]
 
 
 def test_central_training_gives_a_table_by_noise_and_snr(recipe):
     output = recipe.run("--stage", 3, "--tag", "central", "--nj", 2, "--train_args", QUICK_ARGS)
     exp = recipe.mini / "exp/central"
-    assert "PESQ_WB" in output and "### By noise" in (exp / "RESULTS.md").read_text()
+    assert "PESQ_WB" in output
+    assert "### By noise" in (exp / "RESULTS.md").read_text()
     with open(exp / "enhanced_tt/scoring/scores.csv") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 48 and len({row["noise"] for row in rows}) == 12
+    assert len(rows) == 48
+    assert len({row["noise"] for row in rows}) == 12
     assert {row["snr"] for row in rows} == {"-5", "0", "5", "10"}
     assert {path.name for path in (exp / "images").iterdir()} >= {"tt_spectrograms.png", "tt_improvements.png"}
 
@@ -138,7 +143,8 @@ def test_engines_come_to_the_same_model(recipe):
 def test_what_cannot_be_federated_is_told(recipe, options, words):
     process = recipe.start("--stage", 3, "--stop-stage", 3, "--fl", "true", "--fl_engine", "inproc", *options)
     output = process.communicate()[0]
-    assert process.returncode != 0 and words in output.splitlines()[-1]
+    assert process.returncode != 0
+    assert words in output.splitlines()[-1]
 
 
 def test_the_tag_tells_what_is_federated(recipe):
@@ -174,6 +180,7 @@ def test_the_mini_corpus_is_enhanced_centrally_and_by_four_silos(recipe):
     central, unprocessed = si_sdr(recipe, "train_mini")
     federated, _ = si_sdr(recipe, "train_mini_fl4_silo")
     assert central > unprocessed + 3.0
-    assert federated > unprocessed + 2.0 and federated > central - 1.5
+    assert federated > unprocessed + 2.0
+    assert federated > central - 1.5
     lengths = read_table(recipe.mini / "dump/tt/utt2num_samples")
     assert read_table(recipe.mini / "exp/train_mini_fl4_silo/enhanced_tt/spk1.scp").keys() == lengths.keys()

@@ -19,7 +19,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 def made_scores(utts, shift=0.0, failed=None):
     """Scores that rise with the place of the utterance in the list."""
-    return Scores({utt: {name: 1.0 + i + shift for name in METRICS} for i, utt in enumerate(utts)}, failed or {}, 12.34)
+    return Scores({utt: dict.fromkeys(METRICS, 1.0 + i + shift) for i, utt in enumerate(utts)}, failed or {}, 12.34)
 
 
 UTTS = ["a_1", "a_2", "b_1", "b_2", "b_3"]
@@ -69,7 +69,8 @@ def test_results_tell_everything_that_a_reader_needs(scored):
         assert needed in text
     for needed in (f"| resampler | {audio.RESAMPLER} |", "| seed | 17 |", " cores |", "| wall time of scoring |"):
         assert needed in text
-    assert "| training | 2 epochs, 120 steps |" in text and "| wall time of training | 1.1 min" in text
+    assert "| training | 2 epochs, 120 steps |" in text
+    assert "| wall time of training | 1.1 min" in text
     assert "| chosen on the development set | epoch 1: dev_SI_SNR 3.5 |" in text
     assert "```yaml\nmodel:\n  causal: true\nseed: 17\n```" in text
     assert "Enhanced: 3 scored, 0 failed, 0 without speech. Unprocessed: 3 scored, 0 failed, 0 without speech." in text
@@ -105,7 +106,8 @@ def test_results_of_a_federated_training_tell_of_rounds_and_silos(scored):
     assert "| sent | 3.0 MB to the server, 8.0 MB to the silos |" in text
     assert "| wall time of training | 1.5 min (all rounds) |" in text
     assert "| chosen on the development set | round 1: dev_SI_SNR 1.5 |" in text
-    assert "<summary>fl.yaml</summary>" in text and "strategy: sase" in text
+    assert "<summary>fl.yaml</summary>" in text
+    assert "strategy: sase" in text
 
 
 def test_finishing_again_changes_nothing_but_the_date(scored):
@@ -121,10 +123,12 @@ def test_finishing_again_changes_nothing_but_the_date(scored):
 
 def test_results_go_where_they_are_wanted(scored, tmp_path):
     finish(results_dir=tmp_path / "there")
-    assert (tmp_path / "there/RESULTS.md").is_file() and not (scored / "RESULTS.md").exists()
+    assert (tmp_path / "there/RESULTS.md").is_file()
+    assert not (scored / "RESULTS.md").exists()
     (scored / "config.yaml").unlink()  # no experiment's folder: nothing is written above the scores
     finish()
-    assert (scored / "enhanced_tt/scoring/RESULTS.md").is_file() and not (scored / "RESULTS.md").exists()
+    assert (scored / "enhanced_tt/scoring/RESULTS.md").is_file()
+    assert not (scored / "RESULTS.md").exists()
 
 
 def test_an_experiment_with_two_sets_has_a_section_for_each(scored):
@@ -165,7 +169,8 @@ def test_failures_are_listed_and_undefined_values_shown_as_such(tmp_path):
     text = (tmp_path / "RESULTS.md").read_text()
     assert "Enhanced: 2 scored, 1 failed, 2 without speech (PESQ_WB undefined for 2)." in text
     assert "- b_1: is silent" in text
-    assert "| enhanced | 2 | – ± – | 1.5000 ± 0.5000 |" in text and "| improvement | 2 | – | +0.0000 |" in text
+    assert "| enhanced | 2 | – ± – | 1.5000 ± 0.5000 |" in text
+    assert "| improvement | 2 | – | +0.0000 |" in text
     assert "scored in both" in text
     assert "nan" not in text
     assert results.text(summary).splitlines()[1].split() == ["PESQ_WB", "2.000", "–"]
@@ -208,7 +213,8 @@ def test_equal_input_draws_equal_files(tmp_path):
         figures.draw_improvements(tmp_path / name / "improvements.png", unprocessed, enhanced, LABELS)
     for name in ("example.png", "improvements.png"):
         first = (tmp_path / "one" / name).read_bytes()
-        assert first[:8] == PNG and first == (tmp_path / "two" / name).read_bytes()
+        assert first[:8] == PNG
+        assert first == (tmp_path / "two" / name).read_bytes()
     assert len(list((tmp_path / "one").iterdir())) == 2  # nothing half is left
 
 

@@ -53,12 +53,16 @@ def test_all_jobs_are_run_and_the_failed_ones_counted(runner, tmp_path):
 
 def test_a_program_that_is_not_there_fails(runner, tmp_path):
     status, _, error = run(runner, "x.log", "no-such-program-here", cwd=tmp_path)
-    assert status == 1 and error.startswith("1 of 1 failed, see x.log") and "not found" in error
+    assert status == 1
+    assert error.startswith("1 of 1 failed, see x.log")
+    assert "not found" in error
 
 
 def test_a_job_that_is_killed_fails_and_says_by_what(runner, tmp_path):
     status, _, error = run(runner, "x.log", "bash", "-c", "kill -9 $$", cwd=tmp_path)
-    assert status == 1 and "1 of 1 failed" in error and "killed by SIGKILL" in error
+    assert status == 1
+    assert "1 of 1 failed" in error
+    assert "killed by SIGKILL" in error
     assert "# Ended (code 137; signal 9)" in (tmp_path / "x.log").read_text()
     assert (tmp_path / "q/x.log/1.status").read_text() == "137\n"
 
@@ -196,7 +200,8 @@ def test_memory_is_read(resources):
 )
 def test_wrong_use_is_refused(runner, tmp_path, arguments, message):
     status, _, error = run(runner, *arguments, cwd=tmp_path)
-    assert status != 0 and message in error
+    assert status != 0
+    assert message in error
     assert not list(tmp_path.iterdir())
 
 
@@ -224,7 +229,8 @@ def start_sleepers(runner, folder):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_jobs_and_their_children(runner, tmp_path, number):
     process, pids = start_sleepers(runner, tmp_path)
-    assert len(pids) == 4 and all(map(is_alive, pids))
+    assert len(pids) == 4
+    assert all(map(is_alive, pids))
     process.send_signal(number)
     assert process.wait(timeout=20) == 128 + number
     deadline = time.monotonic() + 10

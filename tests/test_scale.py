@@ -7,18 +7,28 @@ from sase.data.dataset import MOST_HELD_BYTES
 from sase.errors import InputError
 
 PARTS = Parts(
-    dump_speed=1000.0, step_s=0.5, batch_s=36.0, segments=12, device="a core", parameters=250_000,
-    exchange_speed=1e6, decode_speed=50.0, score_speed=10.0,
-)  # fmt: skip
+    dump_speed=1000.0,
+    step_s=0.5,
+    batch_s=36.0,
+    segments=12,
+    device="a core",
+    parameters=250_000,
+    exchange_speed=1e6,
+    decode_speed=50.0,
+    score_speed=10.0,
+)
 
 
 def test_one_device_has_nothing_to_exchange():
     cost = predict(PARTS, hours=10, test_hours=2, epochs=3, cpus=4, devices=1)
-    assert cost.steps == 3 * 1000 and cost.exchange_share == 0.0
+    assert cost.steps == 3 * 1000
+    assert cost.exchange_share == 0.0
     assert cost.train_h == pytest.approx(3000 * 0.5 / 3600)
-    assert cost.dump_h == pytest.approx(20 / 4000) and cost.decode_h == pytest.approx(2 / 200)
+    assert cost.dump_h == pytest.approx(20 / 4000)
+    assert cost.decode_h == pytest.approx(2 / 200)
     assert cost.score_h == pytest.approx(4 / 40)
-    assert cost.dump_bytes == 10 * 3600 * 16000 * 2 * 2 and cost.enhanced_bytes == 2 * 3600 * 16000 * 2
+    assert cost.dump_bytes == 10 * 3600 * 16000 * 2 * 2
+    assert cost.enhanced_bytes == 2 * 3600 * 16000 * 2
 
 
 def test_devices_share_a_step_and_exchange_gradients():
@@ -32,9 +42,12 @@ def test_devices_share_a_step_and_exchange_gradients():
 
 def test_everything_grows_with_the_corpus_and_shrinks_with_cores():
     small, large = (predict(PARTS, hours, 1, 1, 4, 2) for hours in (10, 10_000))
-    assert large.train_h == pytest.approx(1000 * small.train_h) and large.dump_h == pytest.approx(1000 * small.dump_h)
-    assert large.dump_bytes == 1000 * small.dump_bytes and large.decode_h == small.decode_h
-    assert small.memory_bytes == small.dump_bytes and large.memory_bytes == MOST_HELD_BYTES
+    assert large.train_h == pytest.approx(1000 * small.train_h)
+    assert large.dump_h == pytest.approx(1000 * small.dump_h)
+    assert large.dump_bytes == 1000 * small.dump_bytes
+    assert large.decode_h == small.decode_h
+    assert small.memory_bytes == small.dump_bytes
+    assert large.memory_bytes == MOST_HELD_BYTES
     more = predict(PARTS, 10, 1, 1, 8, 2)
     assert (more.dump_h, more.decode_h, more.score_h) == (small.dump_h / 2, small.decode_h / 2, small.score_h / 2)
     assert more.train_h == small.train_h
@@ -57,7 +70,9 @@ def test_nothing_of_something_is_refused(name):
 def test_the_page_tells_what_was_measured_and_what_was_not():
     text = page(PARTS, "a machine", [10, 1000, 10_000], 1, 50, 64, 8)
     measured, arithmetic = text.split("## Arithmetic")
-    assert "On a machine; " in measured and "| 1,000 |" in measured and "250,000" in measured
+    assert "On a machine; " in measured
+    assert "| 1,000 |" in measured
+    assert "250,000" in measured
     assert "Nothing in this table was measured" in arithmetic
     assert [f"| {hours} |" in arithmetic for hours in ("10", "1,000", "10,000")] == [True] * 3
     assert "| 2.30 TB | 115 MB | 4.29 GB |" in arithmetic  # memory does not grow with the corpus

@@ -103,7 +103,8 @@ def test_folders_that_cannot_be_paired_are_refused(folders, tmp_path):
 def test_ark_entries_and_files_score_the_same(dumped):
     data = read_data_dir(dumped[0])
     pair = scoring.data_pairs(data, dumped[1])[0]
-    assert ".ark:" in pair.clean and pair.enhanced.endswith("a_1.wav")
+    assert ".ark:" in pair.clean
+    assert pair.enhanced.endswith("a_1.wav")
     from_files = scoring.score_pair(Pair("a_1", "clean/a_1.wav", pair.enhanced))
     assert scoring.score_pair(pair) == from_files
     expected = evaluate(*(audio.read_mono(path)[0] for path in ("clean/a_1.wav", pair.enhanced)), RATE)
@@ -169,9 +170,11 @@ def test_means_leave_undefined_values_out_and_count_them():
     summary = scores.summary()
     assert (summary["mean"]["PESQ_WB"], summary["mean"]["STOI"], summary["std"]["STOI"]) == (1.0, 2.0, 1.0)
     assert (summary["scored"], summary["failed"], summary["missing"], summary["without_speech"]) == (2, 2, 1, 1)
-    assert summary["undefined"]["COVL"] == 1 and summary["undefined"]["STOI"] == 0
+    assert summary["undefined"]["COVL"] == 1
+    assert summary["undefined"]["STOI"] == 0
     only_b = scores.summary(["b", "c", "x"])
-    assert only_b["mean"]["PESQ_WB"] is None and only_b["mean"]["STOI"] == 3.0
+    assert only_b["mean"]["PESQ_WB"] is None
+    assert only_b["mean"]["STOI"] == 3.0
     assert (only_b["scored"], only_b["failed"]) == (1, 1)
 
 
@@ -179,7 +182,9 @@ def test_several_processes_give_what_one_gives(folders):
     pairs = scoring.folder_pairs(*folders)[0]
     (folders[1] / "u1.flac").write_bytes(b"broken")
     one, two = (scoring.score_pairs(pairs, workers, silently) for workers in (1, 2))
-    assert one.values == two.values and one.failed == two.failed and list(one.failed) == ["u1"]
+    assert one.values == two.values
+    assert one.failed == two.failed
+    assert list(one.failed) == ["u1"]
 
 
 # --- shards and what is kept ------------------------------------------------------------------------------------------
@@ -246,7 +251,8 @@ def test_what_killed_jobs_left_is_cleared_where_nobody_else_writes(dumped, tmp_p
     mine.write_text("half")
     anothers.write_text("being written by another experiment on the same set")
     scoring.join_shards(data, enhanced, out)
-    assert not mine.exists() and anothers.exists()
+    assert not mine.exists()
+    assert anothers.exists()
 
 
 def test_nothing_that_can_be_scored_is_an_error(dumped):
@@ -267,8 +273,11 @@ def test_tables_hold_every_utterance(dumped, tmp_path):
     assert list(rows[0]) == ["utt", *METRICS, "speaker", "noise", "snr"]
     assert [row["utt"] for row in rows] == ["a_1", "a_2", "b_1", "b_2"]
     assert [(row["speaker"], row["noise"], row["snr"]) for row in rows] == [
-        ("a", "rain", "2.5"), ("a", "bus", "10"), ("b", "rain", ""), ("b", "", "")
-    ]  # fmt: skip
+        ("a", "rain", "2.5"),
+        ("a", "bus", "10"),
+        ("b", "rain", ""),
+        ("b", "", ""),
+    ]
     for name in METRICS:
         table = read_table(f"{out}/{name}")
         assert float(table["b_2"]) == pytest.approx(scores.values["b_2"][name], abs=1e-6)
@@ -298,7 +307,8 @@ def test_command_prints_json_alone(folders, tmp_path):
     done = score("--clean", folders[0], "--enhanced", folders[1], "--json", "--out", tmp_path / "s.csv")
     assert (done.returncode, done.stderr) == (0, "")
     printed = json.loads(done.stdout)
-    assert list(printed) == ["mean", "scored", "failed"] and list(printed["mean"]) == list(METRICS)
+    assert list(printed) == ["mean", "scored", "failed"]
+    assert list(printed["mean"]) == list(METRICS)
     assert (printed["scored"], printed["failed"]) == (3, 0)
     rows = list(csv.DictReader((tmp_path / "s.csv").open()))
     assert list(rows[0]) == ["utt", *METRICS]
@@ -309,12 +319,15 @@ def test_command_goes_on_after_bad_files_and_fails_for_missing_ones(folders, tmp
     clean, enhanced = folders
     (enhanced / "u1.flac").write_bytes(b"broken")
     done = score("--clean", clean, "--enhanced", enhanced, "--out", tmp_path)
-    assert done.returncode == 0 and "u1: " in done.stderr and "2 scored, 1 failed, 0 without speech" in done.stdout
+    assert done.returncode == 0
+    assert "u1: " in done.stderr
+    assert "2 scored, 1 failed, 0 without speech" in done.stdout
     assert (tmp_path / "scores.csv").is_file()
     (enhanced / "u0.flac").unlink()
     done = score("--clean", clean, "--enhanced", enhanced, "--json", "--nj", "2")
     assert done.returncode == 1
-    assert "u0: no enhanced file" in done.stderr and "1 enhanced files are missing" in done.stderr
+    assert "u0: no enhanced file" in done.stderr
+    assert "1 enhanced files are missing" in done.stderr
     assert (json.loads(done.stdout)["scored"], json.loads(done.stdout)["failed"]) == (1, 2)
 
 
@@ -322,8 +335,10 @@ def test_command_fails_when_nothing_can_be_scored(folders):
     for path in folders[1].iterdir():
         path.write_bytes(b"broken")
     done = score("--clean", folders[0], "--enhanced", folders[1])
-    assert done.returncode == 1 and done.stdout == ""
-    assert "sase score: " in done.stderr and "none of 3 utterances could be scored" in done.stderr
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "sase score: " in done.stderr
+    assert "none of 3 utterances could be scored" in done.stderr
     assert "Traceback" not in done.stderr
 
 

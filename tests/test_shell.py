@@ -140,13 +140,12 @@ def test_the_recipe_refuses_in_one_line(run_sh, arguments, message):
     assert message in error
 
 
-@pytest.mark.parametrize(
-    "recipe, option", [("voicebank_demand", "--corpus_dir"), ("commonvoice_noise92", "--cv_dir")]
-)
+@pytest.mark.parametrize("recipe, option", [("voicebank_demand", "--corpus_dir"), ("commonvoice_noise92", "--cv_dir")])
 def test_the_mini_corpus_and_ones_own_are_told_apart(root, recipe, option):
     command = [root / "egs" / recipe / "run.sh", "--mini", "true", option, "somewhere"]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.strip().endswith("choose")
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("choose")
 
 
 def test_the_recipe_names_all_its_options(run_sh, root, tmp_path):
@@ -186,7 +185,8 @@ def test_no_script_silences_an_error(root):
 def test_validate_data_dir_is_at_hand(root, tmp_path):
     command = [root / "utils/validate_data_dir.sh", tmp_path / "none"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "SASE_VENV": sys.prefix})
-    assert done.returncode == 1 and "no such data directory" in done.stderr
+    assert done.returncode == 1
+    assert "no such data directory" in done.stderr
 
 
 def test_every_configuration_of_the_recipes_can_be_built(root):

@@ -19,8 +19,8 @@ from sase.losses.objectives import build_loss
 from sase.model import build_model, load_model
 from sase.training.checkpoint import first_difference, load_checkpoint
 from sase.training.config import load_train_config
-from sase.training.distributed import join_workers
-from sase.training.loop import EpochStats, Guard, learning_rate, train_epoch
+from sase.training.distributed import init_workers
+from sase.training.loop import EpochStats, GradientGuard, learning_rate, train_epoch
 from sase.training.trainer import Trainer
 from sase.training.validation import validate
 
@@ -48,7 +48,7 @@ def config_file(tmp_path):
 def trainer(dump, config_file, tmp_path):
     def make(name="exp", *overrides):
         config = load_train_config(config_file, overrides)
-        return Trainer(config, dump, dump, tmp_path / name, join_workers(use_gpu=False))
+        return Trainer(config, dump, dump, tmp_path / name, init_workers(use_gpu=False))
 
     return make
 
@@ -82,8 +82,12 @@ def test_learning_rate_rises_then_falls_along_a_cosine():
     def rate(step):
         return learning_rate(step, 1.0, 10, 110, 0.02)
 
-    assert rate(0) == pytest.approx(0.1) and rate(9) == pytest.approx(1.0) and rate(10) == pytest.approx(1.0)
-    assert rate(60) == pytest.approx(0.51) and rate(110) == pytest.approx(0.02) and rate(500) == pytest.approx(0.02)
+    assert rate(0) == pytest.approx(0.1)
+    assert rate(9) == pytest.approx(1.0)
+    assert rate(10) == pytest.approx(1.0)
+    assert rate(60) == pytest.approx(0.51)
+    assert rate(110) == pytest.approx(0.02)
+    assert rate(500) == pytest.approx(0.02)
 
 
 def test_training_lowers_the_loss(dump):
@@ -95,7 +99,7 @@ def test_training_lowers_the_loss(dump):
 
     def epoch(first):
         batches = (mixtures.batch(n) for n in range(first, first + 25))
-        return train_epoch(model, batches, criterion, optimizer, Guard(3.0, 5)).means()["loss"]
+        return train_epoch(model, batches, criterion, optimizer, GradientGuard(3.0, 5)).means()["loss"]
 
     losses = [epoch(25 * number) for number in range(4)]
     assert losses[-1] < losses[0] - 6.0  # dB
@@ -120,20 +124,23 @@ def test_a_bad_gradient_is_refused_and_too_many_stop_training(dump):
     def poisoned(enhanced, clean, lengths):
         return enhanced.sum() * float("nan"), {}
 
-    stats = train_epoch(model, (mixtures.batch(n) for n in range(4)), poisoned, optimizer, Guard(3.0, 5))
-    assert (stats.steps, stats.bad_steps) == (0, 4) and stats.means() == {}
+    stats = train_epoch(model, (mixtures.batch(n) for n in range(4)), poisoned, optimizer, GradientGuard(3.0, 5))
+    assert (stats.steps, stats.bad_steps) == (0, 4)
+    assert stats.means() == {}
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
     with pytest.raises(InputError, match=r"not finite in 5 steps in a row.*p\d_001"):
-        train_epoch(model, (mixtures.batch(n) for n in range(9)), poisoned, optimizer, Guard(3.0, 5))
+        train_epoch(model, (mixtures.batch(n) for n in range(9)), poisoned, optimizer, GradientGuard(3.0, 5))
 
 
 def test_validation_leaves_the_model_as_it_was_and_agrees_with_single_utterances(dump):
     pairs, model = PairSet(dump), build_model({"preset": "mini"}).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     ratio, results = validate(model, pairs, max_batch_s=2.0)
-    assert model.training and all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     alone, results_alone = validate(model, pairs, max_batch_s=0.1)
-    assert ratio == pytest.approx(alone, abs=1e-3) and math.isfinite(ratio)
+    assert ratio == pytest.approx(alone, abs=1e-3)
+    assert math.isfinite(ratio)
     assert [len(clean) for clean, _ in results] == pairs.lengths.tolist() == [len(e) for _, e in results_alone]
 
 
@@ -144,7 +151,8 @@ def test_an_experiment_writes_what_it_promises(trainer, tmp_path):
     assert [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()] == history
     assert {p.name for p in folder.iterdir()} >= {"config.yaml", "checkpoint.pt", "best.pt", "history.jsonl"}
     best = max(history, key=lambda entry: entry["dev_SI_SNR"])
-    assert best["best"] and load_model(folder).config == trainer().config.model
+    assert best["best"]
+    assert load_model(folder).config == trainer().config.model
     assert not list(folder.glob("*.partial*")) + list(folder.glob(".*"))
 
 
@@ -251,7 +259,9 @@ def test_stats_of_two_parts_are_those_of_the_whole():
         part.add({"loss": float(number)})
         whole.add({"loss": float(number)})
     merged = first.merged(second)
-    assert merged.means() == whole.means() == {"loss": 1.0} and merged.bad_steps == 2 and merged.steps == 3
+    assert merged.means() == whole.means() == {"loss": 1.0}
+    assert merged.bad_steps == 2
+    assert merged.steps == 3
 
 
 @pytest.mark.recipe
@@ -261,4 +271,5 @@ def test_two_processes_train_one_model(dump, config_file, tmp_path):
     command += ["-m", "sase.bin.train", *map(str, arguments), "--threads", "1", "--set", "train.epochs=1"]
     subprocess.run(command, check=True, capture_output=True, timeout=200)
     history = (tmp_path / "exp/history.jsonl").read_text().splitlines()
-    assert len(history) == 1 and json.loads(history[0])["steps"] == 4
+    assert len(history) == 1
+    assert json.loads(history[0])["steps"] == 4

@@ -40,8 +40,10 @@ def test_the_three_sets(corpus, tmp_path):
     }
     assert sets["tr"].noisy["p227_001"] == str(corpus / "noisy_trainset_28spk_wav/p227_001.wav")
     assert sets["tr"].clean["p227_001"] == str(corpus / "clean_trainset_28spk_wav/p227_001.wav")
-    assert sets["tr"].utt2noise == {"p227_001": "cafe"} and sets["cv"].utt2snr == {"p226_001": 0.0}
-    assert sets["tt"].utt2snr == {"p232_001": 2.5, "p257_009": 17.5} and sets["tt"].utt2spk["p232_001"] == "p232"
+    assert sets["tr"].utt2noise == {"p227_001": "cafe"}
+    assert sets["cv"].utt2snr == {"p226_001": 0.0}
+    assert sets["tt"].utt2snr == {"p232_001": 2.5, "p257_009": 17.5}
+    assert sets["tt"].utt2spk["p232_001"] == "p232"
     for name in sets:
         assert datadir.validate_data_dir(tmp_path / "data" / name, audio=True) == sets[name]
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["cv", "tr", "tt"]
@@ -60,7 +62,8 @@ def test_again_gives_the_same_files_and_a_new_split_replaces_the_old(corpus, tmp
     voicebank_demand.prepare(corpus, data)
     assert read_all(data) == first
     sets = voicebank_demand.prepare(corpus, data, dev_speakers=["p227"])
-    assert sets["cv"].utts == ["p227_001", "p227_002"] and sets["tr"].utts == ["p226_001", "p287_003"]
+    assert sets["cv"].utts == ["p227_001", "p227_002"]
+    assert sets["tr"].utts == ["p226_001", "p287_003"]
 
 
 def test_a_failure_leaves_the_old_data_and_nothing_half(corpus, tmp_path, monkeypatch):
@@ -106,7 +109,8 @@ def test_the_other_training_set(corpus, tmp_path):
     for kind in ("clean", "noisy"):
         (corpus / f"{kind}_trainset_28spk_wav").rename(corpus / f"{kind}_trainset_56spk_wav")
     sets = voicebank_demand.prepare(corpus, tmp_path / "data")
-    assert len(sets["tr"]) == 2 and sets["tr"].utt2noise == {}
+    assert len(sets["tr"]) == 2
+    assert sets["tr"].utt2noise == {}
     with pytest.raises(InputError, match="no folder noisy_trainset_28spk_wav/"):
         voicebank_demand.prepare(corpus, tmp_path / "data", trainset="28spk")
 

@@ -183,12 +183,23 @@ def page(parts, machine, sizes, test_hours, epochs, cpus, devices):
         rows.append(row)
     return "\n".join(
         (
-            "# What a corpus costs", "",
-            "Printed by `sase bench scale`, whose options say how many cores, GPUs, hours and epochs.", "",
-            "## Measured", "", f"On {machine}; a load above 0 is of other work beside.", "", markdown(measured), "",
-            "## Arithmetic", "",
+            "# What a corpus costs",
+            "",
+            "Printed by `sase bench scale`, whose options say how many cores, GPUs, hours and epochs.",
+            "",
+            "## Measured",
+            "",
+            f"On {machine}; a load above 0 is of other work beside.",
+            "",
+            markdown(measured),
+            "",
+            "## Arithmetic",
+            "",
             f"For {cpus} cores, {devices} device{'s' if devices > 1 else ''} to train on together, {epochs} epochs, "
-            f"and {test_hours:g} h of test sound. Nothing in this table was measured.", "", markdown(rows), "",
+            f"and {test_hours:g} h of test sound. Nothing in this table was measured.",
+            "",
+            markdown(rows),
+            "",
             "- Dumping, enhancing, scoring: the sound, divided by speed and cores. Both signals of a pair are dumped,",
             "  and the unprocessed test set is scored as well as the enhanced one.",
             "- Training: a step on N devices takes what the largest share of the segments does on one, and the",
@@ -198,7 +209,7 @@ def page(parts, machine, sizes, test_hours, epochs, cpus, devices):
             "  the disk, and read segment by segment. Other stages hold the tables of a data directory and one",
             "  utterance: utils/UTTERANCES.md has what 100,000 utterances need.",
         )
-    )  # fmt: skip
+    )
 
 
 def _hours(value):

@@ -42,14 +42,20 @@ def main():
     rows = {
         "enhance": lambda: stages.bench_enhance(
             {args.model: load(args.model)} if args.model else {name: build_model(name) for name in args.preset},
-            args.seconds, args.repeats),
+            args.seconds,
+            args.repeats,
+        ),
         "train": lambda: stages.bench_train(
             [load_train_config(args.config, [f"model={{preset: {name}}}"]) for name in args.preset or ()]
-            or [load_train_config(args.config)], args.switches, args.steps),
+            or [load_train_config(args.config)],
+            args.switches,
+            args.steps,
+        ),
         "dump": lambda: stages.bench_dump(args.pairs),
         "score": lambda: stages.bench_score(args.utterances, args.nj),
-        "federated": lambda: [outside_training(args.exp)], "payload": upload_bytes,
-    }[args.subject]()  # fmt: skip
+        "federated": lambda: [outside_training(args.exp)],
+        "payload": upload_bytes,
+    }[args.subject]()
     print(json.dumps({"machine": machine, "rows": rows}) if args.json else f"{machine}\n\n{markdown(rows)}")
 
 

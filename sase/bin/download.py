@@ -17,9 +17,11 @@ def main():
     mini.add_argument("--dir", required=True, help="where to")
     mini.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: %(default)s)")
     mini.add_argument(
-        "--language", choices=["english", "mandarin"], default="english",
+        "--language",
+        choices=["english", "mandarin"],
+        default="english",
         help="english: as VoiceBank+DEMAND; mandarin: as Common Voice, with a folder of noises (default: %(default)s)",
-    )  # fmt: skip
+    )
 
     for name, what in (("commonvoice", "Common Voice: which has to be there"), ("noisex92", "NOISEX-92, likewise")):
         corpora.add_parser(name, help=f"{what}; tells how to get it").add_argument("--dir", required=True)

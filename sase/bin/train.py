@@ -27,27 +27,33 @@ def main():
     from sase.errors import InputError
     from sase.training.arithmetic import keep_freed_memory
     from sase.training.config import load_train_config
-    from sase.training.distributed import join_workers
-    from sase.training.launch import launch, launched, processes_of_each, stops_launcher, threads_of_each
+    from sase.training.distributed import init_workers
+    from sase.training.launch import (
+        abort_launcher_on_error,
+        launch,
+        processes_per_node,
+        threads_per_process,
+        under_torchrun,
+    )
     from sase.training.trainer import Trainer
 
-    processes = processes_of_each(args.ngpu, args.processes)
+    processes = processes_per_node(args.ngpu, args.processes)
     if not 0 <= args.node_rank < args.num_nodes:
         raise InputError(f"--node-rank {args.node_rank}: must be from 0 to {args.num_nodes - 1}, as --num-nodes says")
     config = load_train_config(args.config, args.set, args.seed)
-    threads = args.threads or threads_of_each(processes)
-    if (processes > 1 or args.num_nodes > 1) and not launched():
+    threads = args.threads or threads_per_process(processes)
+    if (processes > 1 or args.num_nodes > 1) and not under_torchrun():
         return launch(processes, threads, args.num_nodes, args.node_rank, args.rendezvous)
     torch.set_num_threads(threads)
     keep_freed_memory()
-    with stops_launcher():
-        workers, handlers = join_workers(use_gpu=args.ngpu > 0), [logging.StreamHandler()]
-        if workers.leads:
+    with abort_launcher_on_error():
+        workers, handlers = init_workers(use_gpu=args.ngpu > 0), [logging.StreamHandler()]
+        if workers.is_main:
             Path(args.exp).mkdir(parents=True, exist_ok=True)
             handlers.append(logging.FileHandler(Path(args.exp) / "train.log"))
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers)
         Trainer(config, args.train_set, args.dev_set, args.exp, workers).run()
-        workers.leave()
+        workers.shut_down()
 
 
 if __name__ == "__main__":

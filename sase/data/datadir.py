@@ -241,7 +241,7 @@ def shard(keys, nj, job):
 def _table_names(path):
     """Return the names of the per-utterance tables in a folder."""
     names = (entry.name for entry in os.scandir(path) if entry.is_file())
-    return sorted(n for n in names if n == "text" or (n.startswith("utt2") or n.endswith(".scp")) and n[0] != ".")
+    return sorted(n for n in names if n == "text" or ((n.startswith("utt2") or n.endswith(".scp")) and n[0] != "."))
 
 
 def _spk2utt(utt2spk):

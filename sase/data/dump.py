@@ -188,11 +188,11 @@ def _plan(data, dump_dir, sample_rate, nj, job, keep_all):
     key = hashlib.sha256(f"1 {dump_dir} {sample_rate} {nj} {job} {keep_all} {audio.RESAMPLER}\n".encode())
     for utt in utts:
         for what, path in data.inputs(utt):
-            key.update(f"{utt} {what} {file_stamp(path)}\n".encode())
+            key.update(f"{utt} {what} {file_fingerprint(path)}\n".encode())
     return utts, key.hexdigest()
 
 
-def file_stamp(path):
+def file_fingerprint(path):
     """Return a word that changes when a file does: its size and time, or ``missing``."""
     try:
         stat = os.stat(path)

@@ -5,7 +5,7 @@ import numpy as np
 _MAX_EXCHANGED = 1000  # keys: the search takes a square of them
 
 
-def apportion(weights, shares):
+def split_proportionally(weights, shares):
     """Return {key: number of its share}: shares whose sums of weights are as near to the wanted proportions as can be.
 
     The heaviest goes first, to the share that lacks most; then the two keys of different shares are exchanged (or one

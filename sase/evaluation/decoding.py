@@ -55,7 +55,7 @@ def decode_shard(enhancer, data_dir, out, nj=1, job=1, log=print):
             tqdm.write(f"{utt}: {' '.join(str(error).split())}")
             continue
         with open(out / "done" / str(job), "a", encoding="utf-8") as file:
-            stamp = dump.file_stamp(_wav(out, utt))
+            stamp = dump.file_fingerprint(_wav(out, utt))
             file.write(f"\n{utt} {keys[utt]} {stamp}")  # after a line that a kill has cut short
         seconds += len(noisy) / rate
     wall = time.monotonic() - began
@@ -97,7 +97,7 @@ def model_key(model):
 
 
 def _key(model, spec):
-    return hashlib.sha256(f"{model} {spec} {dump.file_stamp(spec.rpartition(':')[0])}".encode()).hexdigest()
+    return hashlib.sha256(f"{model} {spec} {dump.file_fingerprint(spec.rpartition(':')[0])}".encode()).hexdigest()
 
 
 def _wav(out, utt):
@@ -110,6 +110,6 @@ def _done(out):
     for path in sorted(out.glob("done/*")):
         for line in path.read_text(encoding="utf-8").splitlines():
             fields = line.split(" ")
-            if len(fields) == 3 and fields[2] == dump.file_stamp(_wav(out, fields[0])):
+            if len(fields) == 3 and fields[2] == dump.file_fingerprint(_wav(out, fields[0])):
                 done[fields[0]] = fields[1]
     return done

@@ -47,8 +47,10 @@ def draw_example(path, utt, signals, sample_rate, unprocessed, enhanced):
         unprocessed, enhanced: :class:`~sase.evaluation.scoring.Scores`.
     """
     noisy, cleaned, clean = signals
-    titles = [f"{name}: {_scores(table.values.get(utt, {}))}".rstrip(": ") for name, table in
-              (("noisy", unprocessed), ("enhanced", enhanced))]  # fmt: skip
+    titles = [
+        f"{name}: {_scores(table.values.get(utt, {}))}".rstrip(": ")
+        for name, table in (("noisy", unprocessed), ("enhanced", enhanced))
+    ]
     draw_spectrograms(path, {titles[0]: noisy, titles[1]: cleaned, "clean": clean}, sample_rate, utt)
 
 

@@ -350,7 +350,7 @@ def _input_key(pairs):
 def _stamp(spec):
     if spec is None:
         return "none"
-    return f"{spec} {dump.file_stamp(spec.rpartition(':')[0] if _is_ark(spec) else spec)}"
+    return f"{spec} {dump.file_fingerprint(spec.rpartition(':')[0] if _is_ark(spec) else spec)}"
 
 
 def _write_record(path, pairs, scores):

@@ -79,7 +79,7 @@ def _authority(folder, days):
 
 def _certificate(key, signer, issuer, name, days, names):
     """Return a certificate for ``key``: the server's with its ``names``, the authority's without."""
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     builder = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
@@ -101,9 +101,16 @@ def _certificate(key, signer, issuer, name, days, names):
 
 def _usage(authority):
     return x509.KeyUsage(
-        digital_signature=not authority, key_cert_sign=authority, crl_sign=authority, content_commitment=False,
-        key_encipherment=False, data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
-    )  # fmt: skip
+        digital_signature=not authority,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def _names(hosts):
@@ -120,7 +127,7 @@ def _certificate_fits(path, names):
     if not path.exists():
         return False
     certificate = x509.load_pem_x509_certificate(path.read_bytes())
-    if certificate.not_valid_after_utc < datetime.datetime.now(datetime.timezone.utc):
+    if certificate.not_valid_after_utc < datetime.datetime.now(datetime.UTC):
         return False
     return set(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value) == set(names)
 

@@ -114,16 +114,30 @@ def load_federated_config(path, overrides=()):
 
 def checked(config):
     """Return ``config``, or raise InputError where its values make no sense."""
-    choices = (("strategy", STRATEGIES), ("server", SERVERS), ("payload", PAYLOADS), ("norm", NORM_POLICIES),
-               ("schedule", SCHEDULES))  # fmt: skip
+    choices = (
+        ("strategy", STRATEGIES),
+        ("server", SERVERS),
+        ("payload", PAYLOADS),
+        ("norm", NORM_POLICIES),
+        ("schedule", SCHEDULES),
+    )
     for name, known in choices:
         if (value := getattr(config, name)) not in known:
             raise InputError(f"federated config: {name} is {value!r}; there are {', '.join(known)}")
     for name in ("num_silos", "num_rounds", "local_epochs", "epoch_share", "tau", "round_timeout_s", "adaptivity"):
         if not getattr(config, name) > 0:
             raise InputError(f"federated config: {name} must be above 0, is {getattr(config, name)}")
-    for name in ("local_steps", "fedprox_mu", "control_steps", "dev_s", "min_silos", "max_repeats", "repeat_wait_s",
-                 "dp_clip_norm", "dp_noise_multiplier"):  # fmt: skip
+    for name in (
+        "local_steps",
+        "fedprox_mu",
+        "control_steps",
+        "dev_s",
+        "min_silos",
+        "max_repeats",
+        "repeat_wait_s",
+        "dp_clip_norm",
+        "dp_noise_multiplier",
+    ):
         if not getattr(config, name) >= 0:
             raise InputError(f"federated config: {name} must be 0 or more, is {getattr(config, name)}")
     if not 0 <= config.average_decay < 1:

@@ -7,7 +7,7 @@ from sase.federated.layout import load_arrays, to_arrays
 
 
 class DriftGuard:
-    """A :class:`sase.training.loop.Guard` that corrects gradients after it has accepted and clipped them.
+    """A :class:`sase.training.loop.GradientGuard` that corrects gradients after it has accepted and clipped them.
 
     FedProx (Li et al. 2020) adds ``μ (w − w_global)``, SCAFFOLD (Karimireddy et al. 2020) ``c − c_k``. Both come after
     the clipping, which is there for what single batches do.
@@ -23,9 +23,9 @@ class DriftGuard:
         self.guard, self.mu, self.anchor, self.correction = guard, mu, anchor, correction
 
     @torch.no_grad()
-    def accepts(self, parameters, utts):
+    def clip_if_finite(self, parameters, utts):
         """Clip and correct the gradients; return True when they are finite."""
-        if not self.guard.accepts(parameters, utts):
+        if not self.guard.clip_if_finite(parameters, utts):
             return False
         for place, parameter in enumerate(parameters):
             if parameter.grad is None:
@@ -57,7 +57,7 @@ def control_variate(model, batches, criterion, guard, autocast, statistics):
         with autocast():
             enhanced = model(batch.noisy, batch.lengths)
         criterion(enhanced.float(), batch.clean, batch.lengths)[0].backward()
-        if guard.accepts([p for _, p in named], batch.utts):
+        if guard.clip_if_finite([p for _, p in named], batch.utts):
             count += 1
             for total, (_, parameter) in zip(sums, named):
                 if parameter.grad is not None:

@@ -11,7 +11,7 @@ from sase.training import config as training_config
 from sase.training.checkpoint import first_difference
 
 
-def decisive(configs):
+def resume_key(configs):
     """Return what decides the numbers, of ``{"train": mapping, "federated": mapping}``, in the same form.
 
     That is both configs without what only says how long to wait, or how much memory to use. What an earlier version did
@@ -19,20 +19,20 @@ def decisive(configs):
     """
     federated = to_mapping(from_mapping(FederatedConfig, configs["federated"]))
     federated = {name: value for name, value in federated.items() if name not in OPERATIONAL}
-    return {"train": training_config.decisive(configs["train"]), "federated": federated}
+    return {"train": training_config.resume_key(configs["train"]), "federated": federated}
 
 
-def settle_configs(exp_dir, train_config, fed_config):
+def check_and_write_configs(exp_dir, train_config, fed_config):
     """Write ``config.yaml`` and ``fl.yaml`` of an experiment folder; return what of them is decisive.
 
     Raises:
         InputError: the folder was begun with other configs.
     """
     folder, given = Path(exp_dir), {"train": to_mapping(train_config), "federated": to_mapping(fed_config)}
-    wanted, paths = decisive(given), {"train": folder / "config.yaml", "federated": folder / "fl.yaml"}
+    wanted, paths = resume_key(given), {"train": folder / "config.yaml", "federated": folder / "fl.yaml"}
     for part, path in paths.items():
         if path.exists():
-            old = decisive({**given, part: read_yaml(path)})
+            old = resume_key({**given, part: read_yaml(path)})
             if difference := first_difference(old[part], wanted[part]):
                 raise InputError(f"{path}: this folder was begun with another config ({difference}); use another --tag")
     folder.mkdir(parents=True, exist_ok=True)

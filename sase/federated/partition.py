@@ -16,7 +16,7 @@ import numpy as np
 from sase.atomic import atomic_folder, write_text
 from sase.data.datadir import read_data_dir, read_table, write_data_dir, write_table
 from sase.data.dump import read_entry
-from sase.data.splitting import apportion
+from sase.data.splitting import split_proportionally
 from sase.errors import InputError
 from sase.federated import partition_page
 
@@ -61,10 +61,12 @@ def partition(train_dir, test_dir, out, method="silo", num_silos=4, alpha=0.5, s
     silos = assign(train, method, num_silos, alpha, seed)
     test_silos = assign_test(train, silos, test, method) if test else {}
     summary = {
-        "method": method, "num_silos": num_silos, "sets": [str(train_dir), str(test_dir)],
+        "method": method,
+        "num_silos": num_silos,
+        "sets": [str(train_dir), str(test_dir)],
         **({"alpha": alpha, "seed": seed} if method == "dirichlet" else {}),
         "silos": [summarise(k, train, silos, test, test_silos) for k in range(num_silos)],
-    }  # fmt: skip
+    }
     summary["input"] = _hash(summary, train, silos, test, test_silos)
     out = Path(out)
     if _input_of(out / SUMMARY) == summary["input"]:
@@ -175,7 +177,7 @@ def _whole_groups(train, utt2group, num_silos, what):
         seconds[group] += train.seconds[utt]
     if len(seconds) < num_silos:
         raise InputError(f"{train.data.path}: {num_silos} silos need as many {what}, there are {len(seconds)}")
-    owners = apportion(seconds, [1] * num_silos)
+    owners = split_proportionally(seconds, [1] * num_silos)
     return {utt: owners[group] for utt, group in utt2group.items()}
 
 
@@ -202,8 +204,9 @@ def _dirichlet(train, utt2noise, num_silos, alpha, seed):
 
 def _known(path, table, values, data):
     if len(values) < len(data):
-        raise InputError(f"{path}/{table}: is missing, or knows {len(values)} of {len(data)} utterances; "
-                         "choose another partition")  # fmt: skip
+        raise InputError(
+            f"{path}/{table}: is missing, or knows {len(values)} of {len(data)} utterances; choose another partition"
+        )
     return values
 
 

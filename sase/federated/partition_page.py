@@ -16,19 +16,25 @@ def text(summary):
     settings = "".join(f", {name} {summary[name]:g}" for name in ("alpha", "seed") if name in summary)
     silos = summary["silos"]
     lines = [
-        f"# {summary['num_silos']} silos of {summary['sets'][0]}, {_how(summary)}{settings}", "",
+        f"# {summary['num_silos']} silos of {summary['sets'][0]}, {_how(summary)}{settings}",
+        "",
         "| silo | hours | share | utterances | speakers | noises | SNR (dB): least, mean, most | test utterances |",
         "|---:|---:|---:|---:|---:|---|---|---:|",
-    ]  # fmt: skip
+    ]
     total = sum(silo["hours"] for silo in silos) or 1.0
     for k, silo in enumerate(silos):
         names, snr_db = list(silo["noises"]), silo["snr_db"]
         noises = ", ".join(names) if len(names) <= _MAX_NAMES else f"{len(names)} noises"
         cells = (
-            k, f"{silo['hours']:.3f}", f"{100 * silo['hours'] / total:.0f} %", silo["utterances"],
-            len(silo["speakers"]), noises or "not known",
-            ", ".join(f"{snr:.1f}" for snr in snr_db) if snr_db else "not known", silo["test_utterances"],
-        )  # fmt: skip
+            k,
+            f"{silo['hours']:.3f}",
+            f"{100 * silo['hours'] / total:.0f} %",
+            silo["utterances"],
+            len(silo["speakers"]),
+            noises or "not known",
+            ", ".join(f"{snr:.1f}" for snr in snr_db) if snr_db else "not known",
+            silo["test_utterances"],
+        )
         lines.append(f"| {' | '.join(map(str, cells))} |")
     shared = {
         what: sum(len(set(silo[what])) for silo in silos) - len({name for silo in silos for name in silo[what]})

@@ -47,8 +47,11 @@ class PersonalState:
         state = {"experiment": instruction.config["experiment"], "round": instruction.round, "kept": kept}
         save_checkpoint(self._path(instruction.round), state)
         rounds, best = self._rounds(), instruction.config["best_round"]
-        needed = {instruction.round, max((n for n in rounds if n < instruction.round), default=0),
-                  max((n for n in rounds if n <= best), default=0)}  # fmt: skip
+        needed = {
+            instruction.round,
+            max((n for n in rounds if n < instruction.round), default=0),
+            max((n for n in rounds if n <= best), default=0),
+        }
         for number in set(rounds) - needed:  # those of later rounds as well: the server has gone back behind them
             self._path(number).unlink()
 

@@ -18,7 +18,7 @@ from sase.federated.admission import admit
 from sase.federated.aggregation import aggregate, moving_average, nova_factors, silo_weights
 from sase.federated.config import checked
 from sase.federated.layout import layout_of, load_arrays, to_arrays
-from sase.federated.ledger import add_timing, decisive, settle_configs, write_rounds
+from sase.federated.ledger import add_timing, check_and_write_configs, resume_key, write_rounds
 from sase.federated.payload import num_bytes
 from sase.federated.server_optimiser import ServerOptimiser
 from sase.federated.silo import CONTROL, Instruction
@@ -47,21 +47,25 @@ class Server:
 
     def __init__(self, train_config, fed_config, dev_set, exp_dir, device="cpu"):
         self.train, self.config, self.exp_dir = train_config, checked(fed_config), Path(exp_dir)
-        self._decisive = settle_configs(exp_dir, train_config, fed_config)
+        self._decisive = check_and_write_configs(exp_dir, train_config, fed_config)
         self.model = initial_model(train_config).to(device)
         self.layout = layout_of(self.model)
         if fed_config.norm == "none" and self.layout.moments:
-            raise InputError("federated config: norm is none, but this network's norms keep statistics; "
-                             "use model.norm=layer")  # fmt: skip
+            raise InputError(
+                "federated config: norm is none, but this network's norms keep statistics; use model.norm=layer"
+            )
         if fed_config.dp_noise_multiplier:
             privacy.require_accountable(fed_config)
         pairs = PairSet(dev_set, train_config.model.sample_rate, torch.device(device))
         self._dev = PairSubset(pairs, fed_config.dev_s)
         self._common = PairSubset(pairs, fed_config.common_dev_s)
         self.optimiser = ServerOptimiser(
-            fed_config.server, fed_config.effective_server_lr, fed_config.momentum, fed_config.beta2,
+            fed_config.server,
+            fed_config.effective_server_lr,
+            fed_config.momentum,
+            fed_config.beta2,
             fed_config.adaptivity,
-        )  # fmt: skip
+        )
         self.history, self.best_round, self.refusals = [], 0, {}
         self._controls, self._attempt = {}, None
         self._arrays = to_arrays(self.model, self.layout.names)  # of the newest global model, from which silos go on;
@@ -126,23 +130,28 @@ class Server:
         self._attempt.add(failures, refused)
         for silo, reason in refused.items():
             self.refusals[str(silo)] = self.refusals.get(str(silo), 0) + 1
-            log.warning("round %d: silo %d is refused (%d so far): %s", self.next_round, silo,
-                        self.refusals[str(silo)], reason)  # fmt: skip
+            log.warning(
+                "round %d: silo %d is refused (%d so far): %s", self.next_round, silo, self.refusals[str(silo)], reason
+            )
         for failure in failures:
             log.warning("round %d: %s", self.next_round, failure)
         if len(admitted) < self.config.needed_silos:
-            log.warning("round %d: %d good replies, %d are needed", self.next_round, len(admitted),
-                        self.config.needed_silos)  # fmt: skip
+            log.warning(
+                "round %d: %d good replies, %d are needed", self.next_round, len(admitted), self.config.needed_silos
+            )
             return False
         alphas = self._weigh(admitted, gains)
         steps = [reply.metrics["steps"] for reply in admitted]
         factors = nova_factors(alphas, steps) if self.config.fednova else None
         local = self.config.norm == "local"
-        arrays = aggregate(instruction.model, [reply.arrays for reply in admitted], alphas, self.layout, self.optimiser,
-                           factors, local)  # fmt: skip
+        arrays = aggregate(
+            instruction.model, [reply.arrays for reply in admitted], alphas, self.layout, self.optimiser, factors, local
+        )
         if bad := next((name for name, value in arrays.items() if not np.isfinite(value).all()), None):
-            raise InputError(f"round {self.next_round}: {bad} of the new global model is not finite; lower server_lr "
-                             f"({self.config.effective_server_lr:g}); {self.exp_dir / 'best.pt'} is kept")  # fmt: skip
+            raise InputError(
+                f"round {self.next_round}: {bad} of the new global model is not finite; lower server_lr "
+                f"({self.config.effective_server_lr:g}); {self.exp_dir / 'best.pt'} is kept"
+            )
         decay = self.config.average_decay if self.history else 0.0  # the average begins with the first round
         self._kept = moving_average(self._kept, arrays, decay, self.layout) if decay else arrays
         self._arrays = arrays
@@ -153,13 +162,24 @@ class Server:
         began = self._attempt.began
         self._keep(entry)
         done = time.monotonic()
-        seconds = {"seconds": done - began, "exchange": answered - began, "aggregate": aggregated - answered,
-                   "score_and_save": done - aggregated}  # fmt: skip
+        seconds = {
+            "seconds": done - began,
+            "exchange": answered - began,
+            "aggregate": aggregated - answered,
+            "score_and_save": done - aggregated,
+        }
         add_timing(self.exp_dir, entry["round"], seconds, admitted)
         shown = " ".join(f"{name} {value}" for name, value in entry.items() if name.startswith("dev_"))
         alpha = " ".join(f"{values['alpha']:.3f}" for values in entry["silos"].values())
-        log.info("round %d/%d done, %.0f s: %s, silos %s, weights %s", entry["round"], self.config.num_rounds,
-                 done - began, shown, " ".join(entry["silos"]), alpha)  # fmt: skip
+        log.info(
+            "round %d/%d done, %.0f s: %s, silos %s, weights %s",
+            entry["round"],
+            self.config.num_rounds,
+            done - began,
+            shown,
+            " ".join(entry["silos"]),
+            alpha,
+        )
         return True
 
     def _instruction_config(self):
@@ -225,8 +245,12 @@ class Server:
             return {}
         rounds = self.next_round
         epsilon = privacy.published_epsilon(config.dp_noise_multiplier, config.num_silos, rounds, config.dp_delta)
-        log.info("differential privacy of a silo in the models of %d rounds: ε = %.3g, δ = %g", rounds, epsilon,
-                 config.dp_delta)  # fmt: skip
+        log.info(
+            "differential privacy of a silo in the models of %d rounds: ε = %.3g, δ = %g",
+            rounds,
+            epsilon,
+            config.dp_delta,
+        )
         return {"epsilon": round(epsilon, 4)}
 
     def _keep(self, entry):
@@ -244,14 +268,19 @@ class Server:
         optimizer = {moment: _tensors(arrays) for moment, arrays in self.optimiser.state().items()}
         newest = {} if self._kept is self._arrays else _tensors(self._arrays)
         return {
-            "config": self._decisive, "model_config": to_mapping(self.train.model), "model": self.model.state_dict(),
-            "newest": newest, "optimizer": optimizer,
+            "config": self._decisive,
+            "model_config": to_mapping(self.train.model),
+            "model": self.model.state_dict(),
+            "newest": newest,
+            "optimizer": optimizer,
             "controls": {str(silo): _tensors(control) for silo, control in self._controls.items()},
-            "history": self.history, "best_round": self.best_round, "refusals": self.refusals,
-        }  # fmt: skip
+            "history": self.history,
+            "best_round": self.best_round,
+            "refusals": self.refusals,
+        }
 
     def _resume(self):
-        state = load_checkpoint(self.state_path, self._decisive, decisive)
+        state = load_checkpoint(self.state_path, self._decisive, resume_key)
         self.model.load_state_dict(state["model"])
         self._arrays = self._kept = to_arrays(self.model, self.layout.names)
         if newest := state.get("newest"):  # which an earlier version did not have

@@ -23,8 +23,8 @@ from sase.model import build_model
 from sase.training.arithmetic import autocast, training_precision
 from sase.training.config import TrainConfig, build_optimizer
 from sase.training.distributed import Workers
-from sase.training.loop import EpochStats, Guard, backward, learning_rate, train_epoch
-from sase.training.shares import Shares
+from sase.training.loop import EpochStats, GradientGuard, backward, learning_rate, train_epoch
+from sase.training.shares import ShardedBackward
 from sase.training.validation import PairSubset, validate
 
 CONTROL = "control/"  # before the names of SCAFFOLD's control variates
@@ -193,8 +193,8 @@ class _LocalTraining:
         self.criterion = build_loss(train.loss)
         options = train.train
         self.optimizer = build_optimizer(options, model.parameters(), self.device)
-        self.shares = Shares(Workers(0, 1, self.device), train.data.batch_size, options.micro_batch_size)
-        self.guard = Guard(options.clip_norm, options.max_bad_steps)
+        self.shares = ShardedBackward(Workers(0, 1, self.device), train.data.batch_size, options.micro_batch_size)
+        self.guard = GradientGuard(options.clip_norm, options.max_bad_steps)
 
     def control_variate(self, layout):
         count = self.fed.control_steps or self.steps_per_round
@@ -228,8 +228,18 @@ class _LocalTraining:
         for epoch in range(self.fed.local_epochs):
             first = self.first + epoch * self.steps_per_epoch
             batches = (self.mixtures.batch(number) for number in range(first, first + self.steps_per_epoch))
-            stats = train_epoch(self.model, batches, self.criterion, self.optimizer, guard, rate, None, self._autocast,
-                                on_step, backward if self.shares.whole else self.shares.backward)  # fmt: skip
+            stats = train_epoch(
+                self.model,
+                batches,
+                self.criterion,
+                self.optimizer,
+                guard,
+                rate,
+                None,
+                self._autocast,
+                on_step,
+                backward if self.shares.whole else self.shares.backward,
+            )
             whole = whole.merged(stats)
         return whole, stats
 

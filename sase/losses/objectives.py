@@ -279,7 +279,7 @@ LOSSES = {name: _as_function(name) for name in _OBJECTIVES}
 
 
 @dataclass(frozen=True)
-class Whole:
+class BatchTotals:
     """What a part of a batch must know of the whole: how many utterances, and how many whose reference is heard."""
 
     rows: int
@@ -311,7 +311,7 @@ class Loss:
             enhanced: (batch, time) at 16 kHz.
             clean: (batch, time)
             lengths: (batch,) valid samples per row; the padding behind them is ignored, whatever it holds.
-            whole: a :class:`Whole`, where these rows are a part of a batch: what comes out is then the part's share,
+            whole: a :class:`BatchTotals`, where these rows are a part of a batch: what comes out is then the part's share,
                 and the shares of all parts add up to what the whole batch gives (``contrastive`` aside, which compares
                 the utterances of a part with each other alone).
 

@@ -182,7 +182,9 @@ def _band_filters(size, sample_rate):
     """Return Gaussian filters on the bins of an FFT, of equal area, cut 30 dB down: (band, size / 2)."""
     per_hz = size / sample_rate
     distance = np.arange(size // 2) - np.floor(_CENTRES_HZ * per_hz)[:, None]
-    filters = _BANDWIDTHS_HZ[0] / _BANDWIDTHS_HZ[:, None] * np.exp(
-        -11 * np.square(distance / (_BANDWIDTHS_HZ * per_hz)[:, None])
+    filters = (
+        _BANDWIDTHS_HZ[0]
+        / _BANDWIDTHS_HZ[:, None]
+        * np.exp(-11 * np.square(distance / (_BANDWIDTHS_HZ * per_hz)[:, None]))
     )
     return np.where(filters > np.exp(-30 / (2 * 2.303)), filters, 0.0)

@@ -1,5 +1,7 @@
 """The paper's network: complex encoder and decoder, skips around a recurrence (DCCRN without gates and attention)."""
 
+import itertools
+
 import torch
 from torch import nn
 
@@ -25,7 +27,8 @@ class EncoderDecoder(nn.Module):
         if num_freq % 2**levels:
             raise ValueError(f"EncoderDecoder needs freq divisible by {2**levels}, got {num_freq}")
         self.encoder = nn.ModuleList(
-            GatedUnit(config, ComplexConv2d(a, b, (5, 2), stride=2, padding=2), b) for a, b in zip(widths, widths[1:])
+            GatedUnit(config, ComplexConv2d(a, b, (5, 2), stride=2, padding=2), b)
+            for a, b in itertools.pairwise(widths)
         )
         flat = 2 * widths[-1] * (num_freq >> levels)
         self.lstm = TimeLSTM(flat, config.recurrent, layers=2, causal=config.causal)
@@ -33,7 +36,7 @@ class EncoderDecoder(nn.Module):
         self.project = nn.Linear(config.recurrent, flat)
         self.decoder, self.over_frequency = nn.ModuleList(), nn.ModuleDict()
         reverse = widths[::-1]
-        for level, (a, b) in enumerate(zip(reverse, reverse[1:])):
+        for level, (a, b) in enumerate(itertools.pairwise(reverse)):
             size = num_freq >> (levels - level)
             if config.frequency_attention and not self.over_frequency and size >= _MIN_FREQ:
                 self.over_frequency[str(level)] = attention_over_frequency(config, a, size)

@@ -15,12 +15,12 @@ from sase.errors import InputError
 from sase.evaluation.scoring import labels_of
 from sase.losses.objectives import build_loss
 from sase.model import build_model, model_config
-from sase.processes import held, sase_command
+from sase.processes import folder_lock, sase_command
 from sase.profiling import count_parameters, macs_per_s
 from sase.studies.grid import Grid, Unprocessed, load_plan, score_set
 from sase.training.checkpoint import first_difference
 from sase.training.config import TrainConfig, load_train_config
-from sase.training.distributed import join_workers
+from sase.training.distributed import init_workers
 from sase.training.trainer import Trainer
 
 UNPROCESSED = "unprocessed"
@@ -180,7 +180,7 @@ def run_all(ablation, sets, out, only=None, ngpu=0):
     """
     plan = grid(ablation, out)
     rows = plan.chosen(only)
-    with held(plan.out):
+    with folder_lock(plan.out):
         check(ablation, {row: train_config(ablation, row, 0) for row in rows})
         results(ablation, sets, out)
         unprocessed(ablation, sets, out)
@@ -201,7 +201,7 @@ def run_one(ablation, sets, out, row, seed, ngpu=0):
 
     Args: as :func:`run_all`; ``row`` and ``seed`` say which.
     """
-    plan, workers = grid(ablation, out), join_workers(use_gpu=ngpu > 0)
+    plan, workers = grid(ablation, out), init_workers(use_gpu=ngpu > 0)
     (row,) = plan.chosen([row])
     folder = plan.folder(row, seed)
     write_text(folder / "train.yaml", to_yaml(train_config(ablation, row, seed)))  # 'sase train' takes it as well
@@ -214,11 +214,17 @@ def run_one(ablation, sets, out, row, seed, ngpu=0):
     scoring_s = round(time.monotonic() - began, 1)
     (speed,) = bench_enhance({row: model.cpu()}, [4.0])
     result = {
-        "row": row, "seed": seed, "config": to_mapping(config), "sets": _names(sets), "scores": scores,
-        "parameters": count_parameters(model), "macs_per_s": macs_per_s(model),
+        "row": row,
+        "seed": seed,
+        "config": to_mapping(config),
+        "sets": _names(sets),
+        "scores": scores,
+        "parameters": count_parameters(model),
+        "macs_per_s": macs_per_s(model),
         "rtf": {"best": speed["RTF best"], "processor": speed["RTF processor"]},
-        "epochs": epochs, "seconds_here": {"training": _training_s(folder), "scoring": scoring_s},
-    }  # fmt: skip
+        "epochs": epochs,
+        "seconds_here": {"training": _training_s(folder), "scoring": scoring_s},
+    }
     plan.write(row, seed, result)
     return result
 

@@ -15,7 +15,7 @@ from sase.profiling import with_unit
 from sase.studies.ablation import UNPROCESSED, labels, results, unprocessed
 from sase.studies.ablation_figure import draw_differences
 from sase.studies.evidence import LEVEL, REPEATS, paired_difference
-from sase.studies.grid import DECIMALS, MEASURES, folder_name, spread, table_line
+from sase.studies.grid import DECIMALS, MEASURES, folder_name, markdown_row, mean_std
 
 _UNITS = {"SI_SDR": " (dB)"}
 _KINDS = {"noise": "noise", "snr": "SNR of the unprocessed input (dB)"}
@@ -145,9 +145,13 @@ def _differences(done, name, against, each, kinds):
             except ValueError:  # no seed in common yet, or a measure that is nowhere defined
                 continue
             found[measure] = {
-                "mean": told.mean, "interval": [told.low, told.high], "seeds": list(told.seeds), "sign": told.sign,
-                "deviation": told.deviation, "utterances": told.count,
-            }  # fmt: skip
+                "mean": told.mean,
+                "interval": [told.low, told.high],
+                "seeds": list(told.seeds),
+                "sign": told.sign,
+                "deviation": told.deviation,
+                "utterances": told.count,
+            }
         return found
 
     by_kind = {k: {group: over(set(utts)) for group, utts in table.items()} for k, table in kinds.items()}
@@ -169,15 +173,15 @@ def _kinds(labels_of_set):
 
 def _means_table(ablation, rows, noisy, each):
     heading = ["", *map(_title, MEASURES), "parameters", "MAC a second", "RTF", "training (min)"]
-    lines = [table_line(heading), table_line(["---", *["---:"] * (len(heading) - 1)])]
-    lines.append(table_line([UNPROCESSED, *[_number(noisy[m], m) for m in MEASURES], "", "", "", ""]))
+    lines = [markdown_row(heading), markdown_row(["---", *["---:"] * (len(heading) - 1)])]
+    lines.append(markdown_row([UNPROCESSED, *[_number(noisy[m], m) for m in MEASURES], "", "", "", ""]))
     for name, row in rows.items():
         missing = len(ablation.seeds) - len(row["seeds"])
         title = name if not missing else f"{name} ({len(row['seeds'])} of {len(ablation.seeds)} seeds)"
-        cells = [spread(row["means"][each][m], DECIMALS[m]) for m in MEASURES]
+        cells = [mean_std(row["means"][each][m], DECIMALS[m]) for m in MEASURES]
         costs = [*(with_unit(row[name]) for name in ("parameters", "macs_per_s")), f"{row['rtf']:.4f}"]
         costs.append(f"{row['training_s'] / 60:.1f}")
-        lines.append(table_line([title, *cells, *costs]))
+        lines.append(markdown_row([title, *cells, *costs]))
     return lines
 
 
@@ -185,11 +189,11 @@ def _differences_table(rows, each):
     compared = {name: row for name, row in rows.items() if "differences" in row}
     if not compared:
         return []
-    lines = [table_line(["difference", *map(_title, MEASURES)]), table_line(["---"] * (1 + len(MEASURES)))]
+    lines = [markdown_row(["difference", *map(_title, MEASURES)]), markdown_row(["---"] * (1 + len(MEASURES)))]
     for name, row in compared.items():
         told = row["differences"][each]["all"]
         cells = [_marked(told[m], _difference(told[m], m)) if m in told else "–" for m in MEASURES]
-        lines.append(table_line([f"{name} − {row['against']}", *cells]))
+        lines.append(markdown_row([f"{name} − {row['against']}", *cells]))
     return [*lines, ""]
 
 
@@ -202,11 +206,11 @@ def _group_tables(rows, each, kind, title):
     names, lines = list(next(iter(compared.values()))[kind]), []
     for measure in ("PESQ_WB", "SI_SDR"):
         lines += [f"{_title(measure)}, differences by {title}:", ""]
-        lines += [table_line(["", *names]), table_line(["---"] * (1 + len(names)))]
+        lines += [markdown_row(["", *names]), markdown_row(["---"] * (1 + len(names)))]
         for name, told in compared.items():
             cells = [told[kind][group].get(measure) for group in names]
             cells = ["–" if cell is None else _marked(cell, _difference(cell, measure, short=True)) for cell in cells]
-            lines.append(table_line([f"{name} − {rows[name]['against']}", *cells]))
+            lines.append(markdown_row([f"{name} − {rows[name]['against']}", *cells]))
         lines.append("")
     return lines
 

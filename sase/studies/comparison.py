@@ -19,7 +19,7 @@ from sase.data.datadir import read_data_dir, write_data_dir
 from sase.data.dataset import PairSet
 from sase.errors import InputError
 from sase.federated.config import load_federated_config
-from sase.federated.flower.processes import alone, environment
+from sase.federated.flower.processes import exclusive_federation, federation_environment
 from sase.federated.inproc import count_silos, exchange_with, local_silos
 from sase.federated.ledger import read_lines
 from sase.federated.server import Server, run_rounds
@@ -111,7 +111,7 @@ def run_all(comparison, folders, only=None):
     """
     rows = _grid(comparison, folders).chosen(only)
     bounds = [name for name in rows if comparison.rows[name].kind != "federated"]
-    with alone(folders.out.resolve()):
+    with exclusive_federation(folders.out.resolve()):
         pool_silos(folders)
         _run_side_by_side(comparison, folders, [(row, seed) for seed in comparison.seeds for row in bounds])
         gap_db = gap(comparison, folders)
@@ -213,7 +213,7 @@ def _run_side_by_side(comparison, folders, tasks):
         which = ["--config", comparison.path, "--row", row, "--seed", seed]
         return sase_command("compare", *which, *places, "--out", folders.out)
 
-    _grid(comparison, folders).run(tasks, command, comparison.jobs, environment(folders.out.resolve(), 1))
+    _grid(comparison, folders).run(tasks, command, comparison.jobs, federation_environment(folders.out.resolve(), 1))
 
 
 def _write_configs(comparison, row, folder, seed, num_silos):

@@ -8,10 +8,18 @@ from sase.atomic import write_text
 from sase.federated.ledger import read_lines
 from sase.plotting import save_figure
 from sase.studies.comparison import MEASURES, read_results
-from sase.studies.grid import DECIMALS, spread, table_line
+from sase.studies.grid import DECIMALS, markdown_row, mean_std
 
-_HEADINGS = ["training", "SI_SDR (dB)", "PESQ_WB", "STOI", "worst silo's SI_SDR (dB)", "gap closed",
-             "sent up, down (MB)", "wall time (s)"]  # fmt: skip
+_HEADINGS = [
+    "training",
+    "SI_SDR (dB)",
+    "PESQ_WB",
+    "STOI",
+    "worst silo's SI_SDR (dB)",
+    "gap closed",
+    "sent up, down (MB)",
+    "wall time (s)",
+]
 _LEAST_DB = 0.1  # a difference that anybody could care about
 _EXPLANATION = """Means ± standard deviations over the seeds {seeds}; {utterances} utterances of the common test set,
 the best round by the server's development set. "Worst silo" is the lowest mean over the silos' parts of the test set
@@ -42,8 +50,10 @@ def write_page(comparison, folders, before, log=print):
         if _draw_alphas(images / "alphas.png", comparison, folders, results):
             lines += ["![weights of the silos over rounds](images/alphas.png)", ""]
     write_text(folders.out / "RESULTS.md", "\n".join(lines))
-    log(f"{folders.out / 'RESULTS.md'}: {sum(map(len, results.values()))} of "
-        f"{len(comparison.rows) * len(comparison.seeds)} trainings are in it")  # fmt: skip
+    log(
+        f"{folders.out / 'RESULTS.md'}: {sum(map(len, results.values()))} of "
+        f"{len(comparison.rows) * len(comparison.seeds)} trainings are in it"
+    )
 
 
 def verdicts(comparison, results):
@@ -56,7 +66,7 @@ def verdicts(comparison, results):
     sentences = []
     if all(ends.values()):
         differences = _paired(ends["central"], ends["alone"], "SI_SDR")
-        sentences.append(f"Central training is {spread(differences, 2)} dB above the mean silo alone.")
+        sentences.append(f"Central training is {mean_std(differences, 2)} dB above the mean silo alone.")
     federated = [row for row in results if comparison.rows[row].kind == "federated"]
     if not federated:
         return sentences
@@ -72,8 +82,10 @@ def verdicts(comparison, results):
         if len(differences) < 2:
             continue
         of_worst = _paired(results[row], results[reference], None)
-        sentences.append(f"{row} against {reference}: {spread(differences, 2, '+')} dB SI_SDR, {_word(differences)}; "
-                         f"for the worst silo {spread(of_worst, 2, '+')} dB, {_word(of_worst)}.")  # fmt: skip
+        sentences.append(
+            f"{row} against {reference}: {mean_std(differences, 2, '+')} dB SI_SDR, {_word(differences)}; "
+            f"for the worst silo {mean_std(of_worst, 2, '+')} dB, {_word(of_worst)}."
+        )
     return sentences
 
 
@@ -92,13 +104,13 @@ def _explained(comparison):
 
 def _table(comparison, results, before):
     ends = {kind: _kind(comparison, results, kind) for kind in ("alone", "central")}
-    lines = [table_line(_HEADINGS), table_line(["---"] * len(_HEADINGS))]
+    lines = [markdown_row(_HEADINGS), markdown_row(["---"] * len(_HEADINGS))]
     for title, means in before.items():
-        lines.append(table_line([title, *[f"{means[name]:.{DECIMALS[name]}f}" for name in MEASURES], "", "", "", ""]))
+        lines.append(markdown_row([title, *[f"{means[name]:.{DECIMALS[name]}f}" for name in MEASURES], "", "", "", ""]))
     for row, seeds in results.items():
         done = list(seeds.values())
         title = row if len(done) == len(comparison.seeds) else f"{row} ({len(done)} of {len(comparison.seeds)} seeds)"
-        cells = [spread([result["common"][name] for result in done], DECIMALS[name]) for name in MEASURES]
+        cells = [mean_std([result["common"][name] for result in done], DECIMALS[name]) for name in MEASURES]
         federated = comparison.rows[row].kind == "federated"
         closed = _closed(seeds, ends) if federated and all(ends.values()) else []
         told = [training for result in done for training in result["trained"]]
@@ -106,14 +118,14 @@ def _table(comparison, results, before):
         seconds = [sum(told["seconds"] for told in result["trained"]) for result in done]
         share = f"{np.mean(closed):.0%}" if closed else ""
         sent = ", ".join(f"{megabytes:.1f}" for megabytes in sent) if federated else ""
-        least = spread([worst(result) for result in done], 2)
-        lines.append(table_line([title, *cells, least, share, sent, spread(seconds, 0)]))
+        least = mean_std([worst(result) for result in done], 2)
+        lines.append(markdown_row([title, *cells, least, share, sent, mean_std(seconds, 0)]))
         if all("own" in result for result in done):
             own = [result["own"] for result in done]
-            cells = [spread([_over_parts(parts, name) for parts in own], DECIMALS[name]) for name in MEASURES]
+            cells = [mean_std([_over_parts(parts, name) for parts in own], DECIMALS[name]) for name in MEASURES]
             least = [min(part["SI_SDR"] for part in parts.values()) for parts in own]
             title = f"{row}, each part with its silo's own norms"
-            lines.append(table_line([title, *cells, spread(least, 2), "", "", ""]))
+            lines.append(markdown_row([title, *cells, mean_std(least, 2), "", "", ""]))
     return lines
 
 

@@ -14,7 +14,7 @@ from sase import metrics
 from sase.atomic import write_text
 from sase.config import from_mapping, read_yaml
 from sase.errors import InputError
-from sase.processes import environment, last_line, start
+from sase.processes import child_environment, last_line, start
 from sase.training.validation import validate
 
 MEASURES = ("PESQ_WB", "STOI", "SI_SDR")
@@ -118,7 +118,7 @@ class Grid:
             while waiting and len(running) < jobs:
                 row, seed = waiting.pop(0)
                 log.info("%s, seed %d begins (%d of %d)", row, seed, total - len(waiting), total)
-                process = start(command(row, seed), env or environment(1), self._log(row, seed))
+                process = start(command(row, seed), env or child_environment(1), self._log(row, seed))
                 running[process] = row, seed, time.monotonic()
             time.sleep(_LOOK_EVERY_S)
             for process in [process for process in running if process.poll() is not None]:
@@ -160,12 +160,12 @@ def score_set(model, pairs, measures=MEASURES):
     return {utt: metrics.evaluate(clean, wav, pairs.sample_rate, measures) for utt, (clean, wav) in signals}
 
 
-def spread(values, decimals, sign=""):
+def mean_std(values, decimals, sign=""):
     """Return ``mean ± standard deviation`` of values over seeds as text; of a single one, the value."""
     text = f"{statistics.fmean(values):{sign}.{decimals}f}"
     return f"{text} ± {statistics.stdev(values):.{decimals}f}" if len(values) > 1 else text
 
 
-def table_line(cells):
+def markdown_row(cells):
     """Return cells as a line of a Markdown table."""
     return "| " + " | ".join(map(str, cells)) + " |"

@@ -13,7 +13,7 @@ def save_checkpoint(path, state):
         torch.save({"format": FORMAT, **state}, partial)
 
 
-def load_checkpoint(path, config, decisive=lambda config: config):
+def load_checkpoint(path, config, resume_key=lambda config: config):
     """Return the state of a checkpoint made under the same config.
 
     Args:
@@ -27,7 +27,7 @@ def load_checkpoint(path, config, decisive=lambda config: config):
     state = load_checked(path)
     if "optimizer" not in state:
         raise InputError(f"{path}: holds a model but nothing to resume training from")
-    if difference := first_difference(decisive(state["config"]), decisive(config)):
+    if difference := first_difference(resume_key(state["config"]), resume_key(config)):
         raise InputError(f"{path}: was made with another config ({difference}); use another --tag or delete the folder")
     return state
 

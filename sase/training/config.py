@@ -103,7 +103,7 @@ def load_train_config(path, overrides=(), seed=None):
     return config
 
 
-def decisive(mapping):
+def resume_key(mapping):
     """Return what must stay the same, for training to go on, of a :class:`TrainConfig` as a mapping.
 
     That is all but :data:`OPERATIONAL`. What an earlier version did not know is what it is by default.

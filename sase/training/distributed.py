@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from sase.processes import follow_parent
+from sase.processes import kill_with_parent
 
 # Others wait for the one that validates: longer than PyTorch's own ten minutes. Who is killed is noticed at once.
 _PATIENCE = timedelta(hours=4)
@@ -25,7 +25,7 @@ class Workers:
     store: dist.Store | None = None
 
     @property
-    def leads(self):
+    def is_main(self):
         """Whether this is the process that validates, writes and reports."""
         return self.rank == 0
 
@@ -42,33 +42,33 @@ class Workers:
         dist.all_reduce(tensor)
         return tensor.tolist()
 
-    def from_leader(self, function):
+    def broadcast(self, function):
         """Return what ``function()`` returns in the process that leads: plain types and tensors of the CPU.
 
         So all go on from one state, even where a shared disk shows some of them an older file.
         """
         if self.count == 1:
             return function()
-        box = [function() if self.leads else None]
+        box = [function() if self.is_main else None]
         dist.broadcast_object_list(box, device=self.device)
         return box[0]
 
-    def leave(self):
-        """End what :func:`join_workers` began; the leader is the last, since the others hang on it.
+    def shut_down(self):
+        """End what :func:`init_workers` began; the leader is the last, since the others hang on it.
 
         Were it to leave while another still closes its connections, that one could fail, and be started anew by a
         launcher that would wait in vain for the leader's to join.
         """
         if self.count == 1:
             return
-        if self.leads:
+        if self.is_main:
             self.store.wait([f"left/{rank}" for rank in range(1, self.count)], _PATIENCE)
         dist.destroy_process_group()
-        if not self.leads:
+        if not self.is_main:
             self.store.set(f"left/{self.rank}", "")
 
 
-def join_workers(use_gpu):
+def init_workers(use_gpu):
     """Return the :class:`Workers` of the environment that torchrun sets; one worker where it sets none.
 
     A process that torchrun started dies with it: else it would train on, and write where its successor writes.
@@ -81,7 +81,7 @@ def join_workers(use_gpu):
     if use_gpu:
         torch.cuda.set_device(device)
     if "RANK" in os.environ:
-        follow_parent()
+        kill_with_parent()
     store = None
     if count > 1:
         store = next(rendezvous("env://", rank, count, timeout=_PATIENCE))[0]  # anew for each start of torchrun

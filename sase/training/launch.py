@@ -9,21 +9,21 @@ from contextlib import contextmanager
 
 import torch
 
-from sase.endpoints import announce, free_port, is_endpoint, look_up
+from sase.endpoints import free_port, is_endpoint, publish_endpoint, resolve_endpoint
 from sase.errors import InputError
-from sase.processes import environment
+from sase.processes import child_environment
 
 MAX_RESTARTS = 3
 _JOIN_S = 3600  # how long machines wait for each other: a scheduler may give them one after the other
 _IN_VAIN = signal.SIGUSR1  # to torchrun: do not start anything anew
 
 
-def launched():
+def under_torchrun():
     """Return whether torchrun has started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def processes_of_each(ngpu, processes=None):
+def processes_per_node(ngpu, processes=None):
     """Return how many processes each machine has: ``processes`` or, where that is None, one a GPU, or one.
 
     Raises:
@@ -32,12 +32,12 @@ def processes_of_each(ngpu, processes=None):
     if ngpu > (there := torch.cuda.device_count()):
         raise InputError(f"--ngpu {ngpu}: this machine shows {there}; use --ngpu 0 for the CPU")
     count = max(1, ngpu) if processes is None else processes
-    if count < 1 or ngpu and count != ngpu:
+    if count < 1 or (ngpu and count != ngpu):
         raise InputError(f"--processes {count}: must be 1 or more, and as many as --ngpu says, if it does")
     return count
 
 
-def threads_of_each(processes):
+def threads_per_process(processes):
     """Return how many threads each process of this machine has: ``OMP_NUM_THREADS``, or a share of the cores."""
     return int(os.environ.get("OMP_NUM_THREADS") or max(1, len(os.sched_getaffinity(0)) // processes))
 
@@ -70,10 +70,13 @@ def launch(processes, threads, num_nodes=1, node_rank=0, rendezvous=None):
     if num_nodes == 1:
         words += ["--standalone"]
     else:
-        endpoint, conf = _meet(node_rank, rendezvous), f"join_timeout={_JOIN_S},is_host={int(node_rank == 0)}"
+        endpoint, conf = (
+            _rendezvous_endpoint(node_rank, rendezvous),
+            f"join_timeout={_JOIN_S},is_host={int(node_rank == 0)}",
+        )
         words += ["--rdzv-backend=c10d", "--rdzv-id=sase", f"--rdzv-endpoint={endpoint}", f"--rdzv-conf={conf}"]
     words += [f"--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,{_IN_VAIN.name}"]
-    os.environ.update(environment(threads))
+    os.environ.update(child_environment(threads))
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]:
         logging.getLogger(name).setLevel(logging.ERROR)  # each has a level of its own
     try:
@@ -89,12 +92,12 @@ def launch(processes, threads, num_nodes=1, node_rank=0, rendezvous=None):
 
 
 @contextmanager
-def stops_launcher():
+def abort_launcher_on_error():
     """Have an error that starting anew cannot mend, an InputError in the block, end torchrun as well."""
     try:
         yield
     except InputError as error:
-        if launched():
+        if under_torchrun():
             # All processes say it at one time: each in one write, for lines to stay whole.
             sys.stderr.write(f"sase train: {' '.join(str(error).split())}\n")
             sys.stderr.flush()
@@ -103,10 +106,10 @@ def stops_launcher():
         raise
 
 
-def _meet(node_rank, rendezvous):
+def _rendezvous_endpoint(node_rank, rendezvous):
     """Return HOST:PORT of machine 0, where all machines meet."""
     if not rendezvous:
         raise InputError("--num-nodes needs --rendezvous: HOST:PORT of the first machine, or a file that all see")
     if node_rank == 0 and not is_endpoint(rendezvous):
-        return announce(rendezvous, free_port())
-    return look_up(rendezvous, _JOIN_S)
+        return publish_endpoint(rendezvous, free_port())
+    return resolve_endpoint(rendezvous, _JOIN_S)

@@ -34,7 +34,7 @@ class EpochStats:
         return {name: total / self.steps for name, total in self.sums.items()} if self.steps else {}
 
 
-class Guard:
+class GradientGuard:
     """Refuses steps whose gradient is not finite, and stops training after too many in a row.
 
     Args:
@@ -43,18 +43,18 @@ class Guard:
     """
 
     def __init__(self, clip_norm, max_bad_steps):
-        self.clip_norm, self.max_bad_steps, self.in_a_row = clip_norm, max_bad_steps, 0
+        self.clip_norm, self.max_bad_steps, self.consecutive = clip_norm, max_bad_steps, 0
 
-    def accepts(self, parameters, utts):
+    def clip_if_finite(self, parameters, utts):
         """Clip the gradients and return True when they are finite; raise InputError after too many that are not."""
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         if torch.isfinite(norm):
-            self.in_a_row = 0
+            self.consecutive = 0
             return True
-        self.in_a_row += 1
-        if self.in_a_row >= self.max_bad_steps:
+        self.consecutive += 1
+        if self.consecutive >= self.max_bad_steps:
             raise InputError(
-                f"training stopped: the gradient was not finite in {self.in_a_row} steps in a row; "
+                f"training stopped: the gradient was not finite in {self.consecutive} steps in a row; "
                 f"lower train.learning_rate, or look at the last batch: {' '.join(utts)}"
             )
         return False
@@ -81,8 +81,18 @@ def backward(model, batch, criterion, autocast=None):
     return {"loss": float(loss.detach()), **{name: float(value) for name, value in parts.items()}}
 
 
-def train_epoch(model, batches, criterion, optimizer, guard, rate=None, averaged=None, autocast=None, on_step=None,
-                backward=backward):  # fmt: skip
+def train_epoch(
+    model,
+    batches,
+    criterion,
+    optimizer,
+    guard,
+    rate=None,
+    averaged=None,
+    autocast=None,
+    on_step=None,
+    backward=backward,
+):
     """Take one optimiser step for every batch.
 
     Args:
@@ -90,13 +100,13 @@ def train_epoch(model, batches, criterion, optimizer, guard, rate=None, averaged
         batches: iterable of :class:`sase.data.dataset.Batch`.
         criterion: ``(enhanced, clean, lengths) -> (loss, parts)``, as :func:`sase.losses.objectives.build_loss` gives.
         optimizer: of the model's parameters.
-        guard: a :class:`Guard`.
+        guard: a :class:`GradientGuard`.
         rate: called before each step, returns its learning rate; None leaves the optimiser's own.
         averaged: an ``AveragedModel`` to update after each good step.
         autocast: called for a context in which the model runs.
         on_step: called after each step with the stats so far.
         backward: :func:`backward`, or what does the same for a batch that is shared out, as
-            :class:`sase.training.shares.Shares`.
+            :class:`sase.training.shares.ShardedBackward`.
 
     Returns:
         :class:`EpochStats` with ``loss`` and its parts.
@@ -110,7 +120,7 @@ def train_epoch(model, batches, criterion, optimizer, guard, rate=None, averaged
                 group["lr"] = rate()
         optimizer.zero_grad(set_to_none=True)
         values = backward(model, batch, criterion, autocast)
-        if guard.accepts(parameters, batch.utts):
+        if guard.clip_if_finite(parameters, batch.utts):
             optimizer.step()
             if averaged is not None:
                 averaged.update_parameters(getattr(model, "module", model))

@@ -1,18 +1,19 @@
 """The gradients of a batch that several processes share, or that one takes in parts: those of the whole batch."""
 
+import itertools
 from contextlib import nullcontext
 
 from sase.errors import InputError
-from sase.losses.objectives import Whole
+from sase.losses.objectives import BatchTotals
 
 
 def split(rows, parts):
     """Return the bounds of ``parts`` runs of ``rows`` rows, as equal as can be: ``[(first, last), ...]``."""
     edges = [rows * part // parts for part in range(parts + 1)]
-    return list(zip(edges, edges[1:]))
+    return list(itertools.pairwise(edges))
 
 
-class Shares:
+class ShardedBackward:
     """Stands for :func:`sase.training.loop.backward` where a batch is shared out.
 
     Every process is given the whole batch, and takes rows of its own through the network, maybe in several parts. Each
@@ -46,7 +47,7 @@ class Shares:
 
     def backward(self, model, batch, criterion, autocast):
         """As :func:`sase.training.loop.backward`; ``model`` averages gradients over processes, if there are several."""
-        whole, sums = Whole.of(batch.clean, batch.lengths), {}
+        whole, sums = BatchTotals.of(batch.clean, batch.lengths), {}
         for number, rows in enumerate(self.parts, 1):
             part = batch.rows(*rows)
             # Processes exchange gradients once, with the last part's.

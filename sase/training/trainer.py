@@ -20,10 +20,10 @@ from sase.losses.objectives import build_loss
 from sase.model import save_model
 from sase.training.arithmetic import autocast, compile_network, eager, training_precision
 from sase.training.checkpoint import first_difference, load_checkpoint, save_checkpoint
-from sase.training.config import build_optimizer, decisive
+from sase.training.config import build_optimizer, resume_key
 from sase.training.initial import initial_model
-from sase.training.loop import EpochStats, Guard, backward, learning_rate, train_epoch
-from sase.training.shares import Shares
+from sase.training.loop import EpochStats, GradientGuard, backward, learning_rate, train_epoch
+from sase.training.shares import ShardedBackward
 from sase.training.validation import development_scores
 
 _LOG_EVERY_S = 30.0
@@ -50,7 +50,7 @@ class Trainer:
         self.dev_pairs = PairSet(dev_set, rate, workers.device)
         # The same batches in every process, which takes its share of each.
         self.mixtures = Mixtures(pairs, config.data, config.seed * 1000)
-        self.shares = Shares(workers, config.data.batch_size, config.train.micro_batch_size)
+        self.shares = ShardedBackward(workers, config.data.batch_size, config.train.micro_batch_size)
         self.steps_per_epoch = config.train.steps_per_epoch or self.mixtures.batches_per_epoch
         self.model = initial_model(config).to(workers.device)
         self.criterion = build_loss(config.loss)
@@ -61,9 +61,9 @@ class Trainer:
             self.averaged = AveragedModel(self.model, multi_avg_fn=_average(train.ema_decay), use_buffers=True)
         if train.compile:
             compile_network(self.model.network)
-        self.guard = Guard(train.clip_norm, train.max_bad_steps)
+        self.guard = GradientGuard(train.clip_norm, train.max_bad_steps)
         self.step, self.history, self.partial = 0, [], EpochStats()
-        if state := workers.from_leader(self._load):
+        if state := workers.broadcast(self._load):
             self._resume(state)
 
     def run(self):
@@ -76,7 +76,7 @@ class Trainer:
         while len(self.history) < config.epochs:
             began = time.monotonic()
             stats = self._train_one_epoch(wrapped)
-            if self.workers.leads:
+            if self.workers.is_main:
                 self._finish_epoch(stats, began)
             else:
                 self.history.append({})
@@ -92,8 +92,12 @@ class Trainer:
     def _train_one_epoch(self, model):
         end = (len(self.history) + 1) * self.steps_per_epoch
         total = self.config.train.epochs * self.steps_per_epoch
-        progress = Progress(f"epoch {len(self.history) + 1}/{self.config.train.epochs}", self.steps_per_epoch,
-                            self.steps_per_epoch - (end - self.step), self.workers.leads)  # fmt: skip
+        progress = Progress(
+            f"epoch {len(self.history) + 1}/{self.config.train.epochs}",
+            self.steps_per_epoch,
+            self.steps_per_epoch - (end - self.step),
+            self.workers.is_main,
+        )
         before, saved = self.partial, time.monotonic()
 
         def batches():
@@ -108,13 +112,23 @@ class Trainer:
             nonlocal saved
             self.step += 1
             progress.show(stats)
-            if time.monotonic() - saved > self.config.train.checkpoint_s and self.step < end and self.workers.leads:
+            if time.monotonic() - saved > self.config.train.checkpoint_s and self.step < end and self.workers.is_main:
                 self._save(before.merged(stats))
                 saved = time.monotonic()
 
         with training_precision(self.config.train.precision, self.workers.device):
-            stats = train_epoch(model, batches(), self.criterion, self.optimizer, self.guard, rate, self.averaged,
-                                self._autocast, on_step, self._backward)  # fmt: skip
+            stats = train_epoch(
+                model,
+                batches(),
+                self.criterion,
+                self.optimizer,
+                self.guard,
+                rate,
+                self.averaged,
+                self._autocast,
+                on_step,
+                self._backward,
+            )
         progress.close()
         return before.merged(stats)
 
@@ -148,17 +162,21 @@ class Trainer:
 
     def _save(self, partial):
         state = {
-            "config": to_mapping(self.config), "model_config": to_mapping(self.config.model),
-            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "config": to_mapping(self.config),
+            "model_config": to_mapping(self.config.model),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
-            "step": self.step, "history": self.history, "bad_in_a_row": self.guard.in_a_row,
+            "step": self.step,
+            "history": self.history,
+            "bad_in_a_row": self.guard.consecutive,
             "partial": {"steps": partial.steps, "bad_steps": partial.bad_steps, "sums": partial.sums},
-        }  # fmt: skip
+        }
         save_checkpoint(self.checkpoint_path, state)
 
     def _load(self):
         if self.checkpoint_path.exists():
-            return load_checkpoint(self.checkpoint_path, to_mapping(self.config), decisive)
+            return load_checkpoint(self.checkpoint_path, to_mapping(self.config), resume_key)
         return None
 
     def _resume(self, state):
@@ -167,16 +185,16 @@ class Trainer:
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
         self.step, self.history = state["step"], state["history"]
-        self.partial, self.guard.in_a_row = EpochStats(**state["partial"]), state["bad_in_a_row"]
-        if self.workers.leads:
+        self.partial, self.guard.consecutive = EpochStats(**state["partial"]), state["bad_in_a_row"]
+        if self.workers.is_main:
             self._write_history()
             log.info("resumed from %s: step %d, %d epochs done", self.checkpoint_path, self.step, len(self.history))
 
     def _settle_config(self):
         path, config = self.exp_dir / "config.yaml", to_mapping(self.config)
-        if path.exists() and (difference := first_difference(decisive(read_yaml(path)), decisive(config))):
+        if path.exists() and (difference := first_difference(resume_key(read_yaml(path)), resume_key(config))):
             raise InputError(f"{path}: this folder was begun with another config ({difference}); use another --tag")
-        if self.workers.leads:
+        if self.workers.is_main:
             remove_leftovers(self.exp_dir)
             write_text(path, to_yaml(self.config))
         self.workers.barrier()

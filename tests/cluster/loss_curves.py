@@ -19,7 +19,7 @@ from pathlib import Path
 
 from sase.bench.stages import machine, make_corpus
 from sase.data import dump
-from sase.processes import environment, sase_command
+from sase.processes import child_environment, sase_command
 
 STEPS, RATE, SHOWN = 50, 16000, (1, 2, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50)
 PATIENCE_S = 900
@@ -58,7 +58,7 @@ class Experiment:
     def start(self, *words):
         """Start it with more options; return the process."""
         with open(self.log, "ab") as log:
-            command, env = sase_command(*self.words, *words), environment(1)
+            command, env = sase_command(*self.words, *words), child_environment(1)
             return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def run(self, *words):
@@ -148,7 +148,7 @@ def machine_lost(folder):
     first, second = experiment.start(*words, 0), experiment.start(*words, 1)
     experiment.kill_at(STEPS // 3, first, lambda process: second.pid)
     second.wait()
-    if any([process.wait(PATIENCE_S) for process in (experiment.start(*words, 1), first)]):
+    if any(process.wait(PATIENCE_S) for process in (experiment.start(*words, 1), first)):
         raise RuntimeError(experiment.log.read_text())
     return experiment
 

@@ -70,7 +70,9 @@ def make_up_decoding(model, data_dir, out, nj):
         utts = shard(data.utts, nj, job)
         for number, utt in enumerate(utts):
             os.link(sources[number % FILES], decoding._wav(out, utt))
-        keys = ((utt, decoding._key(key, data.noisy[utt]), dump.file_stamp(decoding._wav(out, utt))) for utt in utts)
+        keys = (
+            (utt, decoding._key(key, data.noisy[utt]), dump.file_fingerprint(decoding._wav(out, utt))) for utt in utts
+        )
         (out / "done" / str(job)).write_text("".join(f"\n{' '.join(words)}" for words in keys))
 
 

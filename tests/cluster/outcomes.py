@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What becomes of tasks that end badly, on every runner: the page utils/OUTCOMES.md, and the cases of the tests.
 
-    tests/cluster/outcomes.py > /tmp/page.md      prints the page, after starting a Slurm of its own on this machine
-    tests/cluster/outcomes.py --backends local    without Slurm
+tests/cluster/outcomes.py > /tmp/page.md      prints the page, after starting a Slurm of its own on this machine
+tests/cluster/outcomes.py --backends local    without Slurm
 """
 
 import argparse

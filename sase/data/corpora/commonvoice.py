@@ -21,7 +21,7 @@ from sase import audio
 from sase.atomic import atomic_folder
 from sase.data.corpora import noisex92
 from sase.data.mixtures import FILE, Mixer, Mixture, write_mixtures
-from sase.data.splitting import apportion
+from sase.data.splitting import split_proportionally
 from sase.errors import InputError
 
 SPLITS = {"tr": "train", "cv": "dev", "tt": "test"}
@@ -81,7 +81,7 @@ def prepare(cv_dir, noise_dir, data_dir, num_silos=4, seed=0, log=print):
     if len(seconds) < num_silos:
         there = f"there are {len(seconds)}"
         raise InputError(f"{cv_dir}: {num_silos} silos need as many training speakers, {there}; take fewer")
-    speaker_silos = apportion(seconds, [2**k for k in range(num_silos)])
+    speaker_silos = split_proportionally(seconds, [2**k for k in range(num_silos)])
     mixer, sets = Mixer(_CHECK_RATE), {}
     for number, name in enumerate(SPLITS):
         generator = np.random.default_rng([seed, number])

@@ -21,9 +21,19 @@ from sase.data.corpora.synthetic import SAMPLE_RATE, TALKERS, make_once, talk
 NOISE_SAMPLE_RATE = 19980  # of NOISEX-92, in Hz
 NOISE_DURATION_S = 40.0
 KINDS = (
-    "babble", "brown", "engine", "helicopter", "hum", "machinegun", "pink", "rain", "siren", "speech_shaped", "white",
+    "babble",
+    "brown",
+    "engine",
+    "helicopter",
+    "hum",
+    "machinegun",
+    "pink",
+    "rain",
+    "siren",
+    "speech_shaped",
+    "white",
     "wind",
-)  # fmt: skip
+)
 # Fifteen, each about as talkative as the others: four silos then are as one to two, four and eight.
 TRAIN = {
     "zh01": Voice("cmn+m1", pitch=45, speed=165),

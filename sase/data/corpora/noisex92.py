@@ -11,9 +11,22 @@ from sase import audio
 from sase.errors import InputError
 
 NAMES = (
-    "babble", "buccaneer1", "buccaneer2", "destroyerengine", "destroyerops", "f16", "factory1", "factory2",
-    "hfchannel", "leopard", "m109", "machinegun", "pink", "volvo", "white",
-)  # fmt: skip
+    "babble",
+    "buccaneer1",
+    "buccaneer2",
+    "destroyerengine",
+    "destroyerops",
+    "f16",
+    "factory1",
+    "factory2",
+    "hfchannel",
+    "leopard",
+    "m109",
+    "machinegun",
+    "pink",
+    "volvo",
+    "white",
+)
 MAT_SAMPLE_RATE = 19980  # Hz, of the .mat files, which do not tell
 MIN_DURATION_S = 2.0
 HOW_TO_GET = (

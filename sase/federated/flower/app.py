@@ -64,7 +64,7 @@ def run_app(home, env, superlink, exp_dir, num_rounds, federation=None, watch=la
 
     Args:
         home: the federation's folder, with what :func:`write_app` wrote.
-        env: :func:`sase.federated.flower.processes.environment`.
+        env: :func:`sase.federated.flower.processes.federation_environment`.
         superlink: its ``Popen``.
         exp_dir: the experiment folder.
         num_rounds: how many rounds there must be at the end.
@@ -95,7 +95,7 @@ def run_app(home, env, superlink, exp_dir, num_rounds, federation=None, watch=la
     # 'flwr run' follows the run's log, and ends as well when that connection breaks: the run itself may go on.
     status, details = run_status(env, log_path)
     untold = 0
-    while status in _UNDER_WAY or status == _UNTOLD and untold < _UNTOLD_TIMES:
+    while status in _UNDER_WAY or (status == _UNTOLD and untold < _UNTOLD_TIMES):
         untold = untold + 1 if status == _UNTOLD else 0
         until = time.monotonic() + _ASK_S
         while time.monotonic() < until:

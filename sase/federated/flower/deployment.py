@@ -12,19 +12,24 @@ from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, Unregi
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
-from sase.endpoints import announce, free_port, own_names
+from sase.endpoints import free_port, host_names, publish_endpoint
 from sase.errors import InputError
 from sase.federated.certificates import make_certificates
 from sase.federated.flower.app import complete, run_app, write_app
-from sase.federated.flower.processes import alone, environment, wait_healthy
+from sase.federated.flower.processes import exclusive_federation, federation_environment, wait_healthy
 from sase.federated.flower.silo_process import SiloProcess
 from sase.processes import start
 
 log = logging.getLogger(__name__)
 _POLL_S = 0.5
 _OPTIONS = {
-    "port": "18000", "host": "", "certificates": "", "insecure": "false", "connect_s": "600", "announce": "",
-}  # fmt: skip
+    "port": "18000",
+    "host": "",
+    "certificates": "",
+    "insecure": "false",
+    "connect_s": "600",
+    "announce": "",
+}
 
 
 def run(train_config, fed_config, silos_dir, dev_set, exp_dir, device, options):
@@ -49,15 +54,15 @@ def run(train_config, fed_config, silos_dir, dev_set, exp_dir, device, options):
     if complete(exp_dir, fed_config):
         return
     home = exp_dir / "flower"
-    with alone(home):
+    with exclusive_federation(home):
         server_folder = None
         if not settings.insecure:
             certificates = settings.certificates or home / "certificates"
             if not settings.certificates:
-                make_certificates(certificates, own_names() if settings.announce else [], fed_config.num_silos)
+                make_certificates(certificates, host_names() if settings.announce else [], fed_config.num_silos)
             server_folder = certificates / "server" if (certificates / "server").is_dir() else certificates
         cores = len(os.sched_getaffinity(0))
-        env = environment(home, cores)
+        env = federation_environment(home, cores)
         shutil.rmtree(home / "flwr", ignore_errors=True)
         superlink = _start_superlink(home, env, settings, server_folder)
         address, ca_file = f"127.0.0.1:{settings.port}", server_folder and server_folder / "ca.crt"
@@ -65,12 +70,22 @@ def run(train_config, fed_config, silos_dir, dev_set, exp_dir, device, options):
             registered = register_keys(address, server_folder, fed_config.num_silos)
             log.info("server on port %d; registered keys: %s", settings.port, ", ".join(registered))
         if settings.announce:
-            announce(settings.announce, settings.port)
+            publish_endpoint(settings.announce, settings.port)
         write_app(
-            home, address, ca_file, train_config, fed_config, dev_set=str(Path(dev_set).resolve()),
-            exp_dir=str(exp_dir), device=device, simulated=False,
-            order=None, server_threads=cores, connect_s=settings.connect_s, poll_s=_POLL_S,
-        )  # fmt: skip
+            home,
+            address,
+            ca_file,
+            train_config,
+            fed_config,
+            dev_set=str(Path(dev_set).resolve()),
+            exp_dir=str(exp_dir),
+            device=device,
+            simulated=False,
+            order=None,
+            server_threads=cores,
+            connect_s=settings.connect_s,
+            poll_s=_POLL_S,
+        )
         silos = []
         if local:
             for index in range(fed_config.num_silos):
@@ -164,8 +179,17 @@ class _Settings:
 
 
 def _start_superlink(home, env, settings, folder):
-    command = [sys.executable, "-m", "sase.federated.flower.superlink", "--host", settings.host, "--port", settings.port,
-               "--database", home / "state.db"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "sase.federated.flower.superlink",
+        "--host",
+        settings.host,
+        "--port",
+        settings.port,
+        "--database",
+        home / "state.db",
+    ]
     if folder is None:
         command += ["--insecure"]
     else:
@@ -173,8 +197,15 @@ def _start_superlink(home, env, settings, folder):
         for path in files.values():
             if not path.is_file():
                 raise InputError(f"{path}: no such file; tools/make_certificates.sh makes it")
-        command += ["--ssl-ca-certfile", files["ca.crt"], "--ssl-certfile", files["server.crt"], "--ssl-keyfile",
-                    files["server.key"], "--enable-supernode-auth"]  # fmt: skip
+        command += [
+            "--ssl-ca-certfile",
+            files["ca.crt"],
+            "--ssl-certfile",
+            files["server.crt"],
+            "--ssl-keyfile",
+            files["server.key"],
+            "--enable-supernode-auth",
+        ]
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

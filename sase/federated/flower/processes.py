@@ -17,12 +17,12 @@ from pathlib import Path
 
 import sase
 from sase.errors import InputError
-from sase.processes import follow_parent, held, last_line
+from sase.processes import folder_lock, kill_with_parent, last_line
 
 _MARK = "SASE_FEDERATION"
 
 
-def environment(home, threads):
+def federation_environment(home, threads):
     """Return the environment of a federation's processes: nothing of the user's own Flower and Ray, nothing sent home.
 
     Args:
@@ -57,12 +57,12 @@ def die_with_parent():
     """
     if _MARK not in os.environ:
         return
-    follow_parent()
+    kill_with_parent()
     if os.getppid() == 1:  # too late to be told
         os._exit(1)
 
 
-def members(home):
+def federation_pids(home):
     """Return the ids of all running processes that were started for the federation in ``home``."""
     mark, marked, parents = os.fsencode(f"{_MARK}={home}"), set(), {}
     for folder in Path("/proc").iterdir():
@@ -87,7 +87,7 @@ def members(home):
 def end(home, patience_s=10.0):
     """End every process of the federation in ``home``, first asking, then insisting; return how many there were."""
     asked, deadline = set(), time.monotonic() + patience_s
-    while found := members(home):
+    while found := federation_pids(home):
         insist = time.monotonic() > deadline
         for pid in found if insist else found - asked:
             try:
@@ -100,13 +100,13 @@ def end(home, patience_s=10.0):
 
 
 @contextmanager
-def alone(home):
+def exclusive_federation(home):
     """Hold the federation in ``home`` for this process; end what an earlier, killed one left, and all of it at the end.
 
     Raises:
         InputError: another process holds it.
     """
-    with held(home):
+    with folder_lock(home):
         try:
             end(home)
             with _ended_by_sigterm():

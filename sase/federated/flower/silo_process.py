@@ -10,9 +10,9 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from sase.endpoints import free_port, look_up
+from sase.endpoints import free_port, resolve_endpoint
 from sase.errors import InputError
-from sase.federated.flower.processes import alone, environment
+from sase.federated.flower.processes import exclusive_federation, federation_environment
 from sase.processes import last_line, start
 
 FINISHED = "finished"  # in a silo's state folder: the server has said that training is over
@@ -41,7 +41,7 @@ class SiloProcess:
         self.server, self.trust, self.device = server, trust, device
         self.home = self.state_dir / "flower"
         self.log_path = self.state_dir / "supernode.log"
-        self.env = environment(self.home, threads)
+        self.env = federation_environment(self.home, threads)
         self.process, self.began_at = None, 0
         self.ended_at, self.refused_since = None, None
         self._held = ExitStack()
@@ -55,7 +55,7 @@ class SiloProcess:
 
     def open(self):
         """Start the supernode; ends what an earlier, killed one left."""
-        self._held.enter_context(alone(self.home))
+        self._held.enter_context(exclusive_federation(self.home))
         (self.state_dir / FINISHED).unlink(missing_ok=True)
         self._start()
 
@@ -89,8 +89,12 @@ class SiloProcess:
                     )
             else:
                 self.refused_since = None
-                log.info("silo %d: its process has ended (status %s: %s)", self.index, self.process.returncode,
-                         last_line(self.log_path))  # fmt: skip
+                log.info(
+                    "silo %d: its process has ended (status %s: %s)",
+                    self.index,
+                    self.process.returncode,
+                    last_line(self.log_path),
+                )
         elif now - self.ended_at > _RESTART_S:
             self.ended_at = None
             self._start()
@@ -101,8 +105,19 @@ class SiloProcess:
         if bad := [str(value) for value in config.values() if "'" in str(value)]:
             raise InputError(f"{bad[0]}: Flower cannot be told a name with a quote in it; use another")
         words = [f"silo={self.index}", *(f"{name}='{value}'" for name, value in config.items())]
-        command = [sys.executable, "-m", "sase.federated.flower.supernode", "--superlink", self.server, "--host", "127.0.0.1",
-                   "--port", free_port(), "--node-config", " ".join(words)]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "sase.federated.flower.supernode",
+            "--superlink",
+            self.server,
+            "--host",
+            "127.0.0.1",
+            "--port",
+            free_port(),
+            "--node-config",
+            " ".join(words),
+        ]
         if self.trust is None:
             command += ["--insecure"]
         else:
@@ -131,7 +146,7 @@ def run_silo(index, data_dir, state_dir, server, certificates, device="cpu", thr
     Raises:
         InputError: the server is not who it should be, refuses the silo, or is not there for too long.
     """
-    server = look_up(server, wait_s)
+    server = resolve_endpoint(server, wait_s)
     trust = None
     if certificates is not None:
         certificates = Path(certificates).resolve()

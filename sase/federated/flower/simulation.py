@@ -11,7 +11,7 @@ from sase.atomic import write_text
 from sase.endpoints import free_port
 from sase.errors import InputError
 from sase.federated.flower.app import complete, run_app, write_app
-from sase.federated.flower.processes import alone, end, environment, wait_healthy
+from sase.federated.flower.processes import end, exclusive_federation, federation_environment, wait_healthy
 from sase.processes import last_line, start
 
 _CONNECT_S = 300.0  # until Ray has made the simulated nodes
@@ -42,16 +42,27 @@ def run(train_config, fed_config, silos_dir, dev_set, exp_dir, device, options):
     if jobs < 1:
         raise InputError(f"--engine-option jobs={jobs}: must be 1 or more")
     home = exp_dir / "flower"
-    with alone(home), _ray_folder(home) as ray_folder:
-        env = {**environment(home, max(1, cores // jobs)), "RAY_TMPDIR": ray_folder}
+    with exclusive_federation(home), _ray_folder(home) as ray_folder:
+        env = {**federation_environment(home, max(1, cores // jobs)), "RAY_TMPDIR": ray_folder}
         shutil.rmtree(home / "flwr", ignore_errors=True)
         superlink, port = _start_superlink(home, env)
         write_app(
-            home, f"127.0.0.1:{port}", None, train_config, fed_config, dev_set=str(Path(dev_set).resolve()),
-            exp_dir=str(exp_dir), device=device, silos_dir=str(silos_dir), state_dir=str(exp_dir / "silos"),
-            simulated=True, order=largest_first(silos_dir, fed_config.num_silos), server_threads=cores,
-            connect_s=_CONNECT_S, poll_s=_POLL_S,
-        )  # fmt: skip
+            home,
+            f"127.0.0.1:{port}",
+            None,
+            train_config,
+            fed_config,
+            dev_set=str(Path(dev_set).resolve()),
+            exp_dir=str(exp_dir),
+            device=device,
+            silos_dir=str(silos_dir),
+            state_dir=str(exp_dir / "silos"),
+            simulated=True,
+            order=largest_first(silos_dir, fed_config.num_silos),
+            server_threads=cores,
+            connect_s=_CONNECT_S,
+            poll_s=_POLL_S,
+        )
         federation = {
             "num-supernodes": fed_config.num_silos,
             "client-resources-num-cpus": 1,
@@ -97,8 +108,17 @@ def _start_superlink(home, env):
     for attempt in range(_ATTEMPTS):
         log_path.unlink(missing_ok=True)
         port = free_port()
-        command = [sys.executable, "-m", "sase.federated.flower.superlink", "--insecure", "--simulation",
-                   "--host", "127.0.0.1", "--port", port]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "sase.federated.flower.superlink",
+            "--insecure",
+            "--simulation",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            port,
+        ]
         superlink = start(command, env, log_path)
         try:
             wait_healthy(superlink, port, None, log_path)

@@ -12,7 +12,7 @@ import flwr.superlink.main as superlink
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 
-from sase.processes import follow_parent
+from sase.processes import kill_with_parent
 
 command = importlib.import_module("flwr.superlink.cli.flower_superlink")  # the package has a function of this name
 _FOR_SILOS = ("/v1/fleet/", "/health")
@@ -35,7 +35,9 @@ def is_local(scope):
     """Return whether an ASGI connection comes from this machine: from its loopback, or from the address it came to."""
     client, server = scope.get("client"), scope.get("server")
     try:
-        return bool(client) and (ipaddress.ip_address(client[0]).is_loopback or bool(server) and client[0] == server[0])
+        return bool(client) and (
+            ipaddress.ip_address(client[0]).is_loopback or (bool(server) and client[0] == server[0])
+        )
     except ValueError:
         return False
 
@@ -43,7 +45,7 @@ def is_local(scope):
 def main():
     """Run the superlink behind its fence; its executor ends with it, killed or not."""
     # Flower's executor looks for its parent's id, which is there for as long as nobody has asked how the parent ended.
-    command.get_popen_detach_kwargs = lambda: {"preexec_fn": follow_parent}
+    command.get_popen_detach_kwargs = lambda: {"preexec_fn": kill_with_parent}
     middleware = superlink._get_middleware
     superlink._get_middleware = lambda: [Middleware(Fence), *middleware()]
     command.flower_superlink()

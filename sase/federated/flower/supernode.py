@@ -23,7 +23,7 @@ from flwr.supercore.run import RunNotRunningException
 from flwr.supernode.cli import flower_supernode
 
 from sase.federated.flower.app import COMPONENTS
-from sase.processes import follow_parent
+from sase.processes import kill_with_parent
 
 _HEARTBEAT_S = 10  # Flower's 30 s would leave a dead silo unnoticed for a minute
 _FILES = {"pyproject.toml", ".info/CONTENT"}
@@ -59,7 +59,7 @@ def guarded(connect, *args, **kwargs):
 
 def main():
     """Run the supernode; never return, since Flower leaves threads behind where its connection broke for good."""
-    node.subprocess = SimpleNamespace(Popen=partial(subprocess.Popen, preexec_fn=follow_parent))  # of its executor
+    node.subprocess = SimpleNamespace(Popen=partial(subprocess.Popen, preexec_fn=kill_with_parent))  # of its executor
     connect = node._init_connection
     node._init_connection = lambda *args, **kwargs: guarded(connect, *args, **kwargs)
     heartbeat.HEARTBEAT_DEFAULT_INTERVAL = connection.HEARTBEAT_DEFAULT_INTERVAL = _HEARTBEAT_S
