@@ -58,10 +58,3 @@ def with_unit(count):
             digits = 2 - min(2, int(math.log10(1.0005 * count / size)))
             return f"{count / size:.{digits}f} {unit}"
     return str(count)
-
-
-def markdown(rows):
-    """Return mappings of equal keys as the lines of a Markdown table; floats with three significant digits."""
-    cells = [list(rows[0]), ["---" if isinstance(value, str) else "---:" for value in rows[0].values()]]
-    cells += [[f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)

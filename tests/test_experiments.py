@@ -10,7 +10,7 @@ from sase.data.dataset import PairSet
 from sase.errors import InputError
 from sase.metrics.measures import si_sdr
 from sase.processes import folder_lock, sase_command
-from sase.studies.grid import Grid, Unprocessed, markdown_row, mean_std, score_set
+from sase.studies.grid import Grid, Unprocessed, mean_std, score_set
 
 SCRIPT = """
 import json, pathlib, sys, time
@@ -97,4 +97,3 @@ def test_the_noisy_input_is_scored_as_it_is(tmp_path):
 def test_text_of_tables():
     assert mean_std([1.0, 2.0, 3.0], 2) == "2.00 ± 1.00"
     assert mean_std([0.5], 1, "+") == "+0.5"
-    assert markdown_row(["a", 1]) == "| a | 1 |"

@@ -9,7 +9,7 @@ from torch import nn
 from sase.bench import stages
 from sase.model import build_model
 from sase.nn.complex import ComplexConv2d, ComplexConvTranspose2d
-from sase.profiling import count_macs, count_parameters, macs_per_s, markdown, profile, with_unit
+from sase.profiling import count_macs, count_parameters, macs_per_s, profile, with_unit
 from sase.training.config import load_train_config
 
 
@@ -78,11 +78,6 @@ def test_profile_of_a_preset():
 )
 def test_counts_with_units(count, text):
     assert with_unit(count) == text
-
-
-def test_markdown():
-    table = markdown([{"name": "a", "value": 0.012345, "n": 3}, {"name": "b", "value": 12.0, "n": 40}])
-    assert table == "| name | value | n |\n| --- | ---: | ---: |\n| a | 0.0123 | 3 |\n| b | 12 | 40 |"
 
 
 def test_benchmarks_run(tmp_path):

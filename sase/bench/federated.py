@@ -5,8 +5,8 @@ from pathlib import Path
 from sase.errors import InputError
 from sase.federated.config import PAYLOADS
 from sase.federated.layout import layout_of, to_arrays
-from sase.federated.ledger import read_lines
 from sase.federated.payload import encode, num_bytes
+from sase.jsonfile import read_jsonl
 from sase.model import PRESETS, build_model
 
 
@@ -27,7 +27,7 @@ def outside_training(exp_dir):
         InputError: no such times.
     """
     path = Path(exp_dir) / "round_timing.jsonl"
-    rounds = {entry["round"]: entry for entry in read_lines(path)}  # of a round that was done again, the last time
+    rounds = {entry["round"]: entry for entry in read_jsonl(path)}  # of a round that was done again, the last time
     if not rounds:
         raise InputError(f"{path}: tells of no round; give the folder of a federated training")
     entries = list(rounds.values())

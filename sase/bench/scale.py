@@ -12,8 +12,9 @@ import torch.multiprocessing
 from sase.bench import stages
 from sase.data.dataset import MOST_HELD_BYTES
 from sase.errors import InputError
+from sase.markdown import table_of_mappings
 from sase.model import build_model
-from sase.profiling import markdown, with_unit
+from sase.profiling import with_unit
 
 _RATE, _SAMPLE_BYTES, _FLOAT_BYTES = 16000, 2, 4
 _EXCHANGES = 50
@@ -191,14 +192,14 @@ def page(parts, machine, sizes, test_hours, epochs, cpus, devices):
             "",
             f"On {machine}; a load above 0 is of other work beside.",
             "",
-            markdown(measured),
+            *table_of_mappings(measured),
             "",
             "## Arithmetic",
             "",
             f"For {cpus} cores, {devices} device{'s' if devices > 1 else ''} to train on together, {epochs} epochs, "
             f"and {test_hours:g} h of test sound. Nothing in this table was measured.",
             "",
-            markdown(rows),
+            *table_of_mappings(rows),
             "",
             "- Dumping, enhancing, scoring: the sound, divided by speed and cores. Both signals of a pair are dumped,",
             "  and the unprocessed test set is scored as well as the enhanced one.",

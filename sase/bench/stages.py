@@ -6,7 +6,6 @@ beside it, since other programs on the machine cannot make it much longer.
 
 import contextlib
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -21,6 +20,7 @@ from sase.data.datadir import read_data_dir, write_data_dir
 from sase.data.dataset import Mixtures, PairSet
 from sase.enhancer import Enhancer
 from sase.losses.objectives import build_loss
+from sase.machine import cpu_name
 from sase.model import build_model
 from sase.profiling import macs_per_s, with_unit
 from sase.training.arithmetic import compile_network, keep_freed_memory, training_precision
@@ -33,13 +33,8 @@ TEST_UTTERANCE_S = 2.5  # their mean length
 
 def machine():
     """Return the machine in one line: processor, cores, load, torch."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = (line.partition(":") for line in cpuinfo.read_text().splitlines())
-        name = next((value.strip() for key, _, value in lines if key.strip() == "model name"), name)
     load = f"load {os.getloadavg()[0]:.1f} before, " if hasattr(os, "getloadavg") else ""
-    return f"{name}, {os.cpu_count()} cores, {load}torch {torch.__version__}"
+    return f"{cpu_name()}, {os.cpu_count()} cores, {load}torch {torch.__version__}"
 
 
 def bench_enhance(models, durations_s=(4.0, 60.0), repeats=5):

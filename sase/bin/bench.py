@@ -33,9 +33,9 @@ def main():
 
     from sase.bench import stages
     from sase.bench.federated import outside_training, upload_bytes
+    from sase.markdown import table_of_mappings
     from sase.model import build_model
     from sase.pretrained import load
-    from sase.profiling import markdown
     from sase.training.config import load_train_config
 
     machine = stages.machine()
@@ -56,7 +56,10 @@ def main():
         "federated": lambda: [outside_training(args.exp)],
         "payload": upload_bytes,
     }[args.subject]()
-    print(json.dumps({"machine": machine, "rows": rows}) if args.json else f"{machine}\n\n{markdown(rows)}")
+    if args.json:
+        print(json.dumps({"machine": machine, "rows": rows}))
+    else:
+        print(machine, "", *table_of_mappings(rows), sep="\n")
 
 
 if __name__ == "__main__":

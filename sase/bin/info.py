@@ -17,8 +17,9 @@ def main():
 
     from sase import pretrained
     from sase.config import to_mapping
+    from sase.markdown import table_of_mappings
     from sase.model import PRESETS, build_model
-    from sase.profiling import markdown, profile, with_unit
+    from sase.profiling import profile, with_unit
 
     if args.card is not None:
         print(pretrained.card(args.card).rstrip())
@@ -44,7 +45,7 @@ def main():
         }
         for name, cost in costs.items()
     ]
-    print(markdown(rows))
+    print("\n".join(table_of_mappings(rows)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """How the scores of an experiment came about: versions, machine, and what the folder tells of its training."""
 
-import json
 import os
 import platform
 import subprocess
@@ -11,6 +10,8 @@ from pathlib import Path
 import sase
 from sase import audio
 from sase.config import read_yaml
+from sase.jsonfile import read_jsonl
+from sase.machine import cpu_name
 
 CONFIGS = ("config.yaml", "fl.yaml")
 _PACKAGES = ("torch", "numpy", "scipy", "pesq", "pystoi", "soundfile", "soxr")
@@ -32,7 +33,7 @@ def facts_of(exp, enhanced, workers):
         "python": platform.python_version(),
         **{name: _version(name) for name in _PACKAGES},
         "resampler": audio.RESAMPLER,
-        "scored on": f"{_cpu_name()}, {os.cpu_count()} cores",
+        "scored on": f"{cpu_name()}, {os.cpu_count()} cores",
         "wall time of scoring": f"{enhanced.seconds:.1f} s on {workers} core{'s' if workers > 1 else ''}",
     }
     config = Path(exp) / "config.yaml"
@@ -95,9 +96,8 @@ def _chosen(entries, what):
 
 
 def _read_lines(path, number="epoch"):
-    """Return {number: entry} of a file with one JSON mapping a line; nothing where there is no file."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return {entry[number]: entry for entry in map(json.loads, lines)}
+    """Return {number: entry} of a JSON Lines file; of an epoch or round that was repeated, the last entry."""
+    return {entry[number]: entry for entry in read_jsonl(path)}
 
 
 def _version(package):
@@ -123,12 +123,3 @@ def _commit():
 def _git(root, *arguments):
     done = subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True)
     return done.stdout.strip()
-
-
-def _cpu_name():
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

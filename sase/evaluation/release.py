@@ -1,11 +1,10 @@
 """From an experiment to weights that ship: a safetensors file and its model card, written by what was measured."""
 
-import json
 from pathlib import Path
 
 import yaml
 
-from sase import pretrained
+from sase import jsonfile, pretrained
 from sase.atomic import write_text
 from sase.config import read_yaml
 from sase.errors import InputError
@@ -37,7 +36,7 @@ def release(exp, scoring_dir, name, notes, out=pretrained.FOLDER):
         name,
         profile(model),
         [_training(folder) for folder in _lineage(exp)],
-        json.loads(summary.read_text(encoding="utf-8")),
+        jsonfile.read(summary),
         Path(notes).read_text(encoding="utf-8"),
     )
     weights = Path(out) / f"{name}.safetensors"
@@ -55,8 +54,7 @@ def _lineage(exp):
 
 
 def _training(exp):
-    lines = (exp / "history.jsonl").read_text(encoding="utf-8").splitlines()
-    return (exp / "config.yaml").read_text(encoding="utf-8"), [json.loads(line) for line in lines]
+    return (exp / "config.yaml").read_text(encoding="utf-8"), jsonfile.read_jsonl(exp / "history.jsonl")
 
 
 def card(name, cost, trainings, summary, notes):

@@ -1,8 +1,8 @@
 """RESULTS.md: the scores of an experiment's sets, and everything that a reader needs to make them again."""
 
-import json
 from pathlib import Path
 
+from sase import jsonfile, markdown
 from sase.atomic import write_text
 from sase.data.datadir import read_data_dir
 from sase.errors import InputError
@@ -101,12 +101,12 @@ def write_results(folder, summaries):
 def read_summaries(folder):
     """Return the summaries of all sets of an experiment."""
     paths = sorted(Path(folder).glob(f"enhanced_*/scoring/{SUMMARY}"))
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    return [jsonfile.read(path) for path in paths]
 
 
 def write_summary(folder, summary):
     """Write what :func:`summarise` returned."""
-    write_text(Path(folder) / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    jsonfile.write(Path(folder) / SUMMARY, summary, indent=2)
 
 
 def counts(summary):
@@ -133,7 +133,7 @@ def table(summary):
     rows = [_row(["unprocessed"], summary["unprocessed"], True), _row(["enhanced"], summary, True)]
     common = summary["common"]
     difference = {"mean": _difference(common), "scored": common["enhanced"]["scored"]}
-    return [*_header(["signal"]), *rows, _row(["improvement"], difference, False, "+")]
+    return _table(["signal"], [*rows, _row(["improvement"], difference, False, "+")])
 
 
 def _both(unprocessed, enhanced, utts):
@@ -160,8 +160,7 @@ def _set_section(summary, folder):
         lines += [f"![{image.stem.replace('_', ' ')}]({image.relative_to(folder).as_posix()})", ""]
     facts = dict(summary["facts"])
     configs = {name: facts.pop(name) for name in CONFIGS if name in facts}
-    lines += ["### How these came about", "", "| | |", "|---|---|"]
-    lines += [f"| {what} | {text} |" for what, text in facts.items()] + [""]
+    lines += ["### How these came about", "", *markdown.table(["", ""], facts.items(), compact=True), ""]
     for name, config in configs.items():
         lines += [f"<details><summary>{name}</summary>", "", "```yaml", config.rstrip(), "```", "</details>", ""]
     return lines
@@ -171,27 +170,23 @@ def breakdown_lines(kind, breakdown):
     """Return the lines of a Markdown table of one break-down of a set's summary, as by ``snr`` or ``noise``."""
     if len(breakdown) > MAX_GROUPS:
         return [f"There are {len(breakdown)} of them; the scores of each utterance are in scores.csv."]
-    lines = _header([_KINDS.get(kind, kind), "signal"])
-    for group, both in breakdown.items():
-        lines += [_row([group, signal], values, False) for signal, values in both.items()]
-    return lines
+    rows = [
+        _row([group, signal], values, False) for group, both in breakdown.items() for signal, values in both.items()
+    ]
+    return _table([_KINDS.get(kind, kind), "signal"], rows)
 
 
-def _header(columns):
+def _table(columns, rows):
     names = [f"{name}{_UNITS.get(name, '')}" for name in METRICS]
-    return [_line([*columns, "utterances", *names]), "|---" * len(columns) + "|---:" * (1 + len(names)) + "|"]
+    return markdown.table([*columns, "utterances", *names], rows, "l" * len(columns) + "r", compact=True)
 
 
 def _row(columns, summary, with_std, sign=""):
     cells = [_number(name, summary["mean"][name], sign) for name in METRICS]
     if with_std:
         cells = [f"{cell} ± {_number(name, summary['std'][name])}" for name, cell in zip(METRICS, cells)]
-    return _line([*columns, str(summary["scored"]), *cells])
+    return [*columns, str(summary["scored"]), *cells]
 
 
 def _number(name, value, sign=""):
     return "–" if value is None else f"{value:{sign}.{_DECIMALS[name]}f}"
-
-
-def _line(cells):
-    return f"| {' | '.join(cells)} |"

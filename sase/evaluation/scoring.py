@@ -8,7 +8,6 @@ The scores of the unprocessed input stand beside the data (``scoring_unprocessed
 import csv
 import hashlib
 import io
-import json
 import math
 import multiprocessing
 import os
@@ -23,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from sase import audio
+from sase import audio, jsonfile
 from sase.atomic import remove_leftovers, write_text
 from sase.data import dump
 from sase.data.datadir import read_data_dir, read_table, shard, write_table
@@ -354,17 +353,15 @@ def _stamp(spec):
 
 
 def _write_record(path, pairs, scores):
-    values = {utt: {k: None if math.isnan(v) else v for k, v in row.items()} for utt, row in scores.values.items()}
-    record = {"input": _input_key(pairs), "seconds": scores.seconds, "failed": scores.failed, "values": values}
-    write_text(path, json.dumps(record, indent=0, allow_nan=False) + "\n")
+    record = {"input": _input_key(pairs), "seconds": scores.seconds, "failed": scores.failed, "values": scores.values}
+    jsonfile.write(path, record, indent=0)
 
 
 def _read_record(path, pairs):
     """Return the Scores in a record when it is there and of the same input, else None."""
     if not path.is_file():
         return None
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = jsonfile.read(path)
     if record["input"] != _input_key(pairs):
         return None
-    values = {u: {k: math.nan if v is None else v for k, v in row.items()} for u, row in record["values"].items()}
-    return Scores(values, record["failed"], record["seconds"])
+    return Scores(jsonfile.null_to_nan(record["values"]), record["failed"], record["seconds"])

@@ -1,12 +1,12 @@
 """What an experiment folder tells of a federated training: its configs, its rounds, and how long they took."""
 
-import json
 from pathlib import Path
 
 from sase.atomic import remove_leftovers, write_text
 from sase.config import from_mapping, read_yaml, to_mapping, to_yaml
 from sase.errors import InputError
 from sase.federated.config import OPERATIONAL, FederatedConfig
+from sase.jsonfile import append_jsonl, write_jsonl
 from sase.training import config as training_config
 from sase.training.checkpoint import first_difference
 
@@ -44,13 +44,7 @@ def check_and_write_configs(exp_dir, train_config, fed_config):
 
 def write_rounds(exp_dir, history):
     """Write ``rounds.jsonl``, one mapping a round: the same for the same seed, to the bit."""
-    write_text(Path(exp_dir) / "rounds.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
-
-
-def read_lines(path):
-    """Return the mappings of a ``.jsonl`` file; an empty list where there is none."""
-    path = Path(path)
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    write_jsonl(Path(exp_dir) / "rounds.jsonl", history)
 
 
 def add_timing(exp_dir, number, seconds, replies):
@@ -65,5 +59,4 @@ def add_timing(exp_dir, number, seconds, replies):
     told = {to: {str(r.silo): round(r.metrics.get(name, 0.0), 3) for r in replies} for to, name in names.items()}
     seconds = {name: round(value, 3) for name, value in seconds.items()}
     entry = {"round": number, **seconds, **told}
-    with open(Path(exp_dir) / "round_timing.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
+    append_jsonl(Path(exp_dir) / "round_timing.jsonl", entry)

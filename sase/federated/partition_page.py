@@ -2,8 +2,19 @@
 
 import numpy as np
 
+from sase import markdown
 from sase.plotting import MAX_GROUPS, save_figure
 
+_HEADER = (
+    "silo",
+    "hours",
+    "share",
+    "utterances",
+    "speakers",
+    "noises",
+    "SNR (dB): least, mean, most",
+    "test utterances",
+)
 _MAX_NAMES = 12  # of noises in a cell of the table
 
 
@@ -15,12 +26,7 @@ def text(summary):
     """
     settings = "".join(f", {name} {summary[name]:g}" for name in ("alpha", "seed") if name in summary)
     silos = summary["silos"]
-    lines = [
-        f"# {summary['num_silos']} silos of {summary['sets'][0]}, {_how(summary)}{settings}",
-        "",
-        "| silo | hours | share | utterances | speakers | noises | SNR (dB): least, mean, most | test utterances |",
-        "|---:|---:|---:|---:|---:|---|---|---:|",
-    ]
+    rows = []
     total = sum(silo["hours"] for silo in silos) or 1.0
     for k, silo in enumerate(silos):
         names, snr_db = list(silo["noises"]), silo["snr_db"]
@@ -35,12 +41,14 @@ def text(summary):
             ", ".join(f"{snr:.1f}" for snr in snr_db) if snr_db else "not known",
             silo["test_utterances"],
         )
-        lines.append(f"| {' | '.join(map(str, cells))} |")
+        rows.append(cells)
     shared = {
         what: sum(len(set(silo[what])) for silo in silos) - len({name for silo in silos for name in silo[what]})
         for what in ("speakers", "noises")
     }
     own = [f"no two silos share {what}" if not count else f"silos share {what}" for what, count in shared.items()]
+    lines = [f"# {summary['num_silos']} silos of {summary['sets'][0]}, {_how(summary)}{settings}", ""]
+    lines += markdown.table(_HEADER, rows, "rrrrrllr", compact=True)
     lines += ["", f"Of the training data: {'; '.join(own)}.", "", "![the partition](partition.png)", ""]
     return "\n".join(lines)
 

@@ -1,11 +1,10 @@
 """Which idea earns its cost: networks and losses one by one, all else equal, over seeds; resumable run by run."""
 
-import json
-import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sase import jsonfile
 from sase.atomic import write_text
 from sase.bench.stages import bench_enhance
 from sase.config import from_mapping, to_mapping, to_yaml
@@ -243,7 +242,7 @@ def results(ablation, sets, out):
             old = {"config": result["config"], "sets": result["sets"]}
             if difference := first_difference(old, {"config": config, "sets": _names(sets)}):
                 raise InputError(f"{folder}: was made otherwise ({difference}); delete it, or use another --out")
-            result["scores"] = _with_nan(result["scores"])
+            result["scores"] = jsonfile.null_to_nan(result["scores"])
     return found
 
 
@@ -256,7 +255,7 @@ def unprocessed(ablation, sets, out):
         scores = {name: _scores(Unprocessed(), PairSet(path, rate)) for name, path in sets.scored.items()}
         kept = {"sets": _names(sets), "scores": scores}
         plan.write(UNPROCESSED, 0, kept)
-    return _with_nan(kept["scores"])
+    return jsonfile.null_to_nan(kept["scores"])
 
 
 def labels(sets):
@@ -265,21 +264,13 @@ def labels(sets):
 
 
 def _scores(model, pairs):
-    scores = score_set(model, pairs)  # JSON has no NaN
-    return {utt: {k: None if math.isnan(v) else v for k, v in row.items()} for utt, row in scores.items()}
+    return jsonfile.nan_to_null(score_set(model, pairs))
 
 
 def _training_s(folder):
     """Return the seconds of all epochs, those before a break too; of an epoch that was done again, the last."""
-    entries = [json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines()]
+    entries = jsonfile.read_jsonl(folder / "timing.jsonl")
     return round(sum({entry["epoch"]: entry["seconds"] for entry in entries}.values()), 1)
-
-
-def _with_nan(scores):
-    return {
-        name: {utt: {k: math.nan if v is None else v for k, v in row.items()} for utt, row in table.items()}
-        for name, table in scores.items()
-    }
 
 
 def _names(sets):

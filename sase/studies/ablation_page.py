@@ -1,12 +1,12 @@
 """RESULTS.md, images and summary.json of an ablation: means over seeds, paired differences with intervals, words."""
 
-import json
 import math
 import statistics
 from pathlib import Path
 
 import numpy as np
 
+from sase import jsonfile, markdown
 from sase.atomic import write_text
 from sase.bench.stages import machine
 from sase.evaluation.scoring import groups
@@ -15,7 +15,7 @@ from sase.profiling import with_unit
 from sase.studies.ablation import UNPROCESSED, labels, results, unprocessed
 from sase.studies.ablation_figure import draw_differences
 from sase.studies.evidence import LEVEL, REPEATS, paired_difference
-from sase.studies.grid import DECIMALS, MEASURES, folder_name, markdown_row, mean_std
+from sase.studies.grid import DECIMALS, MEASURES, folder_name, mean_std
 
 _UNITS = {"SI_SDR": " (dB)"}
 _KINDS = {"noise": "noise", "snr": "SNR of the unprocessed input (dB)"}
@@ -40,7 +40,7 @@ def write_page(ablation, sets, out, log=print):
     """
     done = {row: seeds for row, seeds in results(ablation, sets, out).items() if seeds}
     summary = summarise(ablation, done, unprocessed(ablation, sets, out), labels(sets))
-    write_text(Path(out) / "summary.json", json.dumps(_without_nan(summary), indent=1, allow_nan=False) + "\n")
+    jsonfile.write(Path(out) / "summary.json", summary, indent=1)
     for table in _tables(ablation):
         if compared := _compared(summary, table):
             draw_differences(compared, {m: _title(m) for m in MEASURES}, Path(out) / _image(table))
@@ -173,28 +173,27 @@ def _kinds(labels_of_set):
 
 def _means_table(ablation, rows, noisy, each):
     heading = ["", *map(_title, MEASURES), "parameters", "MAC a second", "RTF", "training (min)"]
-    lines = [markdown_row(heading), markdown_row(["---", *["---:"] * (len(heading) - 1)])]
-    lines.append(markdown_row([UNPROCESSED, *[_number(noisy[m], m) for m in MEASURES], "", "", "", ""]))
+    cells_of_rows = [[UNPROCESSED, *[_number(noisy[m], m) for m in MEASURES], "", "", "", ""]]
     for name, row in rows.items():
         missing = len(ablation.seeds) - len(row["seeds"])
         title = name if not missing else f"{name} ({len(row['seeds'])} of {len(ablation.seeds)} seeds)"
         cells = [mean_std(row["means"][each][m], DECIMALS[m]) for m in MEASURES]
         costs = [*(with_unit(row[name]) for name in ("parameters", "macs_per_s")), f"{row['rtf']:.4f}"]
         costs.append(f"{row['training_s'] / 60:.1f}")
-        lines.append(markdown_row([title, *cells, *costs]))
-    return lines
+        cells_of_rows.append([title, *cells, *costs])
+    return markdown.table(heading, cells_of_rows, "lr")
 
 
 def _differences_table(rows, each):
     compared = {name: row for name, row in rows.items() if "differences" in row}
     if not compared:
         return []
-    lines = [markdown_row(["difference", *map(_title, MEASURES)]), markdown_row(["---"] * (1 + len(MEASURES)))]
+    cells_of_rows = []
     for name, row in compared.items():
         told = row["differences"][each]["all"]
         cells = [_marked(told[m], _difference(told[m], m)) if m in told else "–" for m in MEASURES]
-        lines.append(markdown_row([f"{name} − {row['against']}", *cells]))
-    return [*lines, ""]
+        cells_of_rows.append([f"{name} − {row['against']}", *cells])
+    return [*markdown.table(["difference", *map(_title, MEASURES)], cells_of_rows), ""]
 
 
 def _group_tables(rows, each, kind, title):
@@ -206,12 +205,12 @@ def _group_tables(rows, each, kind, title):
     names, lines = list(next(iter(compared.values()))[kind]), []
     for measure in ("PESQ_WB", "SI_SDR"):
         lines += [f"{_title(measure)}, differences by {title}:", ""]
-        lines += [markdown_row(["", *names]), markdown_row(["---"] * (1 + len(names)))]
+        cells_of_rows = []
         for name, told in compared.items():
             cells = [told[kind][group].get(measure) for group in names]
             cells = ["–" if cell is None else _marked(cell, _difference(cell, measure, short=True)) for cell in cells]
-            lines.append(markdown_row([f"{name} − {rows[name]['against']}", *cells]))
-        lines.append("")
+            cells_of_rows.append([f"{name} − {rows[name]['against']}", *cells])
+        lines += [*markdown.table(["", *names], cells_of_rows), ""]
     return lines
 
 
@@ -238,11 +237,3 @@ def _number(value, measure):
 def _mean(table, measure):
     values = np.array([row[measure] for row in table.values()])
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
-
-
-def _without_nan(value):
-    if isinstance(value, dict):
-        return {str(key): _without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -21,9 +21,9 @@ from sase.errors import InputError
 from sase.federated.config import load_federated_config
 from sase.federated.flower.processes import exclusive_federation, federation_environment
 from sase.federated.inproc import count_silos, exchange_with, local_silos
-from sase.federated.ledger import read_lines
 from sase.federated.server import Server, run_rounds
 from sase.federated.silo import Silo
+from sase.jsonfile import read_jsonl
 from sase.model import load_model, model_config
 from sase.processes import sase_command
 from sase.studies.grid import Grid, Unprocessed, load_plan, score_set
@@ -263,7 +263,7 @@ def _of_parts(parts, kind):
 
 
 def _told(folder, exp):
-    rounds, timing = read_lines(exp / "rounds.jsonl"), read_lines(exp / "round_timing.jsonl")
+    rounds, timing = read_jsonl(exp / "rounds.jsonl"), read_jsonl(exp / "round_timing.jsonl")
     last = {entry["round"]: entry for entry in timing}  # a round that was done again counts once
     return {
         "rounds": len(rounds),

@@ -4,11 +4,12 @@ import statistics
 
 import numpy as np
 
+from sase import markdown
 from sase.atomic import write_text
-from sase.federated.ledger import read_lines
+from sase.jsonfile import read_jsonl
 from sase.plotting import save_figure
 from sase.studies.comparison import MEASURES, read_results
-from sase.studies.grid import DECIMALS, markdown_row, mean_std
+from sase.studies.grid import DECIMALS, mean_std
 
 _HEADINGS = [
     "training",
@@ -104,9 +105,9 @@ def _explained(comparison):
 
 def _table(comparison, results, before):
     ends = {kind: _kind(comparison, results, kind) for kind in ("alone", "central")}
-    lines = [markdown_row(_HEADINGS), markdown_row(["---"] * len(_HEADINGS))]
+    rows: list[list[str]] = []
     for title, means in before.items():
-        lines.append(markdown_row([title, *[f"{means[name]:.{DECIMALS[name]}f}" for name in MEASURES], "", "", "", ""]))
+        rows.append([title, *[f"{means[name]:.{DECIMALS[name]}f}" for name in MEASURES], "", "", "", ""])
     for row, seeds in results.items():
         done = list(seeds.values())
         title = row if len(done) == len(comparison.seeds) else f"{row} ({len(done)} of {len(comparison.seeds)} seeds)"
@@ -119,14 +120,14 @@ def _table(comparison, results, before):
         share = f"{np.mean(closed):.0%}" if closed else ""
         sent = ", ".join(f"{megabytes:.1f}" for megabytes in sent) if federated else ""
         least = mean_std([worst(result) for result in done], 2)
-        lines.append(markdown_row([title, *cells, least, share, sent, mean_std(seconds, 0)]))
+        rows.append([title, *cells, least, share, sent, mean_std(seconds, 0)])
         if all("own" in result for result in done):
             own = [result["own"] for result in done]
             cells = [mean_std([_over_parts(parts, name) for parts in own], DECIMALS[name]) for name in MEASURES]
             least = [min(part["SI_SDR"] for part in parts.values()) for parts in own]
             title = f"{row}, each part with its silo's own norms"
-            lines.append(markdown_row([title, *cells, mean_std(least, 2), "", "", ""]))
-    return lines
+            rows.append([title, *cells, mean_std(least, 2), "", "", ""])
+    return markdown.table(_HEADINGS, rows)
 
 
 def worst(result):
@@ -164,7 +165,7 @@ def _closed(seeds, ends):
 def _histories(folders, row, seeds):
     """Return the rounds of each finished training of a row: list of lists of entries."""
     exps = [folders.of(row, seed) / told["exp"] for seed, result in seeds.items() for told in result["trained"]]
-    return [history for history in (read_lines(path / "rounds.jsonl") for path in exps) if history]
+    return [history for history in (read_jsonl(path / "rounds.jsonl") for path in exps) if history]
 
 
 def _draw_scores(path, comparison, folders, results):

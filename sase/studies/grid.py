@@ -164,8 +164,3 @@ def mean_std(values, decimals, sign=""):
     """Return ``mean ± standard deviation`` of values over seeds as text; of a single one, the value."""
     text = f"{statistics.fmean(values):{sign}.{decimals}f}"
     return f"{text} ± {statistics.stdev(values):.{decimals}f}" if len(values) > 1 else text
-
-
-def markdown_row(cells):
-    """Return cells as a line of a Markdown table."""
-    return "| " + " | ".join(map(str, cells)) + " |"

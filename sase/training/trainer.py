@@ -1,6 +1,5 @@
 """Central training: epochs of :func:`train_epoch`, validation, checkpoints, and a history that one can read."""
 
-import json
 import logging
 import math
 import sys
@@ -16,6 +15,7 @@ from sase.atomic import remove_leftovers, write_text
 from sase.config import read_yaml, to_mapping, to_yaml
 from sase.data.dataset import Mixtures, PairSet
 from sase.errors import InputError
+from sase.jsonfile import append_jsonl, write_jsonl
 from sase.losses.objectives import build_loss
 from sase.model import save_model
 from sase.training.arithmetic import autocast, compile_network, eager, training_precision
@@ -155,8 +155,7 @@ class Trainer:
         self._write_history()
         self._write_tensorboard(entry)
         # Beside the history, which is the same for the same seed: how long it took is not.
-        with open(self.exp_dir / "timing.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({"epoch": entry["epoch"], "seconds": round(seconds, 1)}) + "\n")
+        append_jsonl(self.exp_dir / "timing.jsonl", {"epoch": entry["epoch"], "seconds": round(seconds, 1)})
         shown = " ".join(f"{k} {v}" for k, v in entry.items() if k not in ("epoch", "steps"))
         log.info("epoch %d/%d done, %.0f s: %s", entry["epoch"], self.config.train.epochs, seconds, shown)
 
@@ -200,7 +199,7 @@ class Trainer:
         self.workers.barrier()
 
     def _write_history(self):
-        write_text(self.exp_dir / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in self.history))
+        write_jsonl(self.exp_dir / "history.jsonl", self.history)
 
     def _write_tensorboard(self, entry):
         try:
