@@ -7,8 +7,8 @@ import subprocess
 import pytest
 import torch
 import yaml
-from test_dataset import dumped
 
+from helpers.dumps import dumped
 from sase.data.datadir import write_table
 from sase.data.dataset import PairSet
 from sase.errors import InputError

@@ -8,12 +8,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.audio import bad_files, noise
 from sase import audio
 from sase.errors import InputError
-
-
-def noise(*shape, seed=0):
-    return (0.1 * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
 
 
 @pytest.mark.parametrize("suffix", audio.SUFFIXES)
@@ -55,31 +52,6 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path, name, rate, channels):
         audio.write(tmp_path / name, noise(channels, 100), rate)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
-
-
-def bad_files(folder):
-    """Write bad files; return {name: words that tell what is wrong}."""
-    (folder / "empty.wav").write_bytes(b"")
-    (folder / "text.wav").write_text("no sound\n" * 100)
-    (folder / "folder.wav").mkdir()
-    soundfile.write(folder / "none.wav", np.zeros(0), 16000)
-    soundfile.write(folder / "nan.wav", np.array([0.0, np.nan, 0.0]), 16000, subtype="FLOAT")
-    soundfile.write(folder / "inf.wav", np.array([0.0, np.inf, 0.0]), 16000, subtype="FLOAT")
-    for name in ("cut.wav", "cut.flac"):
-        soundfile.write(folder / name, noise(16000), 16000)
-        whole = (folder / name).read_bytes()
-        (folder / name).write_bytes(whole[: len(whole) // 2])
-    return {
-        "gone.wav": "no such file",
-        "folder.wav": "no such file",
-        "empty.wav": "not a readable",
-        "text.wav": "not a readable",
-        "none.wav": "no samples",
-        "nan.wav": "NaN",
-        "inf.wav": "NaN",
-        "cut.wav": "cut short",
-        "cut.flac": "cut.flac",
-    }
 
 
 def test_bad_files_are_named(tmp_path):

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from test_audio import bad_files, noise
-from test_dump import dump_all, make_set
 
 import sase.bin
+from helpers.audio import bad_files, noise
+from helpers.dumps import dump_all, make_set
 from sase import Enhancer, audio, pretrained
 from sase.bin.main import main
 from sase.data import datadir

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 from cluster import outcomes
-from recipes import QUICK_ARGS, Recipe
 
+from helpers.recipes import QUICK_ARGS, Recipe
 from sase.data.datadir import read_table
 from sase.endpoints import free_port
 from sase.federated.flower.processes import federation_pids

@@ -2,32 +2,14 @@
 
 import os
 
-import numpy as np
 import pytest
 import torch
 
-from sase import audio
-from sase.data.datadir import write_data_dir
+from helpers.dumps import dumped
 from sase.data.dataset import DataConfig, Mixtures, PairSet, _equaliser, _room, set_level, tilt
-from sase.data.dump import dump_set, finish
 from sase.errors import InputError
 
 RATE = 16000
-
-
-def dumped(folder, lengths=(9000, 20000, 4000), seed=0):
-    """A dump of a few pairs: speech is a tone that tells its utterance, noise is white."""
-    generator, noisy, clean = np.random.default_rng(seed), {}, {}
-    for number, length in enumerate(lengths):
-        utt = f"p{number}_001"
-        tone = 0.2 * np.sin(2 * np.pi * (300 + 200 * number) * np.arange(length) / RATE)
-        noisy[utt], clean[utt] = str(folder / f"noisy/{utt}.wav"), str(folder / f"clean/{utt}.wav")
-        audio.write(clean[utt], tone, RATE)
-        audio.write(noisy[utt], tone + 0.05 * generator.standard_normal(length), RATE)
-    write_data_dir(folder / "data", noisy, clean, {utt: utt[:2] for utt in noisy})
-    dump_set(folder / "data", folder / "dump")
-    finish(folder / "data", folder / "dump")
-    return folder / "dump"
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from test_dump import dump_all, make_set
 
+from helpers.dumps import dump_all, make_set
 from sase import Enhancer, audio
 from sase.data import datadir, dump
 from sase.errors import InputError

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from cluster import loss_curves
-from recipes import assert_equal
 
+from helpers.checkpoints import assert_equal
 from sase.data.dataset import Batch
 from sase.errors import InputError
 from sase.losses.objectives import BatchTotals, build_loss

@@ -11,32 +11,10 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.dumps import dump_all, make_set
 from sase import audio
 from sase.data import datadir, dump
 from sase.errors import InputError
-
-
-def make_set(folder, lengths, rate=48000, name="tr"):
-    """Write a data directory of noise: {utt: samples at ``rate``}; return its path."""
-    generator = np.random.default_rng(0)
-    noisy, clean = {}, {}
-    for utt, length in lengths.items():
-        wav = 0.1 * generator.standard_normal((2, length))
-        for kind, table, samples in zip(("noisy", "clean"), (noisy, clean), wav):
-            path = folder / kind / f"{utt}.wav"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            soundfile.write(path, samples, rate, subtype="PCM_16")
-            table[utt] = str(path)
-    utt2spk = {utt: utt.split("_")[0] for utt in lengths}
-    datadir.write_data_dir(folder / "data" / name, noisy, clean, utt2spk, dict.fromkeys(list(lengths)[1:], "bus"))
-    return folder / "data" / name
-
-
-def dump_all(data, out, nj=1, **settings):
-    for job in range(1, nj + 1):
-        dump.dump_set(data, out, nj=nj, job=job, log=lambda line: None, **settings)
-    dump.finish(data, out, nj=nj, log=lambda line: None, **settings)
-    return datadir.read_data_dir(out)
 
 
 def samples_of(table):

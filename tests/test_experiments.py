@@ -4,8 +4,8 @@ import sys
 
 import pytest
 import torch
-from test_dataset import dumped
 
+from helpers.dumps import dumped
 from sase.data.dataset import PairSet
 from sase.errors import InputError
 from sase.metrics.measures import si_sdr

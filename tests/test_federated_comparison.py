@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from test_federated_rounds import dev_set, silos_dir, train_config  # noqa: F401
 
+from helpers.federation import train_config
 from sase.config import to_mapping
 from sase.data.datadir import read_data_dir, write_data_dir
 from sase.errors import InputError
@@ -54,7 +54,7 @@ def plan(tmp_path):
 
 
 @pytest.fixture
-def folders(tmp_path, silos_dir):  # noqa: F811
+def folders(tmp_path, silos_dir):
     # The test set is the three silos' parts together.
     shared = tmp_path / "silos"
     noisy, clean, speakers = {}, {}, {}

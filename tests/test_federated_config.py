@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
-from test_federated_rounds import dev_set, fed_config, silos_dir, train_config  # noqa: F401  (fixtures)
 
+from helpers.federation import fed_config, train_config
 from sase.errors import InputError
 from sase.federated.config import FederatedConfig, load_federated_config
 from sase.federated.inproc import count_silos, run
 from sase.federated.server import Server
 
 
-def test_what_an_earlier_version_did_not_know_is_what_it_is_by_default(silos_dir, dev_set, tmp_path):  # noqa: F811
+def test_what_an_earlier_version_did_not_know_is_what_it_is_by_default(silos_dir, dev_set, tmp_path):
     config = train_config()
     run(config, fed_config(num_rounds=1), silos_dir, dev_set, tmp_path, "cpu", {})
     for name, key in (("config.yaml", "init"), ("fl.yaml", "payload")):
@@ -28,7 +28,7 @@ def test_what_an_earlier_version_did_not_know_is_what_it_is_by_default(silos_dir
         Server(replace(config, init="tiny"), fed_config(num_rounds=1), dev_set, tmp_path)
 
 
-def test_another_config_is_refused_but_waiting_longer_is_not(silos_dir, dev_set, tmp_path):  # noqa: F811
+def test_another_config_is_refused_but_waiting_longer_is_not(silos_dir, dev_set, tmp_path):
     run(train_config(), fed_config(num_rounds=1), silos_dir, dev_set, tmp_path / "exp")
     with pytest.raises(InputError, match="fl.yaml: this folder was begun with another config .strategy is uniform"):
         Server(train_config(), fed_config(num_rounds=1, strategy="uniform"), dev_set, tmp_path / "exp")
@@ -67,13 +67,13 @@ def test_bad_federated_configs_are_refused(tmp_path, override, message):
         load_federated_config(path, override if isinstance(override, list) else [override])
 
 
-def test_norm_none_wants_a_network_without_statistics(dev_set, tmp_path):  # noqa: F811
+def test_norm_none_wants_a_network_without_statistics(dev_set, tmp_path):
     Server(train_config("layer"), fed_config(norm="none"), dev_set, tmp_path / "layer")
     with pytest.raises(InputError, match="use model.norm=layer"):
         Server(train_config("batch"), fed_config(norm="none"), dev_set, tmp_path / "batch")
 
 
-def test_silos_are_counted_without_gaps(silos_dir, tmp_path):  # noqa: F811
+def test_silos_are_counted_without_gaps(silos_dir, tmp_path):
     assert count_silos(silos_dir) == 3
     (tmp_path / "silo0").mkdir()
     (tmp_path / "silo2").mkdir()

@@ -4,9 +4,8 @@ import shutil
 import time
 
 import pytest
-from federation import PATIENCE_S, configs, kill, kill_all, largest_difference, rounds, sase, wait_until
-from test_federated_rounds import dev_set, silos_dir  # noqa: F401  (fixtures)
 
+from helpers.federation import PATIENCE_S, configs, kill, kill_all, largest_difference, rounds, sase, wait_until
 from sase.endpoints import free_port
 from sase.federated.certificates import make_certificates
 from sase.federated.config import load_federated_config
@@ -94,7 +93,7 @@ class Federation:
 
 
 @pytest.fixture(scope="module")
-def federation(tmp_path_factory, silos_dir, dev_set):  # noqa: F811
+def federation(tmp_path_factory, silos_dir, dev_set):
     federation = Federation(tmp_path_factory.mktemp("federation"), silos_dir, dev_set)
     yield federation
     for process in [federation.server, federation.stranger, *federation.silos]:
@@ -174,7 +173,7 @@ def test_the_model_is_what_the_plain_loop_makes_of_the_same_silos(federation, tm
     """Every kill changed who took part and nothing else: the plain loop with the ledger's silos makes the same."""
     config = load_train_config(federation.folder / "train.yaml")
     fed = load_federated_config(federation.folder / "fl.yaml")
-    silos_dir = tmp_path / "silos"  # noqa: F811
+    silos_dir = tmp_path / "silos"
     for index in range(3):
         shutil.copytree(federation.folder / f"machine{index}/data", silos_dir / f"silo{index}")
     (dev,) = [federation.arguments[k + 1] for k, word in enumerate(federation.arguments) if word == "--dev-set"]

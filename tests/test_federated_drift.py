@@ -6,9 +6,9 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from test_dataset import dumped
-from test_federated_rounds import fed_config, train_config
 
+from helpers.dumps import dumped
+from helpers.federation import fed_config, train_config
 from sase.data.dataset import Mixtures, PairSet
 from sase.errors import InputError
 from sase.federated.drift import DriftGuard, control_variate

@@ -16,9 +16,9 @@ import pytest
 from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
-from test_federated_rounds import dev_set, silos_dir, train_config  # noqa: F401  (fixtures)
-from test_training import assert_same
 
+from helpers.checkpoints import assert_same
+from helpers.federation import train_config
 from sase.errors import InputError
 from sase.federated.config import FederatedConfig, checked
 from sase.federated.flower import deployment, simulation
@@ -94,7 +94,7 @@ def fed_config(**values):
 
 
 @pytest.fixture
-def experiment(tmp_path, silos_dir, dev_set):  # noqa: F811
+def experiment(tmp_path, silos_dir, dev_set):
     def make(name, config, **settings):
         home = tmp_path / name / "flower"
         values = {
@@ -151,7 +151,7 @@ def test_messages_carry_every_array_to_the_bit():
             assert got[name].tobytes() == array.tobytes()
 
 
-def test_through_flower_as_without_it(experiment, silos_dir, dev_set, tmp_path):  # noqa: F811
+def test_through_flower_as_without_it(experiment, silos_dir, dev_set, tmp_path):
     config = fed_config(payload="int8", scaffold=True)
     serve(experiment("flower", config))
     run_inproc(train_config(), config, silos_dir, dev_set, tmp_path / "inproc")
@@ -181,7 +181,7 @@ def test_too_few_good_replies_fail_in_one_line_and_a_broken_silo_does_not(experi
     assert (tmp_path / "none/flower/error.txt").read_text().count("\n") == 1
 
 
-def test_real_silos_are_told_the_end_and_choose_their_own_folders(experiment, silos_dir, tmp_path):  # noqa: F811
+def test_real_silos_are_told_the_end_and_choose_their_own_folders(experiment, silos_dir, tmp_path):
     settings = experiment("real", fed_config(), simulated=False, order=None, silos_dir="/nowhere")
 
     def answer(message, node):
@@ -355,14 +355,18 @@ def test_processes_of_a_federation_are_found_and_ended(tmp_path):
 
 
 def test_one_federation_at_a_time(tmp_path):
-    with exclusive_federation(tmp_path), pytest.raises(InputError, match="running already"), exclusive_federation(tmp_path):
+    with (
+        exclusive_federation(tmp_path),
+        pytest.raises(InputError, match="running already"),
+        exclusive_federation(tmp_path),
+    ):
         pass
     with exclusive_federation(tmp_path), pytest.raises(KeyboardInterrupt), exclusive_federation(tmp_path / "inner"):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
 
 
-def test_engines_refuse_what_they_do_not_know(silos_dir, dev_set, tmp_path):  # noqa: F811
+def test_engines_refuse_what_they_do_not_know(silos_dir, dev_set, tmp_path):
     def engine(module, silos, **options):
         module.run(train_config(), fed_config(), silos, dev_set, tmp_path / "exp", "cpu", options)
 
@@ -378,7 +382,7 @@ def test_engines_refuse_what_they_do_not_know(silos_dir, dev_set, tmp_path):  # 
     assert not federation_pids(tmp_path / "exp/flower")
 
 
-def test_what_takes_longest_begins_first(silos_dir, tmp_path):  # noqa: F811
+def test_what_takes_longest_begins_first(silos_dir, tmp_path):
     assert simulation.largest_first(silos_dir, 3) == [2, 0, 1]
     with pytest.raises(InputError, match="wav.scp"):
         simulation.largest_first(tmp_path, 1)

@@ -12,53 +12,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from test_dataset import dumped
-from test_training import states
 
-from sase.config import from_mapping, to_mapping
+from helpers.checkpoints import states
+from helpers.federation import fed_config, train_config
+from sase.config import to_mapping
 from sase.errors import InputError
-from sase.federated.config import FederatedConfig, checked
 from sase.federated.inproc import exchange_with, local_silos, run
 from sase.federated.server import Server, run_rounds
 from sase.federated.silo import Reply, Silo
-from sase.model import load_model, model_config
-from sase.training.config import TrainConfig
+from sase.model import load_model
 from sase.training.distributed import init_workers
 from sase.training.trainer import Trainer
-
-SECONDS = ((0.4, 0.6), (0.9,), (0.5, 0.7, 0.6))  # of the utterances of each silo
-
-
-@pytest.fixture(scope="module")
-def silos_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("silos")
-    for index, seconds in enumerate(SECONDS):
-        made = dumped(folder / f"made{index}", [int(16000 * s) for s in seconds], seed=index)
-        (folder / "silos").mkdir(exist_ok=True)
-        (folder / f"silos/silo{index}").mkdir()
-        shutil.copytree(made, folder / f"silos/silo{index}/tr")
-        shutil.copytree(made, folder / f"silos/silo{index}/tt")
-    return folder / "silos"
-
-
-@pytest.fixture(scope="module")
-def dev_set(tmp_path_factory):
-    return dumped(tmp_path_factory.mktemp("dev"), [9000, 7000, 8000, 5000], seed=9)
-
-
-def train_config(norm="layer", **train):
-    mapping = {
-        "model": to_mapping(model_config({"preset": "mini", "recurrent": 4, "bands": 8, "norm": norm})),
-        "data": {"batch_size": 2, "segment_s": 0.2},
-        "loss": {"si_snr": 1.0},
-        "train": {"epochs": 3, "warmup_steps": 2, "ema_decay": 0.0, **train},
-    }
-    return from_mapping(TrainConfig, mapping)
-
-
-def fed_config(**values):
-    quick = {"num_silos": 3, "num_rounds": 3, "local_steps": 1, "repeat_wait_s": 0}
-    return checked(from_mapping(FederatedConfig, {**quick, **values}))
 
 
 def weights(path):

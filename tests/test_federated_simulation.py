@@ -4,9 +4,8 @@ import hashlib
 import shutil
 
 import pytest
-from federation import PATIENCE_S, configs, kill, largest_difference, rounds, sase, wait_until
-from test_federated_rounds import dev_set, silos_dir  # noqa: F401  (fixtures)
 
+from helpers.federation import PATIENCE_S, configs, kill, largest_difference, rounds, sase, wait_until
 from sase.federated.flower.processes import federation_pids
 
 pytestmark = pytest.mark.recipe
@@ -14,7 +13,7 @@ ROUNDS = 12  # short ones: enough of them that it can be killed between two
 
 
 @pytest.fixture(scope="module")
-def arguments(tmp_path_factory, dev_set):  # noqa: F811
+def arguments(tmp_path_factory, dev_set):
     folder = tmp_path_factory.mktemp("configs")
     return [*configs(folder, num_rounds=ROUNDS, dev_s=0.3), "--dev-set", dev_set]
 
@@ -23,7 +22,7 @@ def hash_of(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_killed_broken_and_mended_it_makes_what_the_plain_loop_makes(arguments, silos_dir, tmp_path):  # noqa: F811
+def test_killed_broken_and_mended_it_makes_what_the_plain_loop_makes(arguments, silos_dir, tmp_path):
     exp, log, silos = tmp_path / "exp", tmp_path / "log", tmp_path / "silos"
     shutil.copytree(silos_dir, silos)
 

@@ -15,8 +15,8 @@ from types import SimpleNamespace
 import pytest
 from flwr.cli.build import build_fab_from_disk
 from flwr.cli.config_utils import load_and_validate
-from test_federated_rounds import fed_config, silos_dir, train_config  # noqa: F401  (a fixture)
 
+from helpers.federation import fed_config, train_config
 from sase.endpoints import free_port
 from sase.errors import InputError
 from sase.federated.certificates import make_certificates, make_silo_key
@@ -134,7 +134,7 @@ def test_certificates_are_kept_and_private(certificates):
         make_silo_key(ours / "silo0")
 
 
-def test_a_silo_refuses_a_server_with_another_certificate(certificates, silos_dir, tmp_path):  # noqa: F811
+def test_a_silo_refuses_a_server_with_another_certificate(certificates, silos_dir, tmp_path):
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificates / "others/server/server.crt", certificates / "others/server/server.key")
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -160,7 +160,7 @@ def test_a_silo_refuses_a_server_with_another_certificate(certificates, silos_di
     assert not federation_pids(tmp_path / "state/flower")
 
 
-def test_what_a_silo_cannot_begin_with_is_told(silos_dir, tmp_path, certificates):  # noqa: F811
+def test_what_a_silo_cannot_begin_with_is_told(silos_dir, tmp_path, certificates):
     with pytest.raises(InputError, match="no folder tr"):
         run_silo(0, tmp_path, tmp_path / "state", "127.0.0.1:1", None)
     with pytest.raises(InputError, match="ca.crt: no such file"):

@@ -11,8 +11,9 @@ import pytest
 import soundfile
 import torch
 import yaml
-from recipes import QUICK, QUICK_ARGS, Recipe, assert_equal, assert_same_files, files
 
+from helpers.checkpoints import assert_equal
+from helpers.recipes import QUICK, QUICK_ARGS, Recipe, assert_same_files, files
 from sase import pretrained
 from sase.data.datadir import read_data_dir, read_table, validate_data_dir
 from sase.model import load_model

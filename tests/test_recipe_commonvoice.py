@@ -8,8 +8,8 @@ import signal
 import numpy as np
 import pytest
 import torch
-from recipes import QUICK_ARGS, Recipe, assert_same_files
 
+from helpers.recipes import QUICK_ARGS, Recipe, assert_same_files
 from sase.data.datadir import read_data_dir, read_table
 from sase.data.dump import read_int16
 from sase.data.mixtures import read_mixtures

@@ -10,8 +10,9 @@ import time
 
 import pytest
 import torch
-from test_dataset import dumped
 
+from helpers.checkpoints import assert_same
+from helpers.dumps import dumped
 from sase.config import to_mapping
 from sase.data.dataset import Mixtures, PairSet
 from sase.errors import InputError
@@ -51,31 +52,6 @@ def trainer(dump, config_file, tmp_path):
         return Trainer(config, dump, dump, tmp_path / name, init_workers(use_gpu=False))
 
     return make
-
-
-def states(path):
-    state = torch.load(path, weights_only=True)
-    flat = {}
-
-    def walk(prefix, value):
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                walk(f"{prefix}.{key}", inner)
-        elif isinstance(value, (list, tuple)):
-            walk(prefix, dict(enumerate(value)))
-        else:
-            flat[prefix] = value
-
-    walk("", state)
-    return flat
-
-
-def assert_same(first, second):
-    a, b = states(first), states(second)
-    assert a.keys() == b.keys()
-    for name, value in a.items():
-        same = torch.equal(value, b[name]) if isinstance(value, torch.Tensor) else value == b[name]
-        assert same, name
 
 
 def test_learning_rate_rises_then_falls_along_a_cosine():

@@ -8,8 +8,6 @@ import subprocess
 import sys
 import time
 
-import torch
-
 QUICK = {
     "model.preset": "mini",
     "data.batch_size": "4",
@@ -73,20 +71,3 @@ def assert_same_files(left, right):
     assert files(left) == files(right)
     different = [str(name) for name in files(left) if not filecmp.cmp(left / name, right / name, shallow=False)]
     assert not different
-
-
-def assert_equal(left, right, where="checkpoint"):
-    """Everything in two checkpoints is equal, tensors to the bit."""
-    assert type(left) is type(right), where
-    if isinstance(left, torch.Tensor):
-        assert left.dtype == right.dtype and torch.equal(left, right), where
-    elif isinstance(left, dict):
-        assert left.keys() == right.keys(), where
-        for key in left:
-            assert_equal(left[key], right[key], f"{where}.{key}")
-    elif isinstance(left, (list, tuple)):
-        assert len(left) == len(right), where
-        for number, pair in enumerate(zip(left, right)):
-            assert_equal(*pair, f"{where}[{number}]")
-    else:
-        assert left == right, where

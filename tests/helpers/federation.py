@@ -8,13 +8,29 @@ import sys
 import time
 from pathlib import Path
 
-from test_federated_rounds import train_config
-
-from sase.config import to_yaml
+from sase.config import from_mapping, to_mapping, to_yaml
+from sase.federated.config import FederatedConfig, checked
 from sase.federated.flower.processes import federation_pids
+from sase.model import load_model, model_config
+from sase.training.config import TrainConfig
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 900.0  # with anything at all; machines of tests are slow and busy
+
+
+def train_config(norm="layer", **train):
+    mapping = {
+        "model": to_mapping(model_config({"preset": "mini", "recurrent": 4, "bands": 8, "norm": norm})),
+        "data": {"batch_size": 2, "segment_s": 0.2},
+        "loss": {"si_snr": 1.0},
+        "train": {"epochs": 3, "warmup_steps": 2, "ema_decay": 0.0, **train},
+    }
+    return from_mapping(TrainConfig, mapping)
+
+
+def fed_config(**values):
+    quick = {"num_silos": 3, "num_rounds": 3, "local_steps": 1, "repeat_wait_s": 0}
+    return checked(from_mapping(FederatedConfig, {**quick, **values}))
 
 
 def configs(folder, **federated):
@@ -66,8 +82,6 @@ def rounds(exp):
 
 def largest_difference(first, second):
     """Return how far the weights of two models are from each other."""
-    from sase.model import load_model
-
     a, b = load_model(first).state_dict(), load_model(second).state_dict()
     assert a.keys() == b.keys()
     return max((a[name].double() - b[name].double()).abs().max().item() for name in a)
