@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from sase.nn.attention import SAGOEA, SAGUEA, OverFrequency, OverTime
+from sase.nn.attention import SAGOEA, SAGUEA, FrequencyAttention, TimeAttention
 from sase.nn.gates import TFGA
-from sase.nn.softmax_attention import SoftmaxOverTime
+from sase.nn.softmax_attention import SoftmaxTimeAttention
 
 _SILENT_DB = -120.0  # re the loudest bin: of what is quieter, nobody needs the mask
 _POINTS = 200  # of a curve
@@ -81,7 +81,7 @@ def inspect_model(model, wav):
         noisy,
         torch.where(heard, size / noisy, torch.nan),
         gates,
-        {name: _memory_s(layer, config) for name, layer in layers.items() if isinstance(layer, OverTime)},
+        {name: _memory_s(layer, config) for name, layer in layers.items() if isinstance(layer, TimeAttention)},
         {name: _sigmoids(layer) for name, layer in layers.items() if isinstance(layer, (SAGOEA, SAGUEA))},
         weights,
     )
@@ -119,7 +119,7 @@ def _hooks(network, gates, weights):
     for name, layer in network.named_modules():
         if isinstance(layer, TFGA):
             handles.append(layer.register_forward_hook(gate_hook(name.removesuffix(".gate"))))
-        elif isinstance(layer, OverFrequency):
+        elif isinstance(layer, FrequencyAttention):
             handles.append(layer.register_forward_hook(weight_hook(name)))
     try:
         yield
@@ -131,8 +131,8 @@ def _hooks(network, gates, weights):
 def _memory_s(layer, config):
     if not layer.causal:
         return torch.full((layer.heads,), torch.inf)
-    if isinstance(layer, SoftmaxOverTime):
-        return torch.full((layer.heads,), (layer.past + 1) / config.frames_per_s)
+    if isinstance(layer, SoftmaxTimeAttention):
+        return torch.full((layer.heads,), (layer.past_frames + 1) / config.frames_per_s)
     return layer.log_memory.exp() / config.frames_per_s  # = -1 / ln λ frames
 
 

@@ -160,10 +160,10 @@ def bad_models(folder, model):
         folder / "cut.pt": "not a readable checkpoint",
         folder / "text.pt": "not a readable checkpoint",
         folder / "other.pt": "not a checkpoint of SASE",
-        folder / "changed.pt": "do not fit its config",
-        folder / "exp": "no such model",
-        folder / "gone.pt": "no such model",
-        "huge": "huge: no such model; give one of",
+        folder / "changed.pt": "do not match the config",
+        folder / "exp": "model not found",
+        folder / "gone.pt": "model not found",
+        "huge": "huge: model not found; give one of",
     }
 
 

@@ -266,7 +266,7 @@ def test_from_pretrained(tmp_path, enhancer):
     with torch.inference_mode():
         loaded = Enhancer.from_pretrained(name)
         np.testing.assert_array_equal(loaded.enhance(noise(5000), 16000), enhancer.enhance(noise(5000), 16000))
-    with pytest.raises(InputError, match="huge: no such model; give one of"):
+    with pytest.raises(InputError, match="huge: model not found; give one of"):
         Enhancer.from_pretrained("huge")
     with pytest.raises(InputError, match="device abacus"):
         Enhancer.from_pretrained(tmp_path / "exp", "abacus")

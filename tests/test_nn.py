@@ -14,13 +14,13 @@ from sase.nn.complex import (
     ConvNorm,
     FrameNorm,
     PReLU,
-    bound,
+    bound_magnitude,
     complex_multiply,
     concat,
 )
 from sase.nn.gates import TFGA
 from sase.nn.recurrent import TimeLSTM
-from sase.nn.softmax_attention import SoftmaxOverFrequency, SoftmaxOverTime
+from sase.nn.softmax_attention import SoftmaxFrequencyAttention, SoftmaxTimeAttention
 from sase.nn.stft import STFT
 from sase.nn.streaming import decayed_sum
 
@@ -42,7 +42,7 @@ def in_blocks(layer, z, sizes, **options):
     return torch.cat(parts, dim=-1)
 
 
-@pytest.mark.parametrize("kernel, stride, padding", [((5, 2), 2, 2), ((8, 1), 4, 2), ((3, 1), 1, 1)])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [((5, 2), 2, 2), ((8, 1), 4, 2), ((3, 1), 1, 1)])
 def test_complex_convolution_equals_four_real_ones(kernel, stride, padding):
     conv, z = ComplexConv2d(3, 4, kernel, stride, padding), random_map(freq=16)
     real, imag = F.pad(z, (kernel[1] - 1, 0)).chunk(2, 1)
@@ -55,7 +55,7 @@ def test_complex_convolution_equals_four_real_ones(kernel, stride, padding):
     torch.testing.assert_close(conv(z), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kernel, stride, padding, more", [((5, 2), 2, 2, 1), ((8, 1), 4, 2, 0)])
+@pytest.mark.parametrize(("kernel", "stride", "padding", "more"), [((5, 2), 2, 2, 1), ((8, 1), 4, 2, 0)])
 def test_transposed_complex_convolution_equals_four_real_ones(kernel, stride, padding, more):
     conv, z = ComplexConvTranspose2d(3, 4, kernel, stride, padding, more), random_map()
     real, imag = z.chunk(2, 1)
@@ -152,9 +152,9 @@ def test_bound_is_a_polar_tanh_with_a_finite_gradient_at_zero():
     z, mask = random_map(seed=1), random_map(seed=2)
     m = as_complex(mask)
     expected = as_complex(z) * torch.polar(torch.tanh(m.abs()), m.angle())
-    torch.testing.assert_close(as_complex(complex_multiply(z, bound(mask))), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(as_complex(complex_multiply(z, bound_magnitude(mask))), expected, atol=1e-5, rtol=1e-4)
     zero = torch.zeros(1, 2, 3, 4, requires_grad=True)
-    complex_multiply(random_map(1, 1, 3, 4), bound(zero)).sum().backward()
+    complex_multiply(random_map(1, 1, 3, 4), bound_magnitude(zero)).sum().backward()
     assert torch.isfinite(zero.grad).all()
     assert zero.grad.abs().max() > 0
 
@@ -284,44 +284,44 @@ def test_identity_has_rows_as_long_as_random_ones_on_average():
 
 
 def softmax_by_definition(layer, h):
-    """Softmax attention over the last ``layer.past`` frames and this one, from all scores."""
+    """Softmax attention over the last ``layer.past_frames`` frames and this one, from all scores."""
     size = h.shape[-1] // layer.heads
     maps = layer.to_qkv.weight.unflatten(0, (3, layer.heads, size))
     q, k, v = (torch.einsum("btf,hef->bhte", layer.norm(h), weight) for weight in maps)
     scores = q @ k.transpose(-1, -2) / math.sqrt(size)
     if layer.causal:
         lag = torch.arange(h.shape[1])[:, None] - torch.arange(h.shape[1])
-        scores = torch.where((lag >= 0) & (lag <= layer.past), scores, -math.inf)
+        scores = torch.where((lag >= 0) & (lag <= layer.past_frames), scores, -math.inf)
     y = scores.softmax(-1) @ v
     return h * 2 * torch.sigmoid(layer.to_out(y.transpose(1, 2).flatten(2)))
 
 
-@pytest.mark.parametrize("causal, memory_s", [(True, 0.02), (True, 0.5), (True, 9.0), (False, 0.5)])
+@pytest.mark.parametrize(("causal", "memory_s"), [(True, 0.02), (True, 0.5), (True, 9.0), (False, 0.5)])
 @pytest.mark.parametrize("num_frames", [1, 31, 33, 90])
 def test_softmax_over_time_equals_its_formula(causal, memory_s, num_frames):
     torch.manual_seed(0)
-    layer, h = SoftmaxOverTime(24, 3, 50, causal, memory_s), torch.randn(2, num_frames, 24)
+    layer, h = SoftmaxTimeAttention(24, 3, 50, causal, memory_s), torch.randn(2, num_frames, 24)
     torch.testing.assert_close(layer(h), softmax_by_definition(layer, h), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("size", [1, 17, 40])
 def test_softmax_over_time_streams_exactly_and_keeps_no_more_than_it_looks_back(size):
     torch.manual_seed(0)
-    layer, h = SoftmaxOverTime(24, 3, 50, memory_s=0.5), torch.randn(2, 90, 24)
+    layer, h = SoftmaxTimeAttention(24, 3, 50, memory_s=0.5), torch.randn(2, 90, 24)
     state = {}
     parts = [layer(part, state) for part in h.split(size, dim=1)]
     torch.testing.assert_close(torch.cat(parts, 1), layer(h), atol=1e-5, rtol=1e-5)
-    assert state[layer, "past"].shape[-1] == layer.past == 24
+    assert state[layer, "past"].shape[-1] == layer.past_frames == 24
 
 
 def test_softmax_over_time_offline_ignores_padding():
     torch.manual_seed(0)
-    layer, h = SoftmaxOverTime(24, 3, 50, causal=False), torch.randn(1, 40, 24)
+    layer, h = SoftmaxTimeAttention(24, 3, 50, causal=False), torch.randn(1, 40, 24)
     padded, valid = F.pad(h, (0, 0, 0, 9), value=7.0), F.pad(torch.ones(1, 40), (0, 9))
     torch.testing.assert_close(layer(padded, valid=valid)[:, :40], layer(h), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [SAGUEA, SoftmaxOverFrequency])
+@pytest.mark.parametrize("kind", [SAGUEA, SoftmaxFrequencyAttention])
 def test_weights_over_frequency_are_those_that_the_output_is_made_with(kind):
     torch.manual_seed(0)
     layer, z = kind(6, 16), torch.randn(2, 5, 16, 12)
@@ -330,7 +330,7 @@ def test_weights_over_frequency_are_those_that_the_output_is_made_with(kind):
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 5, 16), atol=1e-4, rtol=0)
     u = layer.gain * as_complex(z, -1) / as_complex(z, -1).abs().square().mean(-1, keepdim=True).sqrt()
     q, k, v = (u @ weight.T for weight in torch.complex(layer.qkv_real, layer.qkv_imag))
-    if kind is SoftmaxOverFrequency:
+    if kind is SoftmaxFrequencyAttention:
         expected = ((q @ k.conj().transpose(-1, -2)).real / math.sqrt(6)).softmax(-1)
         torch.testing.assert_close(weights, expected, atol=1e-5, rtol=1e-4)
     m = weights.to(v.dtype) @ v @ torch.complex(layer.out_real, layer.out_imag).T
@@ -378,7 +378,7 @@ def test_two_way_lstm_ignores_padding():
     torch.testing.assert_close(lstm(x, valid=valid)[1:, :13], lstm(x[1:, :13]), atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("window, hop, fft, root", [(400, 100, 512, False), (512, 256, 512, True)])
+@pytest.mark.parametrize(("window", "hop", "fft", "root"), [(400, 100, 512, False), (512, 256, 512, True)])
 @pytest.mark.parametrize("num_samples", [1, 99, 1000, 1024])
 def test_stft_reconstructs_to_the_last_sample(window, hop, fft, root, num_samples):
     stft = STFT(window, hop, fft, root)

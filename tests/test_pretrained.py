@@ -1,4 +1,4 @@
-"""Weights that ship: loaded by name, safe to load, and what their cards say holds."""
+"""Pretrained weights: loaded by name, safe to load, and consistent with their model cards."""
 
 import json
 
@@ -19,7 +19,7 @@ BOTH = {"mean": 1.0, "std": 0.5}
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder that stands for the package's own, with weights called ``mine``."""
+    """A folder in place of the package's own, with weights called ``mine``."""
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "shipped")
     torch.manual_seed(0)
     model = build_model("mini").eval()
@@ -28,7 +28,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path, model
 
 
-def test_what_is_saved_is_what_is_loaded_by_name_by_file_and_as_a_checkpoint(folder):
+def test_weights_are_restored_exactly_by_name_by_file_and_as_a_checkpoint(folder):
     tmp_path, model = folder
     wav = 0.1 * torch.randn(1, 8000)
     save_model(model, tmp_path / "best.pt")
@@ -40,8 +40,8 @@ def test_what_is_saved_is_what_is_loaded_by_name_by_file_and_as_a_checkpoint(fol
     assert list(pretrained.available()) == ["mine"]
 
 
-def test_what_cannot_be_loaded_is_told_in_one_line(folder):
-    tmp_path, model = folder
+def test_bad_weights_are_rejected_with_one_line(folder):
+    tmp_path, _ = folder
     shipped = tmp_path / "shipped"
     whole = (shipped / "mine.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[:-100])
@@ -50,19 +50,19 @@ def test_what_cannot_be_loaded_is_told_in_one_line(folder):
     metadata = {"format": "sase-1", "model_config": "{}"}
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "misfit.safetensors", metadata)
     for name, words in {
-        "yours": "yours: no such model; give one of mine",
-        "exp/gone/best.pt": "no such model",
+        "yours": "yours: model not found; give one of mine",
+        "exp/gone/best.pt": "model not found",
         tmp_path / "cut.safetensors": "not a readable safetensors file",
         tmp_path / "empty.safetensors": "not a readable safetensors file",
         tmp_path / "other.safetensors": "not weights of SASE",
-        tmp_path / "misfit.safetensors": "do not fit its config",
+        tmp_path / "misfit.safetensors": "do not match the config",
     }.items():
         with pytest.raises(InputError, match=words) as caught:
             pretrained.load(name)
         assert "\n" not in str(caught.value)
 
 
-def test_a_release_is_the_experiment_s_best_and_its_card_says_how_it_came_about(tmp_path):
+def test_a_release_has_the_best_weights_and_a_card_with_their_training(tmp_path):
     scores = {"mean": dict.fromkeys(_names(), 2.0), "std": dict.fromkeys(_names(), 0.5), "scored": 3}
     summary = {
         **scores,
@@ -77,7 +77,7 @@ def test_a_release_is_the_experiment_s_best_and_its_card_says_how_it_came_about(
     history = [{"epoch": 1, "steps": 750, "best": True, "dev_SI_SNR": 3.5}, {"epoch": 2, "steps": 1500, "best": False}]
     (exp / "history.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history))
     (tmp_path / "notes.md").write_text("## Data\n\nTones.\n")
-    with pytest.raises(InputError, match="best.pt: is missing"):
+    with pytest.raises(InputError, match=r"best\.pt: is missing"):
         release(exp, scoring, "tones", tmp_path / "notes.md", tmp_path)
     model = build_model("mini").eval()
     save_model(model, exp / "best.pt")
@@ -85,8 +85,17 @@ def test_a_release_is_the_experiment_s_best_and_its_card_says_how_it_came_about(
     wav = 0.1 * torch.randn(1, 4000)
     assert torch.equal(pretrained.load(weights)(wav), model(wav))
     text = card.read_text()
-    told = ("# tones", "1,500 steps", "10 h of mixtures", "Epoch 1 of 2", "SI_SNR 3.5", "seed: 7", "| 2.5 |", "Tones.")
-    for words in told:
+    expected = (
+        "# tones",
+        "1,500 steps",
+        "10 h of mixtures",
+        "Epoch 1 of 2",
+        "SI_SNR 3.5",
+        "seed: 7",
+        "| 2.5 |",
+        "Tones.",
+    )
+    for words in expected:
         assert words in text
     assert "Then" not in text
     first = tmp_path / "first"
@@ -108,30 +117,30 @@ def _names():
 
 
 @pytest.mark.parametrize("name", sorted(pretrained.available()))
-def test_shipped_weights_enhance_and_their_card_counts_right(name):
+def test_pretrained_weights_enhance_and_their_card_has_the_parameter_count(name):
     enhancer = Enhancer.from_pretrained(name)
     wav = np.random.default_rng(0).standard_normal(16000).astype(np.float32) * 0.05
     enhanced = enhancer.enhance(wav, 16000)
-    assert np.square(enhanced).sum() < 0.1 * np.square(wav).sum()  # steady noise is taken away: 10 dB at least
+    assert np.square(enhanced).sum() < 0.1 * np.square(wav).sum()  # stationary noise is suppressed by at least 10 dB
     card = pretrained.card(name)
     assert f"# {name}" in card
     assert "cross-corpus" in card
     assert f"{count_parameters(enhancer.model) / 1e3:.1f} k" in card
 
 
-def test_the_command_enhances_with_what_python_does(monkeypatch, capsys):
+def test_the_command_and_the_library_have_the_same_default(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["sase enhance", "--help"])
     with pytest.raises(SystemExit):
         enhance.main()
     assert f"weights by name ({pretrained.DEFAULT};" in " ".join(capsys.readouterr().out.split())
 
 
-def test_all_shipped_weights_are_small():
+def test_pretrained_weights_are_small():
     assert sum(path.stat().st_size for path in pretrained.available().values()) < 12e6
 
 
 @pytest.mark.parametrize("name", sorted(pretrained.available()))
-def test_shipped_weights_take_noise_from_real_speech(name, real_audio):
+def test_pretrained_weights_improve_real_noisy_speech(name, real_audio):
     from sase import audio
     from sase.metrics.measures import METRICS
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from sase.atomic import remove_leftovers
-from sase.model import load_checked
+from sase.model import read_checkpoint
 from sase.training.checkpoint import save_checkpoint
 
 _ARRAYS = ("norms", "control")  # parts of a state that are dicts of numpy arrays
@@ -32,7 +32,7 @@ class PersonalState:
         rounds = [number for number in self._rounds() if number < instruction.round]
         if not rounds:
             return {}
-        state = load_checked(self._path(max(rounds)))
+        state = read_checkpoint(self._path(max(rounds)))
         if state["experiment"] != instruction.config["experiment"]:
             return {}
         return {n: _to_numpy(value) if n in _ARRAYS else value for n, value in state["kept"].items()}

@@ -1,6 +1,6 @@
-"""The parts of the network; each is usable alone.
+"""The layers and architectures of the network; each is usable on its own.
 
-Complex maps are real tensors (batch, 2 · channels, freq, time), the real half first. A layer that looks back in time
-takes ``state``: a dict that it reads its past from and leaves its present in, so that a signal fed in blocks gives
-what one pass gives. ``state=None`` means that the input is the whole signal.
+Complex maps are real tensors (batch, 2 · channels, freq, time), the real half first. A causal layer with a temporal
+context takes ``state``, a dict in which it keeps its cache between calls, so that processing a signal block by block
+equals one pass. ``state=None`` means that the input is the whole signal.
 """

@@ -5,29 +5,32 @@ reading of "learnable sigmoid on query and key, Gaussian orthogonal ensemble, va
 is not public.
 """
 
+from __future__ import annotations
+
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sase.nn.complex import bound, complex_multiply
+from sase.nn.complex import bound_magnitude, complex_multiply
+from sase.nn.streaming import StreamState
 
 _EPS = 1e-6  # in the normaliser
 CHUNK = 32  # frames
 OMEGAS = ("random", "identity")
 
 
-class OverTime(nn.Module):
-    """What every attention over time is made of: a norm, maps to heads, and the output ``h ⊙ 2σ(Wo y)``.
+class TimeAttention(nn.Module):
+    """Base class of the attentions over time: layer norm, projection to heads, and the output ``h ⊙ 2σ(Wo y)``.
 
     Args:
         features: width D of the input.
-        heads: e = features / heads.
-        causal: look back only.
+        heads: number of heads, of width e = features / heads.
+        causal: attend to the current and past frames only.
     """
 
-    def __init__(self, features, heads, causal):
+    def __init__(self, features: int, heads: int, causal: bool) -> None:
         super().__init__()
         if features % heads:
             raise ValueError(f"{type(self).__name__} needs features divisible by heads, got {features} and {heads}")
@@ -36,71 +39,92 @@ class OverTime(nn.Module):
         self.to_qkv = nn.Linear(features, 3 * features, bias=False)
         self.to_out = nn.Linear(features, features)
 
-    def maps(self):
-        """Return the weights that make queries, keys and values of each head, (3, heads, e, features)."""
+    def qkv_weights(self) -> torch.Tensor:
+        """Return the weights of the queries, keys and values of each head, (3, heads, e, features)."""
         return self.to_qkv.weight.unflatten(0, (3, self.heads, -1))
 
-    def mapped(self, h, maps):
-        """Return what ``maps`` make of ``h`` (batch, time, features): three float32 of (batch, heads, time, e)."""
-        qkv = F.linear(self.norm(h), maps.flatten(0, 2)).float().unflatten(-1, (3, self.heads, -1))
-        return qkv.permute(2, 0, 3, 1, 4)  # (B, T, 3, H, e) -> 3 × (B, H, T, e)
+    def project_qkv(self, h: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Return queries, keys and values, float32 (3, batch, heads, time, e).
 
-    def gated(self, h, y):
-        """Return the output, of the shape of ``h``, given y as (batch, heads, time, e)."""
+        Args:
+            h: (batch, time, features)
+            weights: (3, heads, e, features)
+        """
+        qkv = F.linear(self.norm(h), weights.flatten(0, 2)).float().unflatten(-1, (3, self.heads, -1))
+        return qkv.permute(2, 0, 3, 1, 4)  # (B, T, 3, H, e) -> (3, B, H, T, e)
+
+    def gate(self, h: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Return the output ``h ⊙ 2σ(Wo y)``, of the shape of ``h``, for y (batch, heads, time, e)."""
         y = y.transpose(1, 2).flatten(2).to(h.dtype)  # (B, H, T, e) -> (B, T, D)
         return h * (2.0 * torch.sigmoid(self.to_out(y)))
 
 
-class SAGOEA(OverTime):
+class SAGOEA(TimeAttention):
     """Self-adaptive Gaussian-orthogonal-ensemble attention over time.
 
     ``φ(x) = β σ(α (Ω x) / √e)``, ``y_t = Σ_s λ^(t−s) (φ(q_t)·φ(k_s)) v_s / Σ_s λ^(t−s) φ(q_t)·φ(k_s)``, and the output
     is ``h ⊙ 2σ(Wo y)``. Ω holds the eigenvectors of a matrix of the Gaussian orthogonal ensemble (so Haar-distributed)
-    times Gaussian row norms, drawn once. Causal, λ is learned per head; else λ = 1 and the sum is over all frames.
+    times Gaussian row norms, drawn once. If causal, λ is learned per head; otherwise λ = 1 and s runs over all frames.
 
     Args:
         features: width D of the input.
-        heads: e = features / heads.
-        frames_per_s: frame rate, in which the memory is counted.
-        causal: look back only.
+        heads: number of heads, of width e = features / heads.
+        frames_per_s: frame rate, which converts ``memory_s`` to frames.
+        causal: attend to the current and past frames only.
         seed: of Ω.
-        memory_s: how far λ looks back at first.
-        learned: whether α and β are; else they stay what they are at first.
+        memory_s: initial time constant of λ.
+        learned: whether α and β are learned; otherwise they keep their initial values.
         omega: ``random``, or ``identity`` for √e times the identity, whose rows are as long as those of the random one.
     """
 
-    def __init__(self, features, heads, frames_per_s, causal=True, seed=0, memory_s=4.0, learned=True, omega="random"):
+    alpha: torch.Tensor
+    beta: torch.Tensor
+    omega: torch.Tensor
+
+    def __init__(
+        self,
+        features: int,
+        heads: int,
+        frames_per_s: float,
+        causal: bool = True,
+        seed: int = 0,
+        memory_s: float = 4.0,
+        learned: bool = True,
+        omega: str = "random",
+    ) -> None:
         super().__init__(features, heads, causal)
         size = features // heads
-        _hold(self, learned, alpha=torch.full((heads, 1, size), 1.6), beta=torch.full((heads, 1, size), 1.2))
+        _register(self, learned, alpha=torch.full((heads, 1, size), 1.6), beta=torch.full((heads, 1, size), 1.2))
         if causal:
             self.log_memory = nn.Parameter(torch.full((heads,), math.log(memory_s * frames_per_s)))
         generator = torch.Generator().manual_seed(seed)
         draw = {"random": _orthogonal_features, "identity": _identity_features}[omega]
         self.register_buffer("omega", torch.stack([draw(size, generator) for _ in range(heads)]))
 
-    def decay(self):
+    def decay(self) -> torch.Tensor:
         """Return λ of each head, (heads,), in (0, 1)."""
         return torch.exp(-torch.exp(-self.log_memory))
 
-    def queries_keys_values(self, h):
+    def queries_keys_values(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return φ(q), φ(k) and v, each (batch, heads, time, e), of the input (batch, time, features).
 
-        β² stands with the keys alone: in the scores, which is all that φ is for, that is the same.
+        β² is applied to the keys alone: φ is used only in the scores, which stay the same.
         """
-        query, key, value = self.maps()
-        # Ω and α act on queries and keys right after their own map: one product does all.
+        query, key, value = self.qkv_weights()
+        # Ω and α directly follow the projections of queries and keys: one matrix product does all.
         project = self.alpha.transpose(-1, -2) / math.sqrt(value.shape[1]) * self.omega
-        query, key, value = self.mapped(h, torch.stack([project @ query, project @ key, value]))
+        query, key, value = self.project_qkv(h, torch.stack([project @ query, project @ key, value]))
         return torch.sigmoid(query), self.beta.square() * torch.sigmoid(key), value
 
-    def forward(self, h, state=None, valid=None):
+    def forward(
+        self, h: torch.Tensor, state: StreamState | None = None, valid: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Attend.
 
         Args:
             h: (batch, time, features)
-            state: of the running stream, see :mod:`sase.nn`.
-            valid: (batch, time), 0 for padding; needed where not causal.
+            state: streaming state, see :mod:`sase.nn`.
+            valid: (batch, time), 0 for padding; required if not causal.
 
         Returns:
             Of the shape of ``h``.
@@ -117,17 +141,19 @@ class SAGOEA(OverTime):
                 state[self] = memory
         else:
             total = query @ (key.transpose(-1, -2) @ value)
-        return self.gated(h, total[..., :-1] / (total[..., -1:] + _EPS))
+        return self.gate(h, total[..., :-1] / (total[..., -1:] + _EPS))
 
 
-def causal_linear_attention(query, key, value, decay, memory=None):
-    """Return ``y_t = Σ_{s≤t} λ^(t−s) (q_t·k_s) v_s`` with cost linear in time, in chunks with the state between them.
+def causal_linear_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, decay: torch.Tensor, memory: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ``y_t = Σ_{s≤t} λ^(t−s) (q_t·k_s) v_s`` with cost linear in time, chunk by chunk with a recurrent state.
 
     Args:
-        query, key: (batch, heads, time, e), float32.
+        query, key: (batch, heads, time ≥ 1, e), float32.
         value: (batch, heads, time, d)
         decay: λ, (heads,)
-        memory: ``S = Σ_s λ^(−1−s) k_s v_sᵀ`` of the frames s < 0, (batch, heads, e, d); None where there are none.
+        memory: ``S = Σ_s λ^(−1−s) k_s v_sᵀ`` of the frames s < 0, (batch, heads, e, d); None at the start of a signal.
 
     Returns:
         y (batch, heads, time, d) and the memory after the last frame.
@@ -145,43 +171,64 @@ def causal_linear_attention(query, key, value, decay, memory=None):
         added = (k * powers[:, :size].flip(-1)[..., None]).transpose(-1, -2) @ v
         memory = added if memory is None else added + memory * powers[:, size, None, None]
         parts.append(y)
+    assert memory is not None
     return torch.cat(parts, dim=2), memory
 
 
-class OverFrequency(nn.Module):
-    """What every attention over frequency is made of: complex maps of normalised input, and ``z ⊙ (1 + polar(Wo y))``.
+class FrequencyAttention(nn.Module):
+    """Base class of the attentions over frequency: complex projections of normalised input, ``z ⊙ (1 + polar(Wo y))``.
 
     Args:
         channels: complex channels e.
         num_freq: frequency positions of the map.
     """
 
-    def __init__(self, channels, num_freq):
+    def __init__(self, channels: int, num_freq: int) -> None:
         super().__init__()
         self.channels = channels
         self.gain = nn.Parameter(torch.ones(num_freq, channels))
-        bound = math.sqrt(3.0 / (2.0 * channels))
-        self.qkv_real = nn.Parameter(torch.empty(3, channels, channels).uniform_(-bound, bound))
-        self.qkv_imag = nn.Parameter(torch.empty(3, channels, channels).uniform_(-bound, bound))
-        self.out_real = nn.Parameter(torch.empty(channels, channels).uniform_(-bound, bound))
-        self.out_imag = nn.Parameter(torch.empty(channels, channels).uniform_(-bound, bound))
+        limit = math.sqrt(3.0 / (2.0 * channels))
+        self.qkv_real = nn.Parameter(torch.empty(3, channels, channels).uniform_(-limit, limit))
+        self.qkv_imag = nn.Parameter(torch.empty(3, channels, channels).uniform_(-limit, limit))
+        self.out_real = nn.Parameter(torch.empty(channels, channels).uniform_(-limit, limit))
+        self.out_imag = nn.Parameter(torch.empty(channels, channels).uniform_(-limit, limit))
 
-    def maps(self):
-        """Return the complex weights that make queries, keys and values, (3, e, e)."""
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """Attend over frequency.
+
+        Args:
+            z: (..., freq, 2 · channels), the real half first.
+
+        Returns:
+            Of the shape of ``z``.
+        """
+        raise NotImplementedError
+
+    def weights(self, z: torch.Tensor) -> torch.Tensor:
+        """Return the attention weights, (..., freq of queries, freq of keys), rows of sum 1."""
+        raise NotImplementedError
+
+    def qkv_weights(self) -> torch.Tensor:
+        """Return the complex weights of the queries, keys and values, (3, e, e)."""
         return torch.complex(self.qkv_real, self.qkv_imag)
 
-    def mapped(self, z, maps):
-        """Return what stacked ``maps`` (n · e, e) make of normalised ``z`` (..., freq, 2 · e): (..., n · 2 · e)."""
+    def project(self, z: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Return n stacked projections (..., freq, n · 2 · e) of the normalised input.
+
+        Args:
+            z: (..., freq, 2 · e)
+            weights: complex (n · e, e)
+        """
         scale = torch.rsqrt(2.0 * z.square().mean(-1, keepdim=True) + 1e-8)  # 1 / rms over channels of |z|
-        return (z * self.gain.repeat(1, 2) * scale) @ _block(maps).T
+        return (z * self.gain.repeat(1, 2) * scale) @ _block_matrix(weights).T
 
-    def masked(self, z, y):
-        """Return the output, of the shape of ``z`` and y, (..., freq, 2 · e)."""
-        mask = y @ _block(torch.complex(self.out_real, self.out_imag)).T
-        return complex_multiply(z, bound(mask, dim=-1), dim=-1, one=1.0)
+    def apply_mask(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Return the output ``z ⊙ (1 + polar(Wo y))``; all are (..., freq, 2 · e)."""
+        mask = y @ _block_matrix(torch.complex(self.out_real, self.out_imag)).T
+        return complex_multiply(z, bound_magnitude(mask, dim=-1), dim=-1, offset=1.0)
 
 
-class SAGUEA(OverFrequency):
+class SAGUEA(FrequencyAttention):
     """Self-adaptive Gaussian-unitary-ensemble attention over frequency, per frame: complex in, complex out.
 
     ``u = g_f ⊙ z / rms_c|z|`` with g_f real, learned per frequency and channel; q, k, v complex linear maps of u;
@@ -192,68 +239,68 @@ class SAGUEA(OverFrequency):
         channels: complex channels e.
         num_freq: frequency positions of the map.
         seed: of Ω.
-        learned: whether α, β and c are; else they stay what they are at first.
+        learned: whether α, β and c are learned; otherwise they keep their initial values.
         omega: as for :class:`SAGOEA`.
     """
 
-    def __init__(self, channels, num_freq, seed=0, learned=True, omega="random"):
+    alpha: torch.Tensor
+    beta: torch.Tensor
+    centre: torch.Tensor
+    omega: torch.Tensor
+
+    def __init__(
+        self, channels: int, num_freq: int, seed: int = 0, learned: bool = True, omega: str = "random"
+    ) -> None:
         super().__init__(channels, num_freq)
         centre = torch.full((channels,), math.sqrt(math.pi) / 2.0)
-        _hold(self, learned, alpha=torch.full((channels,), 4.0), beta=torch.ones(channels), centre=centre)
+        _register(self, learned, alpha=torch.full((channels,), 4.0), beta=torch.ones(channels), centre=centre)
         draw = {"random": _unitary_features, "identity": _identity_features}[omega]
         features = draw(channels, torch.Generator().manual_seed(seed)).to(torch.complex64)
         self.register_buffer("omega", torch.view_as_real(features))
 
-    def queries_keys_values(self, z):
+    def queries_keys_values(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return φ(q) and φ(k), (..., freq, e), and v, (..., freq, 2 · e), of the input (..., freq, 2 · e)."""
-        omega, maps = torch.view_as_complex(self.omega), self.maps()
-        # Ω acts on queries and keys right after their own map: one product does both.
-        mapped = self.mapped(z, torch.cat([omega @ maps[0], omega @ maps[1], maps[2]]))
-        projected, value = mapped.split([4 * self.channels, 2 * self.channels], dim=-1)
+        omega, weights = torch.view_as_complex(self.omega), self.qkv_weights()
+        # Ω directly follows the projections of queries and keys: one matrix product does both.
+        projected = self.project(z, torch.cat([omega @ weights[0], omega @ weights[1], weights[2]]))
+        projected, value = projected.split([4 * self.channels, 2 * self.channels], dim=-1)
         query, key = self.features(projected.unflatten(-1, (2, 2 * self.channels))).unbind(-2)
         return query, key, value
 
-    def features(self, projected):
+    def features(self, projected: torch.Tensor) -> torch.Tensor:
         """Return φ, positive (..., e), of Ωx given as (..., 2 · e), the real half first."""
         power = projected.unflatten(-1, (2, self.channels)).square().sum(-2)
         size = ((power + 1e-12) / self.channels).sqrt()
         return self.beta.abs() * torch.sigmoid(torch.addcmul(-self.alpha * self.centre, self.alpha, size))
 
-    def forward(self, z):
-        """Attend over frequency.
-
-        Args:
-            z: (..., freq, 2 · channels), the real half first.
-
-        Returns:
-            Of the shape of ``z``.
-        """
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """Attend over frequency; see :meth:`FrequencyAttention.forward`."""
         query, key, value = self.queries_keys_values(z)
-        if z.shape[-2] < self.channels:  # all scores are then fewer than the sums over keys, and give the same
+        if z.shape[-2] < self.channels:  # the quadratic form then costs less than the linear one
             scores = query @ key.transpose(-1, -2)  # (..., freq, freq)
             total, normaliser = scores @ value, scores.sum(-1, keepdim=True)
         else:
             total, normaliser = query @ (key.transpose(-1, -2) @ value), query @ key.sum(-2)[..., None]
-        return self.masked(z, total / (normaliser + _EPS))
+        return self.apply_mask(z, total / (normaliser + _EPS))
 
-    def weights(self, z):
-        """Return how much each frequency looks at each other one, (..., freq, freq), rows of sum 1."""
+    def weights(self, z: torch.Tensor) -> torch.Tensor:
+        """Return the attention weights, (..., freq of queries, freq of keys), rows of sum 1."""
         query, key, _ = self.queries_keys_values(z)
         scores = query @ key.transpose(-1, -2)
         return scores / (scores.sum(-1, keepdim=True) + _EPS)
 
 
-def _hold(module, learned, **values):
-    """Give ``module`` these tensors, as parameters where they are learned and else as buffers."""
-    for name, value in values.items():
+def _register(module: nn.Module, learned: bool, **tensors: torch.Tensor) -> None:
+    """Register tensors with ``module``, as parameters if they are learned and as buffers if not."""
+    for name, tensor in tensors.items():
         if learned:
-            module.register_parameter(name, nn.Parameter(value))
+            module.register_parameter(name, nn.Parameter(tensor))
         else:
-            module.register_buffer(name, value)
+            module.register_buffer(name, tensor)
 
 
-def _block(weight):
-    """Real block matrix [[Wr, −Wi], [Wi, Wr]], one below the other for several stacked square complex matrices.
+def _block_matrix(weight: torch.Tensor) -> torch.Tensor:
+    """Return the real block matrix [[Wr, −Wi], [Wi, Wr]] of each of n stacked square complex matrices.
 
     (n · e, e) complex -> (n · 2e, 2e) real, each of the n blocks as [real e, imag e].
     """
@@ -263,19 +310,19 @@ def _block(weight):
     return rows.flatten(0, 1)
 
 
-def _orthogonal_features(size, generator):
-    """Haar-orthogonal (size, size), as eigenvectors of a GOE matrix, rows scaled to norms of Gaussian vectors."""
+def _orthogonal_features(size: int, generator: torch.Generator) -> torch.Tensor:
+    """Return a Haar-orthogonal (size, size): eigenvectors of a GOE matrix, rows scaled to norms of Gaussian vectors."""
     gauss = torch.randn(size, size, generator=generator, dtype=torch.float64)
     vectors = torch.linalg.eigh(gauss + gauss.T).eigenvectors
-    signs = torch.randint(0, 2, (size,), generator=generator) * 2 - 1  # eigh fixes signs in its own way
+    signs = torch.randint(0, 2, (size,), generator=generator) * 2 - 1  # eigh's signs are not random
     norms = torch.randn(size, size, generator=generator, dtype=torch.float64).norm(dim=1)
     return (norms[:, None] * (vectors * signs).T).float()
 
 
-def _unitary_features(size, generator):
-    """Haar-unitary (size, size), by QR of a complex Gaussian without the phases of diag R, rows of Gaussian norms."""
+def _unitary_features(size: int, generator: torch.Generator) -> torch.Tensor:
+    """Return a Haar-unitary (size, size): QR of a complex Gaussian without the phases of diag R, rows scaled alike."""
 
-    def gaussian():
+    def gaussian() -> torch.Tensor:
         return torch.randn(size, size, generator=generator, dtype=torch.complex128)
 
     unitary, triangle = torch.linalg.qr(gaussian())
@@ -284,6 +331,6 @@ def _unitary_features(size, generator):
     return (norms[:, None] * unitary * phase).to(torch.complex64)
 
 
-def _identity_features(size, generator):
-    """√size times the identity: no direction is mixed with another, and rows are as long as Gaussian ones."""
+def _identity_features(size: int, generator: torch.Generator) -> torch.Tensor:
+    """Return √size times the identity: directions are not mixed, and rows are as long as Gaussian ones."""
     return math.sqrt(size) * torch.eye(size)

@@ -3,50 +3,53 @@
 Maps are real tensors (batch, 2 · channels, freq, time), the real half first.
 """
 
+from __future__ import annotations
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sase.nn.streaming import prepend_past
+from sase.nn.streaming import StreamState, prepend_past
 
 
-def split(z):
-    """Return the real and the imaginary half of a complex map (batch, 2 · channels, ...)."""
-    return z.chunk(2, dim=1)
+def split(z: torch.Tensor, dim: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the real and the imaginary half of a complex map, which are adjacent along ``dim``."""
+    real, imag = z.chunk(2, dim)
+    return real, imag
 
 
-def magnitude(z, eps=1e-12):
+def magnitude(z: torch.Tensor, eps: float = 1e-12) -> torch.Tensor:
     """Return |z| (batch, channels, ...) of a complex map, with a finite gradient at zero."""
     real, imag = split(z)
     return (real.square() + imag.square() + eps).sqrt()
 
 
-def complex_multiply(z, mask, dim=1, one=0.0):
-    """Return ``z · (one + mask)`` of two complex maps whose halves follow each other along ``dim``."""
-    z_real, z_imag = z.chunk(2, dim)
-    mask_real, mask_imag = mask.chunk(2, dim)
-    if one:
-        mask_real = mask_real + one
+def complex_multiply(z: torch.Tensor, mask: torch.Tensor, dim: int = 1, offset: float = 0.0) -> torch.Tensor:
+    """Return ``z · (offset + mask)`` of two complex maps whose halves are adjacent along ``dim``."""
+    z_real, z_imag = split(z, dim)
+    mask_real, mask_imag = split(mask, dim)
+    if offset:
+        mask_real = mask_real + offset
     return torch.cat([z_real * mask_real - z_imag * mask_imag, z_real * mask_imag + z_imag * mask_real], dim)
 
 
-def bound(mask, dim=1):
+def bound_magnitude(mask: torch.Tensor, dim: int = 1) -> torch.Tensor:
     """Return ``polar(M) = M · tanh|M| / |M|`` of a complex map, with a finite gradient at zero."""
-    real, imag = mask.chunk(2, dim)
+    real, imag = split(mask, dim)
     size = (real.square() + imag.square() + 1e-12).sqrt()
     gain = torch.tanh(size) / size
     return torch.cat([real * gain, imag * gain], dim)
 
 
-def concat(a, b):
-    """Join two complex maps over channels: ``[a_r, b_r, a_i, b_i]``."""
+def concat(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Concatenate two complex maps over channels: ``[a_r, b_r, a_i, b_i]``."""
     a_real, a_imag = split(a)
     b_real, b_imag = split(b)
     return torch.cat([a_real, b_real, a_imag, b_imag], dim=1)
 
 
 class ComplexConv2d(nn.Module):
-    """Complex convolution over (freq, time), looking back in time only.
+    """Complex convolution over (freq, time), causal in time.
 
     ``W = Wr + jWi`` acts as one real convolution with the block weight ``[[Wr, −Wi], [Wi, Wr]]``. There is no bias: a
     norm, or a mask, follows.
@@ -60,37 +63,45 @@ class ComplexConv2d(nn.Module):
 
     transposed = False
 
-    def __init__(self, in_channels, out_channels, kernel, stride=1, padding=0):
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: tuple[int, int], stride: int = 1, padding: int = 0
+    ) -> None:
         super().__init__()
-        self.stride, self.padding, self.past = stride, padding, kernel[1] - 1
+        self.stride, self.padding, self.past_frames = stride, padding, kernel[1] - 1
         shape = (out_channels, in_channels, *kernel)
         self.weight_real, self.weight_imag = _complex_weights(shape, in_channels * kernel[0] * kernel[1])
 
-    def block_weight(self):
+    def block_weight(self) -> torch.Tensor:
         """Return the weight of the real convolution, (2 · out, 2 · in, freq, time)."""
         real, imag = self.weight_real, self.weight_imag
         return torch.cat([torch.cat([real, -imag], dim=1), torch.cat([imag, real], dim=1)], dim=0)
 
-    def forward(self, z, state=None, weight=None, bias=None):
+    def forward(
+        self,
+        z: torch.Tensor,
+        state: StreamState | None = None,
+        weight: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Convolve.
 
         Args:
             z: (batch, 2 · in, freq, time)
-            state: of the running stream, see :mod:`sase.nn`.
-            weight, bias: of the real convolution, when the caller has folded something into them.
+            state: streaming state, see :mod:`sase.nn`.
+            weight, bias: of the real convolution, if the caller has folded a norm into them.
 
         Returns:
             (batch, 2 · out, freq', time)
         """
-        z = prepend_past(z, self.past, state, self)
+        z = prepend_past(z, self.past_frames, state, self)
         weight = self.block_weight() if weight is None else weight
         return F.conv2d(z, weight, bias, stride=(self.stride, 1), padding=(self.padding, 0))
 
 
 class ComplexConvTranspose2d(nn.Module):
-    """Transposed complex convolution over (freq, time): frame t of the output sees frames t and before.
+    """Transposed complex convolution over (freq, time): output frame t depends on input frames up to t.
 
-    ``conv_transpose2d`` keeps its weight as (in, out), so the block is ``[[Wr, Wi], [−Wi, Wr]]``.
+    ``conv_transpose2d`` stores its weight as (in, out), so the block is ``[[Wr, Wi], [−Wi, Wr]]``.
 
     Args:
         in_channels, out_channels, kernel, stride, padding: as for :class:`ComplexConv2d`.
@@ -99,38 +110,58 @@ class ComplexConvTranspose2d(nn.Module):
 
     transposed = True
 
-    def __init__(self, in_channels, out_channels, kernel, stride=1, padding=0, output_padding=0):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: tuple[int, int],
+        stride: int = 1,
+        padding: int = 0,
+        output_padding: int = 0,
+    ) -> None:
         super().__init__()
-        self.stride, self.padding, self.output_padding, self.past = stride, padding, output_padding, kernel[1] - 1
+        self.stride, self.padding, self.output_padding = stride, padding, output_padding
+        self.past_frames = kernel[1] - 1
         shape = (in_channels, out_channels, *kernel)
         self.weight_real, self.weight_imag = _complex_weights(shape, in_channels * kernel[0] * kernel[1] / stride)
 
-    def block_weight(self):
+    def block_weight(self) -> torch.Tensor:
         """Return the weight of the real transposed convolution, (2 · in, 2 · out, freq, time)."""
         real, imag = self.weight_real, self.weight_imag
         return torch.cat([torch.cat([real, imag], dim=1), torch.cat([-imag, real], dim=1)], dim=0)
 
-    def forward(self, z, state=None, weight=None, bias=None):
+    def forward(
+        self,
+        z: torch.Tensor,
+        state: StreamState | None = None,
+        weight: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Convolve (batch, 2 · in, freq, time) to (batch, 2 · out, freq', time); arguments: :class:`ComplexConv2d`."""
         num_frames = z.shape[-1]
-        z = prepend_past(z, self.past, state, self)
+        z = prepend_past(z, self.past_frames, state, self)
         weight = self.block_weight() if weight is None else weight
         out = F.conv_transpose2d(
             z, weight, bias, stride=(self.stride, 1), padding=(self.padding, 0), output_padding=(self.output_padding, 0)
         )
-        return out[..., self.past : self.past + num_frames]
+        return out[..., self.past_frames : self.past_frames + num_frames]
 
 
 class ComplexBatchNorm(nn.Module):
     """Batch norm that whitens (real, imag) of every channel by their 2×2 covariance (Trabelsi et al. 2018).
 
-    In eval it is one affine map a channel, :meth:`affine`, from running statistics.
+    In eval mode it is one affine map per channel, :meth:`affine`, from running statistics.
 
     Args:
         channels: complex channels.
+        eps: added to both variances.
+        momentum: weight of the current batch in the running statistics.
     """
 
-    def __init__(self, channels, eps=1e-5, momentum=0.1):
+    running_mean: torch.Tensor
+    running_cov: torch.Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
         self.eps, self.momentum = eps, momentum
         self.gain_rr = nn.Parameter(torch.full((channels,), 0.5**0.5))
@@ -138,11 +169,11 @@ class ComplexBatchNorm(nn.Module):
         self.gain_ri = nn.Parameter(torch.zeros(channels))
         self.bias = nn.Parameter(torch.zeros(2 * channels))
         self.register_buffer("running_mean", torch.zeros(2 * channels))
-        # Rows: E[rr], E[ii], E[ri] about the mean.
+        # Rows: E[rr], E[ii], E[ri] around the mean.
         self.register_buffer("running_cov", torch.tensor([[0.5], [0.5], [0.0]]).repeat(1, channels))
 
-    def affine(self, mean, cov):
-        """Return the map ``(A (2, 2, channels), b (2, channels))`` with which ``A x + b`` whitens, then scales.
+    def affine(self, mean: torch.Tensor, cov: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ``A`` (2, 2, channels) and ``b`` (2, channels) of the map ``A x + b`` that whitens, then scales.
 
         Args:
             mean: (2 · channels,)
@@ -150,7 +181,7 @@ class ComplexBatchNorm(nn.Module):
         """
         v_rr, v_ii, v_ri = cov[0] + self.eps, cov[1] + self.eps, cov[2]
         # Inverse square root of a symmetric positive 2×2 matrix in closed form. The determinant is bounded from below
-        # by what eps alone gives it, so that fully correlated parts cannot make it vanish by rounding.
+        # by its value for eps alone, so that rounding cannot make it vanish when the parts are fully correlated.
         root = (v_rr * v_ii - v_ri.square()).clamp(min=self.eps**2).sqrt()
         scale = 1.0 / (root * (v_rr + v_ii + 2.0 * root).sqrt())
         w_rr, w_ii, w_ri = (v_ii + root) * scale, (v_rr + root) * scale, -v_ri * scale
@@ -163,25 +194,25 @@ class ComplexBatchNorm(nn.Module):
         shift = self.bias.view(2, -1) - torch.einsum("ijc,jc->ic", matrix, mean.view(2, -1))
         return matrix, shift
 
-    def running_affine(self):
+    def running_affine(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return :meth:`affine` for the running statistics."""
         return self.affine(self.running_mean, self.running_cov)
 
-    def forward(self, z, state=None):
+    def forward(self, z: torch.Tensor, state: StreamState | None = None) -> torch.Tensor:
         """Normalise (batch, 2 · channels, freq, time)."""
         if self.training:
             mean, cov = self._batch_statistics(z)
         else:
             mean, cov = self.running_mean, self.running_cov
         matrix, shift = self.affine(mean, cov)
-        # A matrix product costs less than the elementwise passes that the four diagonals would need.
+        # One matrix product costs less than the elementwise operations with the four diagonals.
         rows = [torch.cat([matrix[i, 0].diag(), matrix[i, 1].diag()], dim=1) for i in range(2)]
         return F.conv2d(z, torch.cat(rows)[:, :, None, None], shift.flatten())
 
-    def _batch_statistics(self, z):
+    def _batch_statistics(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         flat = z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])  # (B, 2C, F, T) -> (B · F · T, 2C)
         mean = flat.mean(0)
-        # The moments about the running mean, which is near the mean: no cancellation in the difference below.
+        # Moments around the running mean, which is close to the mean: no cancellation in the difference below.
         centred = flat - self.running_mean
         offset = mean - self.running_mean
         moments = centred.T @ centred / len(flat) - offset[:, None] * offset
@@ -199,15 +230,16 @@ class FrameNorm(nn.Module):
 
     Args:
         channels: complex channels.
+        eps: added to the variance.
     """
 
-    def __init__(self, channels, eps=1e-5):
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps
         self.gain = nn.Parameter(torch.ones(2 * channels))
         self.bias = nn.Parameter(torch.zeros(2 * channels))
 
-    def forward(self, z, state=None):
+    def forward(self, z: torch.Tensor, state: StreamState | None = None) -> torch.Tensor:
         """Normalise (batch, 2 · channels, freq, time)."""
         variance, mean = torch.var_mean(z, dim=(1, 2), keepdim=True, correction=0)
         shape = (1, -1, 1, 1)
@@ -215,66 +247,68 @@ class FrameNorm(nn.Module):
 
 
 class PReLU(nn.Module):
-    """Parametric ReLU, one slope a real channel: ``nn.PReLU``, in training in a form with a faster gradient on a CPU.
+    """Parametric ReLU, one slope per real channel: ``nn.PReLU`` in a form whose gradient is faster on a CPU.
 
     Args:
         channels: real channels.
     """
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.slope = nn.Parameter(torch.full((channels,), 0.25))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (batch, channels, freq, time) to the same shape."""
         if not torch.is_grad_enabled():
             return F.prelu(x, self.slope)
         return F.relu(x) - self.slope.view(1, -1, 1, 1) * F.relu(-x)
 
 
-NORMS = {"batch": ComplexBatchNorm, "layer": FrameNorm}
+NORMS: dict[str, type[ComplexBatchNorm] | type[FrameNorm]] = {"batch": ComplexBatchNorm, "layer": FrameNorm}
 
 
 class ConvNorm(nn.Module):
-    """A complex convolution and its norm; in eval a batch norm is folded into the convolution, once.
+    """A complex convolution and its norm; in eval mode a batch norm is folded into the convolution, once.
 
     Args:
-        conv: a :class:`ComplexConv2d` or :class:`ComplexConvTranspose2d`.
-        channels: complex channels that it gives.
+        conv: the convolution, transposed or not.
+        channels: complex channels of its output.
         norm: a key of ``NORMS``.
     """
 
-    def __init__(self, conv, channels, norm):
+    def __init__(self, conv: ComplexConv2d | ComplexConvTranspose2d, channels: int, norm: str) -> None:
         super().__init__()
         self.conv = conv
         self.norm = NORMS[norm](channels)
-        self._folded_from = self._folded = None
+        self._folded: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._folded_key: tuple[tuple[int, int, torch.device, torch.dtype], ...] | None = None
 
-    def forward(self, z, state=None):
+    def forward(self, z: torch.Tensor, state: StreamState | None = None) -> torch.Tensor:
         """Map (batch, 2 · in, freq, time) to (batch, 2 · channels, freq', time)."""
         if self.training or torch.is_grad_enabled() or not isinstance(self.norm, ComplexBatchNorm):
             return self.norm(self.conv(z, state))
-        weight, bias = self._fold()
+        weight, bias = self._fold(self.norm)
         return self.conv(z, state, weight, bias)
 
-    def _fold(self):
-        # Whatever changes a tensor in place, or puts another in its place, changes this key.
+    def _fold(self, norm: ComplexBatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the weight and bias of the real convolution that includes the norm."""
+        # Any change of a tensor, in place or by replacement, changes this key.
         tensors = self.state_dict(keep_vars=True).values()
-        versions = (0 if t.is_inference() else t._version for t in tensors)  # inference tensors keep no count
+        versions = (0 if t.is_inference() else t._version for t in tensors)  # inference tensors have no version
         key = tuple((t.data_ptr(), version, t.device, t.dtype) for t, version in zip(tensors, versions))
-        if key != self._folded_from:
-            matrix, shift = self.norm.running_affine()
+        if self._folded is None or key != self._folded_key:
+            matrix, shift = norm.running_affine()
             axis = 1 if self.conv.transposed else 0
             real, imag = self.conv.block_weight().chunk(2, dim=axis)
             shape = (1, -1, 1, 1) if axis else (-1, 1, 1, 1)
             rows = [matrix[i, 0].view(shape) * real + matrix[i, 1].view(shape) * imag for i in range(2)]
-            weight = torch.cat(rows, dim=axis).contiguous(memory_format=torch.channels_last)  # as the maps mostly are
+            weight = torch.cat(rows, dim=axis).contiguous(memory_format=torch.channels_last)  # as most maps are
             self._folded = weight, shift.flatten()
-            self._folded_from = key
+            self._folded_key = key
         return self._folded
 
 
-def _complex_weights(shape, fan_in):
-    """Real and imaginary weight with the variance that keeps the power of a complex map (as Kaiming uniform does)."""
-    bound = (3.0 / (2.0 * fan_in)) ** 0.5
-    return [nn.Parameter(torch.empty(shape).uniform_(-bound, bound)) for _ in range(2)]
+def _complex_weights(shape: tuple[int, ...], fan_in: float) -> list[nn.Parameter]:
+    """Return real and imaginary weights whose variance preserves the power of a complex map (as Kaiming uniform)."""
+    limit = (3.0 / (2.0 * fan_in)) ** 0.5
+    return [nn.Parameter(torch.empty(shape).uniform_(-limit, limit)) for _ in range(2)]

@@ -1,4 +1,6 @@
-"""The paper's network: complex encoder and decoder, skips around a recurrence (DCCRN without gates and attention)."""
+"""The paper's network: complex encoder and decoder with skips, LSTM between (DCCRN without gates and attention)."""
+
+from __future__ import annotations
 
 import itertools
 
@@ -6,21 +8,23 @@ import torch
 from torch import nn
 
 from sase.nn.complex import ComplexConv2d, ComplexConvTranspose2d, concat
+from sase.nn.config import ModelConfig
 from sase.nn.recurrent import TimeLSTM
-from sase.nn.unit import GatedUnit, attention_over_frequency, attention_over_time
+from sase.nn.streaming import StreamState
+from sase.nn.unit import GatedUnit, build_frequency_attention, build_time_attention
 
-_MIN_FREQ = 16  # frequency positions below which attention over frequency has nothing to tell apart
+_MIN_FREQ = 16  # attention over frequency is used in maps of at least this many frequency positions
 
 
 class EncoderDecoder(nn.Module):
-    """Mask from a spectrum, after the paper; each level halves the frequency axis.
+    """Estimate a mask from a spectrum, after the paper; each level halves the frequency axis.
 
     Args:
-        config: a :class:`sase.model.ModelConfig`.
+        config: of the network.
         num_freq: frequency positions of the input, divisible by 2 to the number of levels.
     """
 
-    def __init__(self, config, num_freq):
+    def __init__(self, config: ModelConfig, num_freq: int) -> None:
         super().__init__()
         widths = (1, *config.channels)
         levels = len(config.channels)
@@ -32,24 +36,28 @@ class EncoderDecoder(nn.Module):
         )
         flat = 2 * widths[-1] * (num_freq >> levels)
         self.lstm = TimeLSTM(flat, config.recurrent, layers=2, causal=config.causal)
-        self.attention = attention_over_time(config, config.recurrent)
+        self.attention = build_time_attention(config, config.recurrent)
         self.project = nn.Linear(config.recurrent, flat)
         self.decoder, self.over_frequency = nn.ModuleList(), nn.ModuleDict()
         reverse = widths[::-1]
         for level, (a, b) in enumerate(itertools.pairwise(reverse)):
             size = num_freq >> (levels - level)
-            if config.frequency_attention and not self.over_frequency and size >= _MIN_FREQ:
-                self.over_frequency[str(level)] = attention_over_frequency(config, a, size)
+            if not self.over_frequency and size >= _MIN_FREQ:
+                attention = build_frequency_attention(config, a, size)
+                if attention is not None:
+                    self.over_frequency[str(level)] = attention
             conv = ComplexConvTranspose2d(2 * a, b, (5, 2), stride=2, padding=2, output_padding=1)
             self.decoder.append(GatedUnit(config, conv, b) if level < levels - 1 else conv)
 
-    def forward(self, z, state=None, valid=None):
+    def forward(
+        self, z: torch.Tensor, state: StreamState | None = None, valid: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return a complex mask of the shape of ``z``.
 
         Args:
             z: complex map (batch, 2, freq, time).
-            state: of the running stream, see :mod:`sase.nn`.
-            valid: (batch, time), 0 for padding; needed where not causal.
+            state: streaming state, see :mod:`sase.nn`.
+            valid: (batch, time), 0 for padding; required if not causal.
         """
         z, skips = z.contiguous(memory_format=torch.channels_last), []
         for level in self.encoder:

@@ -1,4 +1,6 @@
-"""TF-GA, time-frequency gated attention: one gate a frequency and one a frame for complex maps."""
+"""TF-GA, time-frequency gated attention: a gate per frequency and a gate per frame for complex maps."""
+
+from __future__ import annotations
 
 import math
 
@@ -7,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sase.nn.complex import magnitude
-from sase.nn.streaming import decayed_sum, prepend_past
+from sase.nn.streaming import StreamState, decayed_sum, prepend_past
 
 _OPEN = 2.0  # initial logit of a gate: nearly open, so that a new network passes its signal
 
@@ -17,30 +19,34 @@ class TFGA(nn.Module):
 
     |z| is pooled over channels, by maximum and mean. Its average over time, a convolution over frequency and a sigmoid
     give the gate of each frequency; its average over frequency and the same over time give the gate of each frame.
-    (Pooled before it is averaged, not after: one small map then serves both gates, at a third of the cost.)
+    (Pooling before averaging, not after: one small map then serves both gates, at a third of the cost.)
 
     Args:
-        frames_per_s: frame rate, in which the memory of one second is counted.
-        causal: average over time exponentially and look back only; else over the whole utterance and both ways.
-        kernel: of both convolutions, odd.
+        frames_per_s: frame rate, for the time constant of one second.
+        causal: exponential average over time and convolution over past frames; otherwise over the whole utterance and
+            centred.
+        kernel: size of both convolutions, odd.
     """
 
-    def __init__(self, frames_per_s, causal=True, kernel=7):
+    def __init__(self, frames_per_s: float, causal: bool = True, kernel: int = 7) -> None:
         super().__init__()
         self.causal, self.kernel = causal, kernel
         self.decay = math.exp(-1.0 / frames_per_s)
         self.frequency = nn.Conv2d(2, 1, (kernel, 1), padding=(kernel // 2, 0))
         self.time = nn.Conv1d(2, 1, kernel)
-        nn.init.constant_(self.frequency.bias, _OPEN)
-        nn.init.constant_(self.time.bias, _OPEN)
+        for conv in (self.frequency, self.time):
+            assert conv.bias is not None
+            nn.init.constant_(conv.bias, _OPEN)
 
-    def gates(self, z, state=None, valid=None):
+    def gates(
+        self, z: torch.Tensor, state: StreamState | None = None, valid: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return both gates.
 
         Args:
             z: (batch, 2 · channels, freq, time)
-            state: of the running stream, see :mod:`sase.nn`.
-            valid: (batch, time), 1 for frames of the utterance and 0 for padding; needed where not causal.
+            state: streaming state, see :mod:`sase.nn`.
+            valid: (batch, time), 1 for frames of the utterance and 0 for padding; required if not causal.
 
         Returns:
             The gate of each frequency (batch, 1, freq, time or 1) and of each frame (batch, 1, 1, time), in (0, 1).
@@ -57,21 +63,26 @@ class TFGA(nn.Module):
         time = torch.sigmoid(self.time(frames))
         return frequency, time[:, :, None]
 
-    def forward(self, z, state=None, valid=None):
-        """Return the gated map, of the shape of ``z``; arguments as :meth:`gates`."""
+    def forward(
+        self, z: torch.Tensor, state: StreamState | None = None, valid: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the gated map, of the shape of ``z``; arguments as for :meth:`gates`."""
         frequency, time = self.gates(z, state, valid)
         return z * (frequency * time)
 
-    def _average_over_time(self, pooled, state, valid):
+    def _average_over_time(
+        self, pooled: torch.Tensor, state: StreamState | None, valid: torch.Tensor | None
+    ) -> torch.Tensor:
         if not self.causal:
             if valid is None:
                 return pooled.mean(dim=-1, keepdim=True)
             valid = valid[:, None, None]
             return (pooled * valid).sum(-1, keepdim=True) / valid.sum(-1, keepdim=True).clamp(min=1)
         total = decayed_sum(pooled.transpose(-1, -2), self.decay, state, (self, "sum")).transpose(-1, -2)
-        done = 0 if state is None else state.get((self, "count"), 0)
-        count = torch.arange(done + 1, done + 1 + pooled.shape[-1], device=pooled.device, dtype=torch.float64)
+        processed = 0 if state is None else state.get((self, "count"), 0)
+        first, last = processed + 1, processed + pooled.shape[-1]
+        count = torch.arange(first, last + 1, device=pooled.device, dtype=torch.float64)
         weight = (1.0 - self.decay**count) / (1.0 - self.decay)
         if state is not None:
-            state[self, "count"] = done + pooled.shape[-1]
+            state[self, "count"] = last
         return total / weight.to(pooled.dtype)

@@ -1,7 +1,12 @@
-"""Recurrence over time with carried state, one direction when causal and both when not."""
+"""Recurrence over time: unidirectional with a streaming state if causal, bidirectional otherwise."""
 
+from __future__ import annotations
+
+import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from sase.nn.streaming import StreamState
 
 
 class TimeLSTM(nn.Module):
@@ -9,22 +14,25 @@ class TimeLSTM(nn.Module):
 
     Args:
         in_features, out_features: widths.
-        layers: how many.
-        causal: one direction; else both, each of half the width.
+        layers: number of layers.
+        causal: unidirectional; otherwise bidirectional, each direction of half the width.
     """
 
-    def __init__(self, in_features, out_features, layers=1, causal=True):
+    def __init__(self, in_features: int, out_features: int, layers: int = 1, causal: bool = True) -> None:
         super().__init__()
         self.causal = causal
         width = out_features if causal else out_features // 2
         self.lstm = nn.LSTM(in_features, width, layers, batch_first=True, bidirectional=not causal)
 
-    def forward(self, x, state=None, valid=None):
+    def forward(
+        self, x: torch.Tensor, state: StreamState | None = None, valid: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Map (batch, time, in_features) to (batch, time, out_features).
 
         Args:
-            state: of the running stream, see :mod:`sase.nn`.
-            valid: (batch, time), 0 for padding; needed where not causal.
+            x: (batch, time, in_features)
+            state: streaming state, see :mod:`sase.nn`.
+            valid: (batch, time), 0 for padding; required if not causal.
         """
         if not self.causal and valid is not None:
             lengths = valid.sum(-1).long().cpu()

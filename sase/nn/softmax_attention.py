@@ -1,77 +1,87 @@
-"""Plain softmax attention over time and frequency, in the places of SA-GOEA and SA-GUEA: what to compare them with."""
+"""Softmax attention over time and frequency: baselines that replace SA-GOEA and SA-GUEA."""
+
+from __future__ import annotations
 
 import math
 
 import torch
 
-from sase.nn.attention import CHUNK, OverFrequency, OverTime
-from sase.nn.streaming import prepend_past
+from sase.nn.attention import CHUNK, FrequencyAttention, TimeAttention
+from sase.nn.streaming import StreamState, prepend_past
 
 
-class SoftmaxOverTime(OverTime):
-    """``y_t = Σ_s softmax_s(q_t·k_s / √e) v_s``, the output as of :class:`~sase.nn.attention.SAGOEA`.
+class SoftmaxTimeAttention(TimeAttention):
+    """``y_t = Σ_s softmax_s(q_t·k_s / √e) v_s``, with the output of :class:`~sase.nn.attention.SAGOEA`.
 
-    Causal, s runs over the frame and those before it, ``memory_s`` in all, so that a stream's cost and memory are
-    bounded; else over all frames.
+    If causal, s runs over a sliding window of ``memory_s`` that ends with the current frame, so that a stream's cost
+    and memory are bounded; otherwise over all frames.
 
     Args:
         features, heads, frames_per_s, causal: as for SAGOEA.
-        memory_s: seconds that are remembered.
+        memory_s: length of the window.
     """
 
-    def __init__(self, features, heads, frames_per_s, causal=True, memory_s=4.0):
+    def __init__(
+        self, features: int, heads: int, frames_per_s: float, causal: bool = True, memory_s: float = 4.0
+    ) -> None:
         super().__init__(features, heads, causal)
-        self.past = max(1, round(memory_s * frames_per_s)) - 1
+        self.past_frames = max(1, round(memory_s * frames_per_s)) - 1
 
-    def forward(self, h, state=None, valid=None):
+    def forward(
+        self, h: torch.Tensor, state: StreamState | None = None, valid: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Attend; arguments and output as of :meth:`SAGOEA.forward`."""
-        query, key, value = self.mapped(h, self.maps())
+        query, key, value = self.project_qkv(h, self.qkv_weights())
         query = query / math.sqrt(query.shape[-1])
         if self.causal:
-            return self.gated(h, self._look_back(query, key, value, state))
+            return self.gate(h, self._attend_to_window(query, key, value, state))
         scores = query @ key.transpose(-1, -2)
         if valid is not None:
             scores = scores.masked_fill(valid[:, None, None] == 0, -math.inf)
-        return self.gated(h, scores.softmax(-1) @ value)
+        return self.gate(h, scores.softmax(-1) @ value)
 
-    def _look_back(self, query, key, value, state):
-        """Return y in chunks of queries, each with the keys that it may see and with those before the signal masked."""
-        num_frames, done = query.shape[2], 0 if state is None else state.get((self, "count"), 0)
+    def _attend_to_window(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, state: StreamState | None
+    ) -> torch.Tensor:
+        """Return y chunk by chunk; keys outside the window or before the start of the signal are masked."""
+        num_frames, processed = query.shape[2], 0 if state is None else state.get((self, "count"), 0)
         both = torch.cat([key, value], dim=-1).transpose(-1, -2)  # (B, H, T, 2e) -> (B, H, 2e, T)
-        both = prepend_past(both, self.past, state, (self, "past")).transpose(-1, -2)
+        both = prepend_past(both, self.past_frames, state, (self, "past")).transpose(-1, -2)
         if state is not None:
-            state[self, "count"] = done + num_frames
-        row, column = torch.arange(CHUNK, device=query.device), torch.arange(self.past + CHUNK, device=query.device)
-        lag = self.past + row[:, None] - column
-        within = (lag >= 0) & (lag <= self.past)
+            state[self, "count"] = processed + num_frames
+        row = torch.arange(CHUNK, device=query.device)
+        column = torch.arange(self.past_frames + CHUNK, device=query.device)
+        lag = self.past_frames + row[:, None] - column
+        window = (lag >= 0) & (lag <= self.past_frames)
         parts = []
         for start in range(0, num_frames, CHUNK):
             size = min(CHUNK, num_frames - start)
-            key, value = both[:, :, start : start + self.past + size].chunk(2, dim=-1)
-            seen = within[:size, : self.past + size] & (column[: self.past + size] >= self.past - done - start)
+            width = self.past_frames + size
+            key, value = both[:, :, start : start + width].chunk(2, dim=-1)
+            visible = window[:size, :width] & (column[:width] >= self.past_frames - processed - start)
             scores = query[:, :, start : start + size] @ key.transpose(-1, -2)
-            parts.append(scores.masked_fill(~seen, -math.inf).softmax(-1) @ value)
+            parts.append(scores.masked_fill(~visible, -math.inf).softmax(-1) @ value)
         return torch.cat(parts, dim=2)
 
 
-class SoftmaxOverFrequency(OverFrequency):
-    """``y_i = Σ_j softmax_j(Re q_i·k̄_j / √e) v_j`` per frame, complex; all else as in SA-GUEA.
+class SoftmaxFrequencyAttention(FrequencyAttention):
+    """``y_i = Σ_j softmax_j(Re q_i·k̄_j / √e) v_j`` per frame, complex; everything else as in SA-GUEA.
 
     Args:
         channels: complex channels e.
         num_freq: frequency positions of the map.
     """
 
-    def forward(self, z):
-        """Attend over frequency; ``z`` and what comes out as of :meth:`SAGUEA.forward`."""
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """Attend over frequency; see :meth:`FrequencyAttention.forward`."""
         weights, value = self._weights_and_value(z)
-        return self.masked(z, weights @ value)
+        return self.apply_mask(z, weights @ value)
 
-    def weights(self, z):
-        """Return how much each frequency looks at each other one, (..., freq, freq), rows of sum 1."""
+    def weights(self, z: torch.Tensor) -> torch.Tensor:
+        """Return the attention weights, (..., freq of queries, freq of keys), rows of sum 1."""
         return self._weights_and_value(z)[0]
 
-    def _weights_and_value(self, z):
-        query, key, value = self.mapped(z, self.maps().flatten(0, 1)).chunk(3, dim=-1)
+    def _weights_and_value(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        query, key, value = self.project(z, self.qkv_weights().flatten(0, 1)).chunk(3, dim=-1)
         # With the halves side by side, the real product is the real part of the complex one.
         return (query @ key.transpose(-1, -2) / math.sqrt(self.channels)).softmax(-1), value

@@ -1,24 +1,33 @@
-"""Short-time Fourier transform in frames that only look back, so that blocks of a stream and whole signals agree."""
+"""Short-time Fourier transform with causal frames, so that streaming blocks and whole signals agree."""
+
+from __future__ import annotations
+
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+_Count = TypeVar("_Count", int, torch.Tensor)
+
 
 class STFT(nn.Module):
-    """Analysis and synthesis with windows that reconstruct exactly.
+    """Analysis and synthesis with perfect reconstruction.
 
-    Frame t sees the samples from ``t · hop − (window − hop)`` to ``t · hop + hop``, zeros outside the signal; the
+    Frame t covers the samples from ``t · hop − (window − hop)`` to ``t · hop + hop``, zeros outside the signal; the
     latency of a causal network is therefore one window.
 
     Args:
         window: length in samples, a multiple of ``hop``.
         hop: distance between frames in samples.
         fft: length of the transform, at least ``window``.
-        root: take the square root of the Hann window, for windows that overlap by half.
+        root: use the square root of the Hann window, for 50 % overlap.
     """
 
-    def __init__(self, window, hop, fft, root=False):
+    analysis: torch.Tensor
+    synthesis: torch.Tensor
+
+    def __init__(self, window: int, hop: int, fft: int, root: bool = False) -> None:
         super().__init__()
         if window % hop or window < 2 * hop or fft < window:
             raise ValueError(f"STFT needs window = k · hop, k ≥ 2, and fft ≥ window; got {window}, {hop}, {fft}")
@@ -31,19 +40,19 @@ class STFT(nn.Module):
         self.register_buffer("synthesis", (analysis / overlap).float(), persistent=False)
 
     @property
-    def context(self):
-        """How many samples a frame sees before its own hop."""
+    def context(self) -> int:
+        """The number of samples that a frame covers before its own hop."""
         return self.window - self.hop
 
-    def num_frames(self, num_samples):
-        """Return how many frames cover ``num_samples`` (an int or an integer tensor) to the last sample."""
+    def num_frames(self, num_samples: _Count) -> _Count:
+        """Return the number of frames that cover ``num_samples`` (an int or an integer tensor)."""
         return (num_samples - 1 + self.context) // self.hop + 1
 
-    def forward(self, wav):
+    def forward(self, wav: torch.Tensor) -> torch.Tensor:
         """Analyse.
 
         Args:
-            wav: (batch, context + frames · hop): the frames' samples with those before them.
+            wav: (batch, context + frames · hop): the samples of the frames, preceded by their context.
 
         Returns:
             complex64 (batch, fft // 2 + 1, frames)
@@ -51,18 +60,18 @@ class STFT(nn.Module):
         frames = wav.unfold(-1, self.window, self.hop) * self.analysis  # (batch, frames, window)
         return torch.fft.rfft(frames, n=self.fft).transpose(1, 2)
 
-    def inverse(self, spec):
+    def inverse(self, spec: torch.Tensor) -> torch.Tensor:
         """Synthesise by overlap-add.
 
         Args:
             spec: complex (batch, fft // 2 + 1, frames)
 
         Returns:
-            (batch, frames · hop + context): the first and the last ``context`` samples are not complete; they lack what
-            neighbouring blocks add to them.
+            (batch, frames · hop + context): the first and the last ``context`` samples are incomplete until the
+            neighbouring blocks are added.
         """
         frames = torch.fft.irfft(spec.transpose(1, 2), n=self.fft)[..., : self.window] * self.synthesis
         parts = frames.unflatten(-1, (-1, self.hop))  # (batch, frames, parts, hop)
         count = parts.shape[2]
-        total = sum(F.pad(parts[:, :, i], (0, 0, i, count - 1 - i)) for i in range(count))
-        return total.flatten(1)
+        shifted = [F.pad(parts[:, :, i], (0, 0, i, count - 1 - i)) for i in range(count)]
+        return sum(shifted[1:], shifted[0]).flatten(1)

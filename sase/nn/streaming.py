@@ -1,42 +1,50 @@
-"""What causal layers share: their past, carried from one block of frames to the next."""
+"""The streaming state of causal layers: what they cache from one block of frames to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+StreamState = dict[Hashable, Any]  # a layer, or (layer, name), to what it caches
 
-def prepend_past(x, frames, state, key):
-    """Return ``x`` with the frames before it in front, and keep its own last frames for the next block.
+
+def prepend_past(x: torch.Tensor, frames: int, state: StreamState | None, key: Hashable) -> torch.Tensor:
+    """Prepend the previous frames to ``x``, and cache its last frames for the next block.
 
     Args:
         x: (..., time)
-        frames: how many frames the layer looks back.
-        state: the dict of the running stream; None for a whole signal.
-        key: what the past is kept under, unique in ``state``.
+        frames: number of past frames that the layer sees.
+        state: the streaming state; None for a whole signal.
+        key: of the cache, unique in ``state``.
 
     Returns:
-        (..., frames + time); zeros stand before the beginning of the signal.
+        (..., frames + time); frames before the start of the signal are zero.
     """
     if frames == 0:
         return x
-    if state is None or key not in state:
-        padded = F.pad(x, (frames, 0))
-    else:
-        padded = torch.cat([state[key], x], dim=-1)
+    past = None if state is None else state.get(key)
+    padded = F.pad(x, (frames, 0)) if past is None else torch.cat([past, x], dim=-1)
     if state is not None:
         state[key] = padded[..., padded.shape[-1] - frames :]
     return padded
 
 
-def decayed_sum(x, decay, state=None, key=None, chunk=64):
-    """Sum over the past with exponential forgetting, ``y_t = Σ_{s≤t} decay^(t−s) x_s``, without a loop over frames.
+def decayed_sum(
+    x: torch.Tensor, decay: float, state: StreamState | None = None, key: Hashable = None, chunk: int = 64
+) -> torch.Tensor:
+    """Return the exponentially decayed sum ``y_t = Σ_{s≤t} decay^(t−s) x_s``, without a loop over frames.
 
-    Within chunks of frames the sum is one product with a triangular Toeplitz matrix; a second, small one carries the
-    chunks' ends onwards.
+    Within chunks of frames the sum is one product with a triangular Toeplitz matrix; a second, small product carries
+    the sums at the chunks' ends to the chunks that follow.
 
     Args:
         x: (batch, ..., time, features)
-        decay: a float in (0, 1).
-        state, key: as in :func:`prepend_past`; the last sum is kept.
+        decay: in (0, 1).
+        state, key: as in :func:`prepend_past`; the last sum is cached.
+        chunk: frames per chunk.
 
     Returns:
         Of the shape of ``x``.
@@ -61,13 +69,14 @@ def decayed_sum(x, decay, state=None, key=None, chunk=64):
     return total
 
 
-def _powers(base, count, like):
+def _powers(base: float, count: int, like: torch.Tensor) -> torch.Tensor:
+    """Return ``base^0 … base^(count−1)``, computed in float64, with the type and device of ``like``."""
     exponents = torch.arange(count, device=like.device, dtype=torch.float64)
     return (float(base) ** exponents).to(like.dtype)
 
 
-def _toeplitz(powers):
-    """Lower triangular matrix with ``powers[i − j]`` in row i and column j."""
+def _toeplitz(powers: torch.Tensor) -> torch.Tensor:
+    """Return the lower triangular matrix with ``powers[i − j]`` in row i and column j."""
     size = len(powers)
     index = torch.arange(size, device=powers.device)
     lag = index[:, None] - index

@@ -1,68 +1,68 @@
-"""The weights that come with the package, each with its model card: ``<name>.safetensors`` and ``<name>.md``."""
+"""The pretrained weights of the package, each with its model card: ``<name>.safetensors`` and ``<name>.md``."""
+
+from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
+import torch
 
 from sase.atomic import atomic_path
 from sase.config import from_mapping, to_mapping
 from sase.errors import InputError
-from sase.model import FORMAT, ModelConfig, build_model, load_model
+from sase.model import FORMAT, SASE, build_model, load_model
+from sase.nn.config import ModelConfig
 
 FOLDER = Path(__file__).parent
 DEFAULT = "small"
 
 
-def available():
-    """Return {name: path} of the weights that are there."""
+def available() -> dict[str, Path]:
+    """Return name to path of the pretrained weights."""
     return {path.stem: path for path in sorted(FOLDER.glob("*.safetensors"))}
 
 
-def card(name):
-    """Return the model card of shipped weights, Markdown.
+def card(name: str) -> str:
+    """Return the model card of pretrained weights, in Markdown.
 
     Raises:
-        InputError: no such name.
+        InputError: for an unknown name.
     """
-    return _shipped(name).with_suffix(".md").read_text(encoding="utf-8")
+    return _resolve_name(name).with_suffix(".md").read_text(encoding="utf-8")
 
 
-def load(name_or_path, device="cpu"):
-    """Return the network of saved weights, in eval mode.
+def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> SASE:
+    """Return a network with trained weights, in eval mode.
 
     Args:
         name_or_path: a name of :func:`available`; a ``.safetensors`` file of :func:`save`; or a ``best.pt``, or an
-            experiment folder that holds one. What is there as a file comes before a name.
-        device: where to.
+            experiment folder with a ``best.pt``. An existing file takes precedence over a name.
+        device: where to load it.
 
     Raises:
-        InputError: no such model, a corrupt file, or the weights of another network.
+        InputError: if the model is not found, corrupt, or of another network.
     """
     path = Path(name_or_path)
     if not path.exists():
-        looks_like_path = path.suffix or os.sep in str(name_or_path)
-        if looks_like_path and str(name_or_path) not in available():
-            raise InputError(f"{name_or_path}: no such model; {_known()}")
-        path = _shipped(str(name_or_path))
+        path = _resolve_name(str(name_or_path))
     return _load_safetensors(path, device) if path.suffix == ".safetensors" else load_model(path, device)
 
 
-def save(model, path):
-    """Write a network's config and weights as safetensors, which cannot run code and is whole or not there."""
+def save(model: SASE, path: str | Path) -> None:
+    """Save a network's config and weights as safetensors, which cannot execute code; the write is atomic."""
     metadata = {"format": FORMAT, "model_config": json.dumps(to_mapping(model.config))}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_path(path) as partial:
         partial.write_bytes(safetensors.torch.save(state, metadata))
 
 
-def _load_safetensors(path, device):
+def _load_safetensors(path: Path, device: str | torch.device) -> SASE:
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
     except (safetensors.SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a readable safetensors file ({error})") from None
     if metadata.get("format") != FORMAT:
@@ -71,16 +71,15 @@ def _load_safetensors(path, device):
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise InputError(f"{path}: its weights do not fit its config ({' '.join(str(error).split())[:200]})") from None
+        raise InputError(
+            f"{path}: the weights do not match the config ({' '.join(str(error).split())[:200]})"
+        ) from None
     return model.eval().to(device)
 
 
-def _shipped(name):
+def _resolve_name(name: str) -> Path:
     found = available()
     if name not in found:
-        raise InputError(f"{name}: no such model; {_known()}")
+        known = ", ".join(found) or "(this version has no pretrained weights)"
+        raise InputError(f"{name}: model not found; give one of {known}, or an experiment's best.pt")
     return found[name]
-
-
-def _known():
-    return f"give one of {', '.join(available()) or '(no weights came with this version)'}, or an experiment's best.pt"

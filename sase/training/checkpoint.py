@@ -4,7 +4,7 @@ import torch
 
 from sase.atomic import atomic_path
 from sase.errors import InputError
-from sase.model import FORMAT, load_checked
+from sase.model import FORMAT, read_checkpoint
 
 
 def save_checkpoint(path, state):
@@ -24,7 +24,7 @@ def load_checkpoint(path, config, resume_key=lambda config: config):
     Raises:
         InputError: a corrupt file, a saved model that is no training checkpoint, or one of another config.
     """
-    state = load_checked(path)
+    state = read_checkpoint(path)
     if "optimizer" not in state:
         raise InputError(f"{path}: holds a model but nothing to resume training from")
     if difference := first_difference(resume_key(state["config"]), resume_key(config)):

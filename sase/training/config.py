@@ -7,7 +7,8 @@ import torch
 from sase.config import apply_overrides, from_mapping, read_yaml, to_mapping
 from sase.data.dataset import DataConfig
 from sase.errors import InputError
-from sase.model import ModelConfig, model_config
+from sase.model import model_config
+from sase.nn.config import ModelConfig
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 SELECTORS = ("SI_SNR", "PESQ_WB")
