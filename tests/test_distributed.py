@@ -3,6 +3,7 @@
 import os
 import subprocess
 import threading
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -16,16 +17,16 @@ from sase.losses.objectives import BatchTotals, build_loss
 from sase.model import build_model
 from sase.processes import child_environment, sase_command
 from sase.training import launch
+from sase.training.batch_sharding import ShardedBackward, batch_backward, split
 from sase.training.config import OptimiserConfig, build_optimizer, resume_key
 from sase.training.distributed import Workers
 from sase.training.loop import backward
-from sase.training.shares import ShardedBackward, split
 
 
 class Alone(SimpleNamespace):
     """Stands for one of several processes, without the others."""
 
-    def total(self, values):
+    def all_reduce_sum(self, values):
         return values
 
 
@@ -47,7 +48,7 @@ def model():
 
 def gradients(model, backward, batch, loss):
     model.zero_grad()
-    values = backward(model, batch, build_loss(loss), None)
+    values = backward(model, batch, build_loss(loss), nullcontext)
     return values, torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 
@@ -58,15 +59,15 @@ def test_rows_are_split_evenly_and_none_is_lost():
 
 
 @pytest.mark.parametrize("loss", [{"si_snr": 1.0}, {"compressed_spectral": 0.5, "sdr": 1.0, "log_mel": 0.1}])
-@pytest.mark.parametrize("count, micro_batch_size", [(1, 3), (1, 1), (2, 0), (3, 2), (7, 0)])
-def test_shares_add_up_to_the_whole_batch(model, batch, loss, count, micro_batch_size):
+@pytest.mark.parametrize("world_size, micro_batch_size", [(1, 3), (1, 1), (2, 0), (3, 2), (7, 0)])
+def test_shares_add_up_to_the_whole_batch(model, batch, loss, world_size, micro_batch_size):
     expected, whole = gradients(model, backward, batch, loss)
     values, sums = dict.fromkeys(expected, 0.0), torch.zeros_like(whole)
-    for rank in range(count):
-        shares = ShardedBackward(Alone(rank=rank, count=count), 7, micro_batch_size)
+    for rank in range(world_size):
+        sharded = ShardedBackward(Alone(rank=rank, world_size=world_size), 7, micro_batch_size)
         model.no_sync = torch.enable_grad  # stands for what DistributedDataParallel adds
-        mine, gradient = gradients(model, shares.backward, batch, loss)
-        sums += gradient / count  # what it does with the gradients of all
+        mine, gradient = gradients(model, sharded, batch, loss)
+        sums += gradient / world_size  # what it does with the gradients of all
         values = {name: values[name] + mine[name] for name in values}
     assert values == pytest.approx(expected, rel=1e-5)
     torch.testing.assert_close(sums, whole, rtol=1e-3, atol=1e-5 * float(whole.abs().max()))
@@ -86,10 +87,13 @@ def test_losses_of_parts_are_shares_of_the_whole(batch):
 
 
 def test_a_batch_that_is_too_small_to_share_is_refused():
-    with pytest.raises(InputError, match="data.batch_size is 2, and 3 processes"):
-        ShardedBackward(Alone(rank=0, count=3), 2)
-    assert ShardedBackward(Alone(rank=0, count=1), 6).whole
-    assert not ShardedBackward(Alone(rank=0, count=1), 6, 4).whole
+    with pytest.raises(InputError, match="data.batch_size is 2, too small for 3 processes"):
+        ShardedBackward(Alone(rank=0, world_size=3), 2)
+
+
+def test_one_process_with_whole_batches_uses_the_plain_backward_pass():
+    assert batch_backward(Alone(rank=0, world_size=1), 6) is backward
+    assert isinstance(batch_backward(Alone(rank=0, world_size=1), 6, 4), ShardedBackward)
 
 
 def test_the_leader_is_the_last_to_leave(monkeypatch):

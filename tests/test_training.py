@@ -21,7 +21,7 @@ from sase.model import build_model, load_model
 from sase.training.checkpoint import first_difference, load_checkpoint
 from sase.training.config import load_train_config
 from sase.training.distributed import init_workers
-from sase.training.loop import EpochStats, GradientGuard, learning_rate, train_epoch
+from sase.training.loop import EpochStats, GradientGuard, TrainingStep, learning_rate, train_epoch
 from sase.training.trainer import Trainer
 from sase.training.validation import validate
 
@@ -72,10 +72,11 @@ def test_training_lowers_the_loss(dump):
     model, pairs = build_model(config.model), PairSet(dump)
     mixtures, criterion = Mixtures(pairs, config.data, 0), build_loss({"si_snr": 1.0})
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    step = TrainingStep(model, criterion, optimizer, GradientGuard(3.0, 5))
 
     def epoch(first):
         batches = (mixtures.batch(n) for n in range(first, first + 25))
-        return train_epoch(model, batches, criterion, optimizer, GradientGuard(3.0, 5)).means()["loss"]
+        return train_epoch(step, batches).means()["loss"]
 
     losses = [epoch(25 * number) for number in range(4)]
     assert losses[-1] < losses[0] - 6.0  # dB
@@ -100,12 +101,14 @@ def test_a_bad_gradient_is_refused_and_too_many_stop_training(dump):
     def poisoned(enhanced, clean, lengths):
         return enhanced.sum() * float("nan"), {}
 
-    stats = train_epoch(model, (mixtures.batch(n) for n in range(4)), poisoned, optimizer, GradientGuard(3.0, 5))
+    step = TrainingStep(model, poisoned, optimizer, GradientGuard(3.0, 5))
+    stats = train_epoch(step, (mixtures.batch(n) for n in range(4)))
     assert (stats.steps, stats.bad_steps) == (0, 4)
     assert stats.means() == {}
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
+    step.guard = GradientGuard(3.0, 5)
     with pytest.raises(InputError, match=r"not finite in 5 steps in a row.*p\d_001"):
-        train_epoch(model, (mixtures.batch(n) for n in range(9)), poisoned, optimizer, GradientGuard(3.0, 5))
+        train_epoch(step, (mixtures.batch(n) for n in range(9)))
 
 
 def test_validation_leaves_the_model_as_it_was_and_agrees_with_single_utterances(dump):

@@ -23,8 +23,8 @@ from sase.losses.objectives import build_loss
 from sase.machine import cpu_name
 from sase.model import build_model
 from sase.profiling import macs_per_s, with_unit
-from sase.training.arithmetic import compile_network, keep_freed_memory, training_precision
-from sase.training.loop import GradientGuard, train_epoch
+from sase.training.loop import GradientGuard, TrainingStep, train_epoch
+from sase.training.performance import compile_network, keep_freed_memory, training_precision
 
 _REFERENCE_SIZE, _REFERENCE_COUNT = 512, 8  # matrices, and how many products of them: 1.07 GMAC
 _TEST_UTTERANCES = 824  # of VoiceBank+DEMAND
@@ -116,11 +116,12 @@ def _bench_train(config, pairs, switches, precision, compiled, steps):
         torch.compiler.reset()  # what was compiled for another network makes this one's shapes dynamic
         compile_network(model.network)
     optimizer = torch.optim.AdamW(model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay)
-    criterion, guard, times = build_loss(config.loss), GradientGuard(train.clip_norm, train.max_bad_steps), []
+    guard = GradientGuard(train.clip_norm, train.max_bad_steps)
+    training_step, times = TrainingStep(model, build_loss(config.loss), optimizer, guard), []
     with training_precision(precision, pairs.device):
         for step in range(steps + 2):
             batches = (mixtures.batch(step) for _ in range(1))
-            times.append(_time(train_epoch, model, batches, criterion, optimizer, guard))
+            times.append(_time(train_epoch, training_step, batches))
     seconds, processor = zip(*times)
     batch_s = config.data.batch_size * config.data.segment_s
     return {

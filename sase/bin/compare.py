@@ -24,7 +24,7 @@ def main():
 
     from sase.studies import comparison
     from sase.studies.comparison_page import write_page
-    from sase.training.arithmetic import keep_freed_memory
+    from sase.training.performance import keep_freed_memory
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     plan = comparison.load_comparison(args.config)

@@ -31,8 +31,8 @@ def main():
     from sase.federated import ENGINES
     from sase.federated.config import load_federated_config
     from sase.federated.inproc import count_silos
-    from sase.training.arithmetic import keep_freed_memory
     from sase.training.config import load_train_config
+    from sase.training.performance import keep_freed_memory
 
     if args.engine not in ENGINES:
         raise InputError(f"--engine {args.engine}: there are {', '.join(ENGINES)}")

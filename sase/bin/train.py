@@ -25,7 +25,6 @@ def main():
     import torch
 
     from sase.errors import InputError
-    from sase.training.arithmetic import keep_freed_memory
     from sase.training.config import load_train_config
     from sase.training.distributed import init_workers
     from sase.training.launch import (
@@ -35,6 +34,7 @@ def main():
         threads_per_process,
         under_torchrun,
     )
+    from sase.training.performance import keep_freed_memory
     from sase.training.trainer import Trainer
 
     processes = processes_per_node(args.ngpu, args.processes)

@@ -20,11 +20,11 @@ from sase.federated.payload import encode, num_bytes
 from sase.federated.personal import PersonalState
 from sase.losses.objectives import build_loss
 from sase.model import build_model
-from sase.training.arithmetic import autocast, training_precision
+from sase.training.batch_sharding import batch_backward
 from sase.training.config import TrainConfig, build_optimizer
 from sase.training.distributed import Workers
-from sase.training.loop import EpochStats, GradientGuard, backward, learning_rate, train_epoch
-from sase.training.shares import ShardedBackward
+from sase.training.loop import EpochStats, GradientGuard, TrainingStep, learning_rate, train_epoch
+from sase.training.performance import autocast, training_precision
 from sase.training.validation import PairSubset, validate
 
 CONTROL = "control/"  # before the names of SCAFFOLD's control variates
@@ -193,7 +193,7 @@ class _LocalTraining:
         self.criterion = build_loss(train.loss)
         options = train.train
         self.optimizer = build_optimizer(options, model.parameters(), self.device)
-        self.shares = ShardedBackward(Workers(0, 1, self.device), train.data.batch_size, options.micro_batch_size)
+        self.backward = batch_backward(Workers(0, 1, self.device), train.data.batch_size, options.micro_batch_size)
         self.guard = GradientGuard(options.clip_norm, options.max_bad_steps)
 
     def control_variate(self, layout):
@@ -225,21 +225,19 @@ class _LocalTraining:
             nonlocal step
             step += 1
 
+        training_step = TrainingStep(
+            self.model,
+            self.criterion,
+            self.optimizer,
+            guard,
+            rate,
+            autocast=self._autocast,
+            backward=self.backward,
+        )
         for epoch in range(self.fed.local_epochs):
             first = self.first + epoch * self.steps_per_epoch
             batches = (self.mixtures.batch(number) for number in range(first, first + self.steps_per_epoch))
-            stats = train_epoch(
-                self.model,
-                batches,
-                self.criterion,
-                self.optimizer,
-                guard,
-                rate,
-                None,
-                self._autocast,
-                on_step,
-                backward if self.shares.whole else self.shares.backward,
-            )
+            stats = train_epoch(training_step, batches, on_step)
             whole = whole.merged(stats)
         return whole, stats
 

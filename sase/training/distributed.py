@@ -1,9 +1,13 @@
-"""The few facts that several training processes, started by torchrun, must share."""
+"""Rank, world size, device and collectives of data-parallel training under torchrun."""
+
+from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -11,81 +15,89 @@ from torch.distributed.rendezvous import rendezvous
 
 from sase.processes import kill_with_parent
 
-# Others wait for the one that validates: longer than PyTorch's own ten minutes. Who is killed is noticed at once.
-_PATIENCE = timedelta(hours=4)
+# Other ranks wait while rank 0 validates, which may exceed PyTorch's 10 minutes. A killed rank is noticed at once.
+_TIMEOUT = timedelta(hours=4)
 
 
 @dataclass(frozen=True)
 class Workers:
-    """This process among all: its rank, how many there are, its device, and what they can leave each other word in."""
+    """The processes that train together, seen from one of them.
+
+    Attributes:
+        rank: of this process.
+        world_size: number of processes.
+        device: of this process.
+        store: the process group's key-value store; None for a single process.
+    """
 
     rank: int
-    count: int
+    world_size: int
     device: torch.device
     store: dist.Store | None = None
 
     @property
-    def is_main(self):
-        """Whether this is the process that validates, writes and reports."""
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which validates, writes files and logs."""
         return self.rank == 0
 
-    def barrier(self):
-        """Wait for all."""
-        if self.count > 1:
+    def barrier(self) -> None:
+        """Wait until all ranks get here."""
+        if self.world_size > 1:
             dist.barrier()
 
-    def total(self, values):
-        """Return a list of numbers, each summed over all processes."""
-        if self.count == 1:
+    def all_reduce_sum(self, values: list[float]) -> list[float]:
+        """Return the element-wise sum of ``values`` over all ranks."""
+        if self.world_size == 1:
             return values
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(tensor)
         return tensor.tolist()
 
-    def broadcast(self, function):
-        """Return what ``function()`` returns in the process that leads: plain types and tensors of the CPU.
+    def broadcast(self, function: Callable[[], Any]) -> Any:
+        """Call ``function`` on rank 0 only and return its result, plain types and CPU tensors, on all ranks.
 
-        So all go on from one state, even where a shared disk shows some of them an older file.
+        All ranks thus use the same state, even where a shared disk still shows some of them an older file.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return function()
         box = [function() if self.is_main else None]
         dist.broadcast_object_list(box, device=self.device)
         return box[0]
 
-    def shut_down(self):
-        """End what :func:`init_workers` began; the leader is the last, since the others hang on it.
+    def shut_down(self) -> None:
+        """Destroy the process group, rank 0 last, because it hosts the store.
 
-        Were it to leave while another still closes its connections, that one could fail, and be started anew by a
-        launcher that would wait in vain for the leader's to join.
+        If rank 0 left first, another rank could fail while closing its connections, and torchrun would restart that
+        rank, which would then wait for rank 0 in vain.
         """
-        if self.count == 1:
+        if self.store is None:
             return
         if self.is_main:
-            self.store.wait([f"left/{rank}" for rank in range(1, self.count)], _PATIENCE)
+            self.store.wait([f"left/{rank}" for rank in range(1, self.world_size)], _TIMEOUT)
         dist.destroy_process_group()
         if not self.is_main:
             self.store.set(f"left/{self.rank}", "")
 
 
-def init_workers(use_gpu):
-    """Return the :class:`Workers` of the environment that torchrun sets; one worker where it sets none.
+def init_workers(use_gpu: bool) -> Workers:
+    """Initialise the process group from torchrun's environment variables; without them, there is one process.
 
-    A process that torchrun started dies with it: else it would train on, and write where its successor writes.
+    A process started by torchrun is killed when torchrun ends; otherwise it would keep training and write to the same
+    files as its replacement.
 
     Args:
-        use_gpu: one GPU a process (NCCL); else the CPU (Gloo).
+        use_gpu: one GPU per process (NCCL), otherwise the CPU (Gloo).
     """
-    count, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    world_size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if use_gpu else torch.device("cpu")
     if use_gpu:
         torch.cuda.set_device(device)
     if "RANK" in os.environ:
         kill_with_parent()
     store = None
-    if count > 1:
-        store = next(rendezvous("env://", rank, count, timeout=_PATIENCE))[0]  # anew for each start of torchrun
-        warnings.filterwarnings("ignore", "Grad strides do not match")  # of weights with a dimension of one
+    if world_size > 1:
+        store = next(rendezvous("env://", rank, world_size, timeout=_TIMEOUT))[0]  # new for each restart by torchrun
+        warnings.filterwarnings("ignore", "Grad strides do not match")  # of weights with a dimension of size one
         backend = "nccl" if use_gpu else "gloo"
-        dist.init_process_group(backend, timeout=_PATIENCE, store=store, rank=rank, world_size=count)
-    return Workers(rank, count, device, store)
+        dist.init_process_group(backend, timeout=_TIMEOUT, store=store, rank=rank, world_size=world_size)
+    return Workers(rank, world_size, device, store)

@@ -1,52 +1,82 @@
-"""One epoch, as a plain function: the same for central and for federated training."""
+"""One training epoch as a plain function, the same for central and for federated training."""
+
+from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from sase.errors import InputError
 
+if TYPE_CHECKING:
+    from torch.optim.swa_utils import AveragedModel
+
+    from sase.data.dataset import Batch
+
+Criterion = Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]]
+Autocast = Callable[[], AbstractContextManager[Any]]
+Backward = Callable[[torch.nn.Module, "Batch", Criterion, Autocast], dict[str, float]]
+
 
 @dataclass
 class EpochStats:
-    """What one epoch did: means over its good steps, and how many steps were refused."""
+    """Sums over the accepted steps of an epoch, and the number of rejected steps."""
 
     steps: int = 0
     bad_steps: int = 0
-    sums: dict = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=dict)
 
-    def add(self, values):
-        """Take the values of one good step: name to float."""
+    def add(self, values: dict[str, float]) -> None:
+        """Add the losses of one accepted step."""
         self.steps += 1
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def merged(self, later):
-        """Return the stats of this part of an epoch and of a later one together."""
+    def merged(self, later: EpochStats) -> EpochStats:
+        """Return the stats of this part of an epoch and a later one combined."""
         names = {**self.sums, **later.sums}
         sums = {name: self.sums.get(name, 0.0) + later.sums.get(name, 0.0) for name in names}
         return EpochStats(self.steps + later.steps, self.bad_steps + later.bad_steps, sums)
 
-    def means(self):
-        """Name to mean."""
+    def means(self) -> dict[str, float]:
+        """Return the mean of each loss per accepted step; empty without one."""
         return {name: total / self.steps for name, total in self.sums.items()} if self.steps else {}
 
 
+class Guard(Protocol):
+    """What a training step asks before it calls the optimiser: :class:`GradientGuard`, or a wrapper of one."""
+
+    def clip_if_finite(self, parameters: list[torch.nn.Parameter], utts: Sequence[str]) -> bool: ...
+
+
 class GradientGuard:
-    """Refuses steps whose gradient is not finite, and stops training after too many in a row.
+    """Clips gradients, rejects non-finite ones, and stops training after too many rejections in a row.
 
     Args:
-        clip_norm: larger gradients are scaled down to this norm.
-        max_bad_steps: in a row.
+        clip_norm: gradients with a larger norm are scaled down to it.
+        max_bad_steps: number of consecutive rejections that stops training.
+
+    Attributes:
+        consecutive: rejections since the last finite gradient.
     """
 
-    def __init__(self, clip_norm, max_bad_steps):
+    def __init__(self, clip_norm: float, max_bad_steps: int) -> None:
         self.clip_norm, self.max_bad_steps, self.consecutive = clip_norm, max_bad_steps, 0
 
-    def clip_if_finite(self, parameters, utts):
-        """Clip the gradients and return True when they are finite; raise InputError after too many that are not."""
+    def clip_if_finite(self, parameters: list[torch.nn.Parameter], utts: Sequence[str]) -> bool:
+        """Clip the gradients in place; return whether they are finite, so that the step may be taken.
+
+        Args:
+            parameters: with their gradients.
+            utts: the utterances of the batch, for the error message.
+
+        Raises:
+            InputError: the gradient was not finite ``max_bad_steps`` times in a row.
+        """
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         if torch.isfinite(norm):
             self.consecutive = 0
@@ -55,78 +85,93 @@ class GradientGuard:
         if self.consecutive >= self.max_bad_steps:
             raise InputError(
                 f"training stopped: the gradient was not finite in {self.consecutive} steps in a row; "
-                f"lower train.learning_rate, or look at the last batch: {' '.join(utts)}"
+                f"lower train.learning_rate or check the last batch: {' '.join(utts)}"
             )
         return False
 
 
-def learning_rate(step, peak, warmup_steps, total_steps, final_ratio):
-    """Return the rate of ``step`` (from 0): a linear rise, then half a cosine down to ``final_ratio · peak``."""
+def learning_rate(step: int, peak: float, warmup_steps: int, total_steps: int, final_ratio: float) -> float:
+    """Return the learning rate of ``step`` (from 0): linear warm-up, then half a cosine to ``final_ratio · peak``."""
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
     return peak * (final_ratio + (1.0 - final_ratio) * 0.5 * (1.0 + math.cos(math.pi * done)))
 
 
-def backward(model, batch, criterion, autocast=None):
-    """Leave the gradients of a batch in a model's parameters; return its ``loss`` and the parts of it as floats.
+def backward(model: torch.nn.Module, batch: Batch, criterion: Criterion, autocast: Autocast) -> dict[str, float]:
+    """Compute the gradients of a batch; return its ``loss`` and the terms of it.
 
     Args:
-        model, batch, criterion, autocast: as :func:`train_epoch` has them.
+        model, criterion, autocast: as in :class:`TrainingStep`.
+        batch: a :class:`sase.data.dataset.Batch`.
     """
-    with autocast() if autocast else nullcontext():
+    with autocast():
         enhanced = model(batch.noisy, batch.lengths)
-    loss, parts = criterion(enhanced.float(), batch.clean, batch.lengths)
+    loss, terms = criterion(enhanced.float(), batch.clean, batch.lengths)
     loss.backward()
-    return {"loss": float(loss.detach()), **{name: float(value) for name, value in parts.items()}}
+    return {"loss": float(loss.detach()), **{name: float(value) for name, value in terms.items()}}
+
+
+@dataclass
+class TrainingStep:
+    """Everything that one optimiser step needs; call it with a batch.
+
+    Attributes:
+        model: noisy waveform to enhanced waveform, possibly wrapped in ``DistributedDataParallel``.
+        criterion: ``(enhanced, clean, lengths) -> (loss, terms)``, see :func:`sase.losses.objectives.build_loss`.
+        optimizer: of the model's parameters.
+        guard: clips the gradients and decides whether to take the step.
+        learning_rate: returns the learning rate of the next step; None leaves the optimiser's own.
+        ema: averaged weights, updated after each accepted step.
+        autocast: returns the context of the forward pass.
+        backward: :func:`backward`, or a replacement for sharded batches (:mod:`sase.training.batch_sharding`).
+    """
+
+    model: torch.nn.Module
+    criterion: Criterion
+    optimizer: torch.optim.Optimizer
+    guard: Guard
+    learning_rate: Callable[[], float] | None = None
+    ema: AveragedModel | None = None
+    autocast: Autocast = nullcontext
+    backward: Backward = backward
+
+    def __post_init__(self) -> None:
+        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+
+    def __call__(self, batch: Batch) -> dict[str, float] | None:
+        """Take one step; return the losses, or None when the gradient was rejected."""
+        if self.learning_rate is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self.backward(self.model, batch, self.criterion, self.autocast)
+        if not self.guard.clip_if_finite(self._parameters, batch.utts):
+            return None
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update_parameters(getattr(self.model, "module", self.model))
+        return losses
 
 
 def train_epoch(
-    model,
-    batches,
-    criterion,
-    optimizer,
-    guard,
-    rate=None,
-    averaged=None,
-    autocast=None,
-    on_step=None,
-    backward=backward,
-):
+    step: TrainingStep, batches: Iterable[Batch], on_step: Callable[[EpochStats], None] | None = None
+) -> EpochStats:
     """Take one optimiser step for every batch.
 
     Args:
-        model: noisy waveform to enhanced waveform, maybe wrapped for several devices.
+        step: the model and what trains it.
         batches: iterable of :class:`sase.data.dataset.Batch`.
-        criterion: ``(enhanced, clean, lengths) -> (loss, parts)``, as :func:`sase.losses.objectives.build_loss` gives.
-        optimizer: of the model's parameters.
-        guard: a :class:`GradientGuard`.
-        rate: called before each step, returns its learning rate; None leaves the optimiser's own.
-        averaged: an ``AveragedModel`` to update after each good step.
-        autocast: called for a context in which the model runs.
         on_step: called after each step with the stats so far.
-        backward: :func:`backward`, or what does the same for a batch that is shared out, as
-            :class:`sase.training.shares.ShardedBackward`.
-
-    Returns:
-        :class:`EpochStats` with ``loss`` and its parts.
     """
-    model.train()
+    step.model.train()
     stats = EpochStats()
-    parameters = [p for p in model.parameters() if p.requires_grad]
     for batch in batches:
-        if rate is not None:
-            for group in optimizer.param_groups:
-                group["lr"] = rate()
-        optimizer.zero_grad(set_to_none=True)
-        values = backward(model, batch, criterion, autocast)
-        if guard.clip_if_finite(parameters, batch.utts):
-            optimizer.step()
-            if averaged is not None:
-                averaged.update_parameters(getattr(model, "module", model))
-            stats.add(values)
-        else:
+        losses = step(batch)
+        if losses is None:
             stats.bad_steps += 1
+        else:
+            stats.add(losses)
         if on_step is not None:
             on_step(stats)
     return stats

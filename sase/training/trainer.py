@@ -1,9 +1,12 @@
 """Central training: epochs of :func:`train_epoch`, validation, checkpoints, and a history that one can read."""
 
+from __future__ import annotations
+
 import logging
 import math
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -13,17 +16,17 @@ from tqdm import tqdm
 
 from sase.atomic import remove_leftovers, write_text
 from sase.config import read_yaml, to_mapping, to_yaml
-from sase.data.dataset import Mixtures, PairSet
+from sase.data.dataset import Batch, Mixtures, PairSet
 from sase.errors import InputError
 from sase.jsonfile import append_jsonl, write_jsonl
 from sase.losses.objectives import build_loss
 from sase.model import save_model
-from sase.training.arithmetic import autocast, compile_network, eager, training_precision
+from sase.training.batch_sharding import batch_backward
 from sase.training.checkpoint import first_difference, load_checkpoint, save_checkpoint
 from sase.training.config import build_optimizer, resume_key
 from sase.training.initial import initial_model
-from sase.training.loop import EpochStats, GradientGuard, backward, learning_rate, train_epoch
-from sase.training.shares import ShardedBackward
+from sase.training.loop import EpochStats, GradientGuard, TrainingStep, learning_rate, train_epoch
+from sase.training.performance import autocast, compile_network, eager, training_precision
 from sase.training.validation import development_scores
 
 _LOG_EVERY_S = 30.0
@@ -50,7 +53,7 @@ class Trainer:
         self.dev_pairs = PairSet(dev_set, rate, workers.device)
         # The same batches in every process, which takes its share of each.
         self.mixtures = Mixtures(pairs, config.data, config.seed * 1000)
-        self.shares = ShardedBackward(workers, config.data.batch_size, config.train.micro_batch_size)
+        self.backward = batch_backward(workers, config.data.batch_size, config.train.micro_batch_size)
         self.steps_per_epoch = config.train.steps_per_epoch or self.mixtures.batches_per_epoch
         self.model = initial_model(config).to(workers.device)
         self.criterion = build_loss(config.loss)
@@ -70,7 +73,7 @@ class Trainer:
         """Train to the last epoch; return the history, one mapping an epoch."""
         config = self.config.train
         wrapped = self.model
-        if self.workers.count > 1:
+        if self.workers.world_size > 1:
             ids = [self.workers.device.index] if self.workers.device.type == "cuda" else None
             wrapped = DistributedDataParallel(self.model, device_ids=ids)
         while len(self.history) < config.epochs:
@@ -89,55 +92,62 @@ class Trainer:
         """The network that the development set judges: of the averaged weights, or the one that is trained."""
         return self.model if self.averaged is None else self.averaged.module
 
-    def _train_one_epoch(self, model):
+    def _train_one_epoch(self, model: torch.nn.Module) -> EpochStats:
         end = (len(self.history) + 1) * self.steps_per_epoch
-        total = self.config.train.epochs * self.steps_per_epoch
-        progress = Progress(
-            f"epoch {len(self.history) + 1}/{self.config.train.epochs}",
-            self.steps_per_epoch,
-            self.steps_per_epoch - (end - self.step),
-            self.workers.is_main,
-        )
         before, saved = self.partial, time.monotonic()
+        step = TrainingStep(
+            model,
+            self.criterion,
+            self.optimizer,
+            self.guard,
+            self._learning_rate,
+            self.averaged,
+            self._autocast,
+            self.backward,
+        )
 
-        def batches():
+        def batches() -> Iterator[Batch]:
             while self.step < end:
                 yield self.mixtures.batch(self.step)
 
-        def rate():
-            train = self.config.train
-            return learning_rate(self.step, train.learning_rate, train.warmup_steps, total, train.final_ratio)
-
-        def on_step(stats):
+        def on_step(stats: EpochStats) -> None:
             nonlocal saved
             self.step += 1
-            progress.show(stats)
+            bar.set_postfix(loss=f"{stats.means().get('loss', math.nan):.4f}", refresh=False)
+            bar.update()
             if time.monotonic() - saved > self.config.train.checkpoint_s and self.step < end and self.workers.is_main:
                 self._save(before.merged(stats))
                 saved = time.monotonic()
 
-        with training_precision(self.config.train.precision, self.workers.device):
-            stats = train_epoch(
-                model,
-                batches(),
-                self.criterion,
-                self.optimizer,
-                self.guard,
-                rate,
-                self.averaged,
-                self._autocast,
-                on_step,
-                self._backward,
-            )
-        progress.close()
+        with (
+            training_precision(self.config.train.precision, self.workers.device),
+            self._progress_bar(self.steps_per_epoch - (end - self.step)) as bar,
+        ):
+            stats = train_epoch(step, batches(), on_step)
         return before.merged(stats)
 
-    @property
-    def _backward(self):
-        return backward if self.shares.whole else self.shares.backward
+    def _learning_rate(self) -> float:
+        config = self.config.train
+        total = config.epochs * self.steps_per_epoch
+        return learning_rate(self.step, config.learning_rate, config.warmup_steps, total, config.final_ratio)
 
-    def _autocast(self):
+    def _autocast(self) -> torch.autocast:
         return autocast(self.config.train.precision, self.workers.device)
+
+    def _progress_bar(self, done: int) -> tqdm:
+        """Return a bar of one epoch on rank 0's terminal; where there is none, a line in the log every 30 s."""
+        options = {
+            "desc": f"epoch {len(self.history) + 1}/{self.config.train.epochs}",
+            "total": self.steps_per_epoch,
+            "initial": done,
+            "unit": "step",
+            "leave": False,
+            "disable": not self.workers.is_main,
+        }
+        if not sys.stderr.isatty():
+            options |= {"file": _LogStream(), "mininterval": _LOG_EVERY_S, "delay": _LOG_EVERY_S, "miniters": 1}
+            options["bar_format"] = "{desc}: step {n}/{total}{postfix}"
+        return tqdm(**options)
 
     def _finish_epoch(self, stats, began):
         with eager():
@@ -212,33 +222,12 @@ class Trainer:
                     writer.add_scalar(name, value, entry["steps"])
 
 
-class Progress:
-    """A bar on a terminal, a plain line now and then in a log, nothing where ``active`` is false."""
+class _LogStream:
+    """A stream for tqdm that sends its lines to the log."""
 
-    def __init__(self, title, total, done, active):
-        self.title, self.total, self.active = title, total, active
-        self.done, self.shown = done, time.monotonic()
-        self.bar = None
-        if active and sys.stderr.isatty():
-            self.bar = tqdm(total=total, initial=done, desc=title, leave=False, unit="step")
-
-    def show(self, stats):
-        """Count one step."""
-        self.done += 1
-        if not self.active:
-            return
-        if self.bar is not None:
-            self.bar.update(1)
-            self.bar.set_postfix(loss=f"{stats.means().get('loss', float('nan')):.3f}", refresh=False)
-        elif time.monotonic() - self.shown > _LOG_EVERY_S:
-            self.shown = time.monotonic()
-            loss = stats.means().get("loss", math.nan)
-            log.info("%s: step %d/%d, loss %.4f", self.title, self.done, self.total, loss)
-
-    def close(self):
-        """Take the bar away."""
-        if self.bar is not None:
-            self.bar.close()
+    def write(self, text: str) -> None:
+        if text.strip():
+            log.info(text.strip())
 
 
 def _average(decay):

@@ -111,7 +111,7 @@ def _silo_here(context):
 @functools.cache  # a simulated silo's process lives for the whole run, and loads its data once
 def _silo(index, data_dir, state_dir, device):
     from sase.federated.silo import Silo
-    from sase.training.arithmetic import keep_freed_memory
+    from sase.training.performance import keep_freed_memory
 
     keep_freed_memory()
     return Silo(index, data_dir, state_dir, device)

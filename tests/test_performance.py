@@ -8,7 +8,7 @@ import torch
 
 from sase.errors import InputError
 from sase.model import build_model
-from sase.training.arithmetic import autocast, compile_network, eager, keep_freed_memory, training_precision
+from sase.training.performance import autocast, compile_network, eager, keep_freed_memory, training_precision
 
 CPU = torch.device("cpu")
 

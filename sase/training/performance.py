@@ -1,0 +1,88 @@
+"""Options that speed up training: reduced precision, compilation, and reuse of freed memory."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from sase.errors import InputError
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of malloc.h
+_TRIM_THRESHOLD_BYTES = 2**31 - 1
+_TOP_PAD_BYTES = 2**28
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory for later allocations; without glibc, do nothing.
+
+    A training step frees and allocates the same hundreds of megabytes over and over. By default, large blocks are
+    returned to the system, and the page faults of getting them back take a sixth of a step.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        options = (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES), (_M_TOP_PAD, _TOP_PAD_BYTES)
+        for option, value in options:
+            mallopt(option, value)
+
+
+@contextlib.contextmanager
+def training_precision(precision: str, device: torch.device) -> Iterator[None]:
+    """Set PyTorch's internal float32 precision for a block of forward and backward passes.
+
+    On a CPU, ``bfloat16`` rounds the operands of oneDNN's convolutions and matrix products, which accumulate in
+    float32; tensors stay float32. On a GPU, ``tf32`` and ``bfloat16`` allow TF32 in float32 products; for bfloat16,
+    the forward pass also runs under :func:`autocast`.
+
+    Args:
+        precision: ``train.precision`` of the configuration.
+        device: the one that trains.
+    """
+    backends: tuple[Any, ...]
+    if device.type == "cpu":
+        backends, value = (torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv), "bf16"
+        reduced = precision == "bfloat16"
+    else:
+        backends, value = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn), "tf32"
+        reduced = precision in ("tf32", "bfloat16")
+    before = [backend.fp32_precision for backend in backends]
+    if reduced:
+        for backend in backends:
+            backend.fp32_precision = value
+    try:
+        yield
+    finally:
+        for backend, old in zip(backends, before):
+            backend.fp32_precision = old
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Return the context of a forward pass: bfloat16 autocast on a GPU for that ``precision``, otherwise disabled."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16" and device.type == "cuda")
+
+
+def compile_network(network: torch.nn.Module) -> None:
+    """Compile forward and backward of a module in place with ``torch.compile``, for fixed shapes.
+
+    Raises:
+        InputError: no C++ compiler found, which compilation for a CPU needs.
+    """
+    if not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")):
+        raise InputError("train.compile needs a C++ compiler, none was found; install g++ or set train.compile=false")
+    # Warnings about complex numbers and inductor's own deprecated names are of no use to the user.
+    warnings.filterwarnings("ignore", module="torch._inductor")
+    network.compile(dynamic=False)
+
+
+def eager() -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which a compiled network runs uncompiled: for input of many different lengths."""
+    return torch.compiler.set_stance("force_eager")
