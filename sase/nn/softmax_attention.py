@@ -30,7 +30,7 @@ class SoftmaxTimeAttention(TimeAttention):
     def forward(
         self, h: torch.Tensor, state: StreamState | None = None, valid: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Attend; arguments and output as of :meth:`SAGOEA.forward`."""
+        """Attend; arguments and output as of :meth:`sase.nn.attention.SAGOEA.forward`."""
         query, key, value = self.project_qkv(h, self.qkv_weights())
         query = query / math.sqrt(query.shape[-1])
         if self.causal:
@@ -73,7 +73,7 @@ class SoftmaxFrequencyAttention(FrequencyAttention):
     """
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        """Attend over frequency; see :meth:`FrequencyAttention.forward`."""
+        """Attend over frequency; see :meth:`sase.nn.attention.FrequencyAttention.forward`."""
         weights, value = self._weights_and_value(z)
         return self.apply_mask(z, weights @ value)
 
