@@ -1,4 +1,6 @@
-"""Processes that this one starts, that die with it, and whose last words can be told."""
+"""Child processes that end with their parent, their environment and logs, and a lock on a folder."""
+
+from __future__ import annotations
 
 import ctypes
 import fcntl
@@ -6,18 +8,19 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import sase
 from sase.errors import InputError
 
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2): Linux only, as the recipes are
+_PR_SET_PDEATHSIG = 1  # of prctl(2): Linux only, like the recipes
 _libc = ctypes.CDLL(None)
 
 
-def child_environment(threads):
-    """Return this process's environment for another one of this package, with ``threads`` threads of the processor."""
+def child_environment(threads: int) -> dict[str, str]:
+    """Return this process's environment for a child that imports this package and uses ``threads`` CPU threads."""
     package = str(Path(sase.__file__).parent.parent)
     return {
         **os.environ,
@@ -27,17 +30,17 @@ def child_environment(threads):
     }
 
 
-def sase_command(*words):
-    """Return the command line of ``sase WORDS...`` with this Python."""
-    return [sys.executable, "-m", "sase.bin.main", *map(str, words)]
+def sase_command(*arguments: object) -> list[str]:
+    """Return the command line of ``sase ARGUMENTS...`` with this Python."""
+    return [sys.executable, "-m", "sase.bin.main", *map(str, arguments)]
 
 
-def start(command, env, log_path):
-    """Start a process that dies with this one, its output appended to ``log_path``; return the ``Popen``."""
+def start(command: Iterable[object], env: Mapping[str, str], log_path: Path) -> subprocess.Popen[bytes]:
+    """Start a child that is killed with this process, its output appended to ``log_path``."""
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with open(log_path, "ab") as log:
         return subprocess.Popen(
-            [str(word) for word in command],
+            [str(argument) for argument in command],
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -46,13 +49,13 @@ def start(command, env, log_path):
         )
 
 
-def kill_with_parent():
-    """Have this process killed when its parent ends: what :func:`start` runs in every child."""
-    _libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+def kill_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends; :func:`start` calls it in every child."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def last_line(path):
-    """Return the last line with something on it of a log, or nothing."""
+def last_line(path: Path) -> str:
+    """Return the last non-blank line of a log; an empty string if there is none, or no file."""
     try:
         lines = path.read_text(errors="replace").splitlines()
     except OSError:
@@ -61,16 +64,16 @@ def last_line(path):
 
 
 @contextmanager
-def folder_lock(folder):
-    """Hold a folder for this process, so that no second one writes there.
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Lock a folder, so that no second process writes to it.
 
     Raises:
-        InputError: another process holds it.
+        InputError: another process has locked it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{folder}: this is running already; wait for it or stop it first") from None
+            raise InputError(f"{folder}: locked by another process that is running; wait for it or stop it") from None
         yield

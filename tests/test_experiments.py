@@ -76,7 +76,7 @@ def test_names_and_files_that_are_wrong_are_told(tmp_path):
 
 
 def test_a_folder_is_held_by_one_process(tmp_path):
-    with folder_lock(tmp_path / "out"), pytest.raises(InputError, match="running already"):
+    with folder_lock(tmp_path / "out"), pytest.raises(InputError, match="locked by another process"):
         with folder_lock(tmp_path / "out"):
             pass
     with folder_lock(tmp_path / "out"):

@@ -357,7 +357,7 @@ def test_processes_of_a_federation_are_found_and_ended(tmp_path):
 def test_one_federation_at_a_time(tmp_path):
     with (
         exclusive_federation(tmp_path),
-        pytest.raises(InputError, match="running already"),
+        pytest.raises(InputError, match="locked by another process"),
         exclusive_federation(tmp_path),
     ):
         pass

@@ -197,7 +197,7 @@ def test_a_corrupt_checkpoint_is_told_and_kept(trainer, tmp_path):
     with pytest.raises(InputError, match="not a readable checkpoint"):
         trainer()
     assert path.stat().st_size == 1000
-    with pytest.raises(InputError, match="nothing to resume"):
+    with pytest.raises(InputError, match="cannot resume from it"):
         load_checkpoint(tmp_path / "exp/best.pt", {})
 
 

@@ -1,22 +1,28 @@
-"""Train a network centrally (stage 3); run again, it goes on where it was stopped."""
+"""Train a network centrally (stage 3); resumes from the last checkpoint."""
 
 import argparse
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(prog="sase train", description=__doc__)
-    parser.add_argument("--config", required=True, help="YAML file, as conf/train_small.yaml")
+    parser.add_argument("--config", required=True, help="YAML file, e.g. conf/train_small.yaml")
     parser.add_argument("--train-set", required=True, help="dump directory to train on")
-    parser.add_argument("--dev-set", required=True, help="dump directory that chooses the best checkpoint")
+    parser.add_argument("--dev-set", required=True, help="dump directory that selects the best checkpoint")
     parser.add_argument("--exp", required=True, help="experiment folder")
-    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of the config")
-    parser.add_argument("--seed", type=int, help="replaces the config's")
-    parser.add_argument("--ngpu", type=int, default=0, help="GPUs of each machine, a process each; 0: the processor")
-    parser.add_argument("--processes", type=int, help="on each machine, which share each batch (one a GPU, or one)")
-    parser.add_argument("--num-nodes", type=int, default=1, help="machines; the same is called on each (%(default)s)")
-    parser.add_argument("--node-rank", type=int, default=0, help="which of the machines this is, from 0")
-    parser.add_argument("--rendezvous", metavar="WHERE", help="HOST:PORT of machine 0, or a new file that all can see")
-    parser.add_argument("--threads", type=int, help="CPU threads of each process (OMP_NUM_THREADS, or share the cores)")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a configuration key")
+    parser.add_argument("--seed", type=int, help="replaces the seed of the configuration")
+    parser.add_argument("--ngpu", type=int, default=0, help="GPUs per machine, one process each; 0: the CPU")
+    parser.add_argument(
+        "--processes", type=int, help="per machine; each batch is sharded over them (one per GPU, or one)"
+    )
+    parser.add_argument(
+        "--num-nodes", type=int, default=1, help="number of machines; run the command on each (%(default)s)"
+    )
+    parser.add_argument("--node-rank", type=int, default=0, help="rank of this machine, from 0")
+    parser.add_argument("--rendezvous", metavar="WHERE", help="HOST:PORT of node 0, or a new file on a shared disk")
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads per process (OMP_NUM_THREADS, or an equal share of the cores)"
+    )
     args = parser.parse_args()
 
     import logging
@@ -39,15 +45,19 @@ def main():
 
     processes = processes_per_node(args.ngpu, args.processes)
     if not 0 <= args.node_rank < args.num_nodes:
-        raise InputError(f"--node-rank {args.node_rank}: must be from 0 to {args.num_nodes - 1}, as --num-nodes says")
+        raise InputError(
+            f"--node-rank {args.node_rank}: must be from 0 to {args.num_nodes - 1}, as --num-nodes is {args.num_nodes}"
+        )
     config = load_train_config(args.config, args.set, args.seed)
     threads = args.threads or threads_per_process(processes)
     if (processes > 1 or args.num_nodes > 1) and not under_torchrun():
-        return launch(processes, threads, args.num_nodes, args.node_rank, args.rendezvous)
+        launch(processes, threads, args.num_nodes, args.node_rank, args.rendezvous)
+        return
     torch.set_num_threads(threads)
     keep_freed_memory()
     with abort_launcher_on_error():
-        workers, handlers = init_workers(use_gpu=args.ngpu > 0), [logging.StreamHandler()]
+        workers = init_workers(use_gpu=args.ngpu > 0)
+        handlers: list[logging.Handler] = [logging.StreamHandler()]
         if workers.is_main:
             Path(args.exp).mkdir(parents=True, exist_ok=True)
             handlers.append(logging.FileHandler(Path(args.exp) / "train.log"))

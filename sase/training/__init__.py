@@ -1,1 +1,1 @@
-"""Training: one epoch and one validation as plain functions, and the central trainer around them."""
+"""Training: an epoch and a validation as plain functions, and the central trainer on top of them."""

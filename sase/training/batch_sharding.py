@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -13,6 +13,8 @@ from sase.losses.objectives import BatchTotals
 from sase.training.loop import Autocast, Backward, Criterion, backward
 
 if TYPE_CHECKING:
+    from torch.nn.parallel import DistributedDataParallel
+
     from sase.data.dataset import Batch
     from sase.training.distributed import Workers
 
@@ -64,12 +66,13 @@ class ShardedBackward:
         self, model: torch.nn.Module, batch: Batch, criterion: Criterion, autocast: Autocast
     ) -> dict[str, float]:
         """Do as :func:`sase.training.loop.backward`; with several ranks, ``model`` averages gradients over them."""
-        totals, sums = BatchTotals.of(batch.clean, batch.lengths), {}
+        totals = BatchTotals.of(batch.clean, batch.lengths)
+        sums: dict[str, float] = {}
         for number, rows in enumerate(self.micro_batches, 1):
             part = batch.rows(*rows)
             # Ranks exchange gradients once per batch, with the last micro-batch.
             local = number < len(self.micro_batches) and self.workers.world_size > 1
-            with model.no_sync() if local else nullcontext():
+            with cast("DistributedDataParallel", model).no_sync() if local else nullcontext():
                 with autocast():
                     enhanced = model(part.noisy, part.lengths)
                 loss, terms = criterion(enhanced.float(), part.clean, part.lengths, totals)

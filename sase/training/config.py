@@ -1,6 +1,11 @@
-"""What ``conf/train_*.yaml`` holds, as one frozen dataclass."""
+"""The configuration in ``conf/train_*.yaml`` as frozen dataclasses."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,30 +18,31 @@ from sase.nn.config import ModelConfig
 PRECISIONS = ("float32", "tf32", "bfloat16")
 SELECTORS = ("SI_SNR", "PESQ_WB")
 OPTIMISERS = ("adamw", "sgd")
-OPERATIONAL = ("micro_batch_size", "checkpoint_s")  # of train: may change while training goes on
+OPERATIONAL = ("micro_batch_size", "checkpoint_s")  # keys of train that may change on resume
 
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """How weights move.
+    """The section ``train``: optimiser, schedule and how to run them.
 
     Attributes:
-        epochs: how many; one epoch is ``steps_per_epoch`` batches, or as much audio as the set holds when that is 0.
-        optimizer: ``adamw``, or ``sgd``: plain gradient descent, without momentum and decay.
-        learning_rate: its peak: it rises from 0 over ``warmup_steps``, then falls along half a cosine to
-            ``final_ratio`` of the peak.
+        epochs: number of epochs.
+        steps_per_epoch: batches per epoch; 0 for as much audio as the training set has.
+        optimizer: ``adamw``, or ``sgd`` without momentum and weight decay.
+        learning_rate: peak, reached by linear warm-up from 0.
+        warmup_steps: of the learning rate, which then decays along half a cosine.
+        final_ratio: last learning rate, as a fraction of the peak.
         weight_decay: of AdamW.
-        micro_batch_size: the most segments of a batch that a process takes through the network at a time; it adds up
-            the gradients of such parts before it takes a step. 0: all of its share. Less needs less memory, and the
-            step is the same (norms over the batch and the loss ``contrastive`` see one part alone).
-        clip_norm: gradients of a larger norm are scaled down to it.
-        max_bad_steps: how many steps in a row may have gradients that are not finite before training stops.
-        ema_decay: of the averaged weights, which are the ones validated and kept; 0 for none.
-        select_by: ``SI_SNR`` or ``PESQ_WB`` on the development set chooses ``best.pt``.
-        precision: ``float32``; ``tf32`` on a GPU; ``bfloat16``, on a GPU for what autocast chooses, on a CPU inside of
-            convolutions and matrix products alone. Spectra and losses stay float32.
-        compile: whether ``torch.compile`` makes the network's training step (a minute at the start, or on a second
-            start less); validation is as ever.
+        micro_batch_size: the most segments in one forward pass; gradients are accumulated over the micro-batches of a
+            batch, so the step is the same and memory is saved (but batch norms and the loss ``contrastive`` see one
+            micro-batch only). 0: the whole shard of the process.
+        clip_norm: gradients with a larger norm are scaled down to it.
+        max_bad_steps: consecutive steps with non-finite gradients that stop training.
+        ema_decay: of the exponential moving average of the weights, which is validated and saved; 0 for none.
+        select_by: the score on the development set that selects ``best.pt``: ``SI_SNR`` or ``PESQ_WB``.
+        precision: ``float32``; ``tf32`` on a GPU; ``bfloat16``, by autocast on a GPU, inside convolutions and matrix
+            products only on a CPU. Spectra and losses stay float32.
+        compile: train the network with ``torch.compile`` (compiling takes about a minute; less once it is cached).
         checkpoint_s: seconds between checkpoints within an epoch.
     """
 
@@ -59,16 +65,16 @@ class OptimiserConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole experiment.
+    """The configuration of an experiment.
 
     Attributes:
         model: the network.
         data: how batches are drawn.
-        loss: name to weight.
-        train: how weights move.
-        init: weights to begin with, of the same network: a name that ships with the package, or a saved model. Empty:
-            random ones.
-        seed: of everything.
+        loss: objective name to weight.
+        train: optimiser and schedule.
+        init: initial weights, of the same architecture: the name of a pretrained model, or a saved model. Empty:
+            random.
+        seed: of initialisation and batches.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -79,18 +85,18 @@ class TrainConfig:
     seed: int = 0
 
 
-def load_train_config(path, overrides=(), seed=None):
-    """Return the :class:`TrainConfig` of a YAML file, with ``--set`` overrides; ``model.preset`` names a preset.
+def load_train_config(path: str | Path, overrides: Iterable[str] = (), seed: int | None = None) -> TrainConfig:
+    """Return the configuration in a YAML file, with ``--set`` overrides; ``model.preset`` names a preset.
 
     Raises:
-        InputError: for an unknown key, preset or choice, or a value of the wrong type.
+        InputError: an unknown key, preset or choice, or a value of the wrong type.
     """
     mapping = apply_overrides(read_yaml(path), overrides)
     if seed is not None:
         mapping["seed"] = seed
     model = mapping.pop("model", None)
     if not isinstance(model, dict):
-        raise InputError(f"{path}: needs a section 'model:', as in 'model: {{preset: small}}'")
+        raise InputError(f"{path}: the section 'model:' is missing; add e.g. 'model: {{preset: small}}'")
     config = from_mapping(TrainConfig, {**mapping, "model": to_mapping(model_config(model))})
     for name, value, known in (
         ("train.precision", config.train.precision, PRECISIONS),
@@ -98,22 +104,26 @@ def load_train_config(path, overrides=(), seed=None):
         ("train.optimizer", config.train.optimizer, OPTIMISERS),
     ):
         if value not in known:
-            raise InputError(f"config: {name} is {value!r}; there are {', '.join(known)}")
+            raise InputError(f"config: {name} is {value!r}; choose from {', '.join(known)}")
     if config.train.micro_batch_size < 0:
-        raise InputError(f"config: train.micro_batch_size is {config.train.micro_batch_size}; 0 is for no limit")
+        raise InputError(
+            f"config: train.micro_batch_size is {config.train.micro_batch_size}, must be 0 (no limit) or more"
+        )
     return config
 
 
-def resume_key(mapping):
-    """Return what must stay the same, for training to go on, of a :class:`TrainConfig` as a mapping.
+def resume_key(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a :class:`TrainConfig`, given as a mapping, that must match on resume.
 
-    That is all but :data:`OPERATIONAL`. What an earlier version did not know is what it is by default.
+    That is all but :data:`OPERATIONAL`. Keys that an earlier version did not have get their defaults.
     """
     mapping = to_mapping(from_mapping(TrainConfig, mapping))
     return {**mapping, "train": {name: value for name, value in mapping["train"].items() if name not in OPERATIONAL}}
 
 
-def build_optimizer(train, parameters, device):
+def build_optimizer(
+    train: OptimiserConfig, parameters: Iterable[torch.nn.Parameter], device: torch.device
+) -> torch.optim.Optimizer:
     """Return the optimiser that an :class:`OptimiserConfig` names."""
     if train.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=train.learning_rate)

@@ -7,13 +7,16 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from sase.processes import kill_with_parent
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 # Other ranks wait while rank 0 validates, which may exceed PyTorch's 10 minutes. A killed rank is noticed at once.
 _TIMEOUT = timedelta(hours=4)
@@ -33,7 +36,7 @@ class Workers:
     rank: int
     world_size: int
     device: torch.device
-    store: dist.Store | None = None
+    store: Store | None = None
 
     @property
     def is_main(self) -> bool:

@@ -1,4 +1,8 @@
-"""The network that training begins with: random, or weights that were trained before."""
+"""The network before its first training step: randomly initialised or pretrained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -8,12 +12,16 @@ from sase.errors import InputError
 from sase.model import build_model
 from sase.training.checkpoint import first_difference
 
+if TYPE_CHECKING:
+    from sase.model import SASE
+    from sase.training.config import TrainConfig
 
-def initial_model(config):
-    """Return the network of a :class:`sase.training.config.TrainConfig` as it is before the first step.
+
+def initial_model(config: TrainConfig) -> SASE:
+    """Return the network of a configuration, with the weights that ``init`` names or random ones.
 
     Raises:
-        InputError: ``init`` names no model, or one of another network.
+        InputError: ``init`` names no model, or one with another architecture.
     """
     torch.manual_seed(config.seed)
     model = build_model(config.model)
@@ -22,7 +30,7 @@ def initial_model(config):
         if difference := first_difference(to_mapping(trained.config), to_mapping(config.model)):
             raise InputError(
                 f"init: {config.init} is another network than 'model:' describes ({difference}); "
-                "give 'model:' the values that it was trained with"
+                "set 'model:' to the values of the pretrained network"
             )
         model.load_state_dict(trained.state_dict())
     return model

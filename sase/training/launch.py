@@ -1,11 +1,15 @@
-"""Several training processes, on this machine and on others: started by torchrun, started anew when one is lost."""
+"""Distributed training: torchrun starts the processes on every machine and restarts them when one is lost."""
+
+from __future__ import annotations
 
 import logging
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -14,102 +18,102 @@ from sase.errors import InputError
 from sase.processes import child_environment
 
 MAX_RESTARTS = 3
-_JOIN_S = 3600  # how long machines wait for each other: a scheduler may give them one after the other
-_IN_VAIN = signal.SIGUSR1  # to torchrun: do not start anything anew
+_JOIN_TIMEOUT_S = 3600  # machines wait this long for each other: a scheduler may not start them together
+_ABORT = signal.SIGUSR1  # sent to torchrun: end without restart
 
 
-def under_torchrun():
-    """Return whether torchrun has started this process."""
+def under_torchrun() -> bool:
+    """Return whether torchrun started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def processes_per_node(ngpu, processes=None):
-    """Return how many processes each machine has: ``processes`` or, where that is None, one a GPU, or one.
+def processes_per_node(ngpu: int, processes: int | None = None) -> int:
+    """Return the number of processes on each machine: ``processes``, or by default one per GPU, or one.
 
     Raises:
-        InputError: for what this machine does not have.
+        InputError: more GPUs than this machine has, or a number of processes that does not fit.
     """
-    if ngpu > (there := torch.cuda.device_count()):
-        raise InputError(f"--ngpu {ngpu}: this machine shows {there}; use --ngpu 0 for the CPU")
+    if ngpu > (available := torch.cuda.device_count()):
+        raise InputError(f"--ngpu {ngpu}: {available} GPUs available on this machine; use --ngpu 0 for the CPU")
     count = max(1, ngpu) if processes is None else processes
     if count < 1 or (ngpu and count != ngpu):
-        raise InputError(f"--processes {count}: must be 1 or more, and as many as --ngpu says, if it does")
+        raise InputError(f"--processes {count}: must be 1 or more, and equal to --ngpu where that is given")
     return count
 
 
-def threads_per_process(processes):
-    """Return how many threads each process of this machine has: ``OMP_NUM_THREADS``, or a share of the cores."""
+def threads_per_process(processes: int) -> int:
+    """Return the number of CPU threads per process: ``OMP_NUM_THREADS``, or an equal share of the cores."""
     return int(os.environ.get("OMP_NUM_THREADS") or max(1, len(os.sched_getaffinity(0)) // processes))
 
 
-def launch(processes, threads, num_nodes=1, node_rank=0, rendezvous=None):
-    """Run ``sase train`` with this process's arguments in several ones; return when training is over.
+def launch(
+    processes: int, threads: int, num_nodes: int = 1, node_rank: int = 0, rendezvous: str | Path | None = None
+) -> None:
+    """Run ``sase train`` with this process's arguments under torchrun; return when training has finished.
 
-    Torchrun starts all of them anew when one is lost, up to :data:`MAX_RESTARTS` times, and they go on from the last
-    checkpoint. All machines must see the experiment's folder.
+    When a process is lost, torchrun restarts all of them, up to :data:`MAX_RESTARTS` times, and they resume from the
+    last checkpoint. All machines must share the experiment folder.
 
     Args:
-        processes: on each machine.
-        threads: CPU threads of each.
-        num_nodes: machines; on each of them this is called.
-        node_rank: which one this is; that with 0 lets the others find it.
-        rendezvous: HOST:PORT of machine 0, or a file that all machines see, into which it writes where it is; not
-            needed for one machine. The file must not be there yet when the first of them is started.
+        processes: per machine.
+        threads: CPU threads per process.
+        num_nodes: number of machines; call this on each of them.
+        node_rank: of this machine; node 0 hosts the rendezvous.
+        rendezvous: HOST:PORT of node 0, or a file on a shared disk to which it writes them; not needed for one
+            machine. The file must not exist before the first machine is started.
 
     Raises:
-        InputError: training has failed, or the other machines are not there.
+        InputError: training failed, or the machines did not find each other.
     """
-    # Else a machine that comes back waits for an address that the first has told the machines of before.
+    # Otherwise a machine that rejoins waits for an address that was sent to the machines of the previous round only.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.run import parse_args, run
 
-    words = [f"--nnodes={num_nodes}", f"--nproc-per-node={processes}", f"--max-restarts={MAX_RESTARTS}"]
+    options = [f"--nnodes={num_nodes}", f"--nproc-per-node={processes}", f"--max-restarts={MAX_RESTARTS}"]
     if num_nodes == 1:
-        words += ["--standalone"]
+        options += ["--standalone"]
     else:
-        endpoint, conf = (
-            _rendezvous_endpoint(node_rank, rendezvous),
-            f"join_timeout={_JOIN_S},is_host={int(node_rank == 0)}",
-        )
-        words += ["--rdzv-backend=c10d", "--rdzv-id=sase", f"--rdzv-endpoint={endpoint}", f"--rdzv-conf={conf}"]
-    words += [f"--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,{_IN_VAIN.name}"]
+        endpoint = _rendezvous_endpoint(node_rank, rendezvous)
+        conf = f"join_timeout={_JOIN_TIMEOUT_S},is_host={int(node_rank == 0)}"
+        options += ["--rdzv-backend=c10d", "--rdzv-id=sase", f"--rdzv-endpoint={endpoint}", f"--rdzv-conf={conf}"]
+    options += [f"--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,{_ABORT.name}"]
     os.environ.update(child_environment(threads))
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]:
-        logging.getLogger(name).setLevel(logging.ERROR)  # each has a level of its own
+        logging.getLogger(name).setLevel(logging.ERROR)  # each logger has its own level
     try:
-        run(parse_args([*words, "-m", "sase.bin.train", *sys.argv[1:]]))
+        run(parse_args([*options, "-m", "sase.bin.train", *sys.argv[1:]]))
     except ChildFailedError as error:
         rank, code = min((failure.timestamp, rank, failure.exitcode) for rank, failure in error.failures.items())[1:]
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-        raise InputError(f"process {rank} {how}, after {MAX_RESTARTS} new starts; what it said is above") from None
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+        raise InputError(f"rank {rank} {how} after {MAX_RESTARTS} restarts; see its output above") from None
     except SignalException as error:
-        sys.exit(1 if error.sigval == _IN_VAIN else 128 + error.sigval)
+        sys.exit(1 if error.sigval == _ABORT else 128 + error.sigval)
     except (RendezvousError, torch.distributed.DistError) as error:
-        raise InputError(f"the {num_nodes} machines did not find each other, or lost each other ({error})") from None
+        raise InputError(f"the {num_nodes} machines did not find or lost each other ({error})") from None
 
 
 @contextmanager
-def abort_launcher_on_error():
-    """Have an error that starting anew cannot mend, an InputError in the block, end torchrun as well."""
+def abort_launcher_on_error() -> Iterator[None]:
+    """Let an InputError in the block, which a restart cannot fix, end torchrun without restarts."""
     try:
         yield
     except InputError as error:
         if under_torchrun():
-            # All processes say it at one time: each in one write, for lines to stay whole.
+            # All processes print it at the same time: one write each keeps the lines whole.
             sys.stderr.write(f"sase train: {' '.join(str(error).split())}\n")
             sys.stderr.flush()
-            os.kill(os.getppid(), _IN_VAIN)
-            time.sleep(60)  # it ends this process
+            os.kill(os.getppid(), _ABORT)
+            time.sleep(60)  # until torchrun ends this process
         raise
 
 
-def _rendezvous_endpoint(node_rank, rendezvous):
-    """Return HOST:PORT of machine 0, where all machines meet."""
+def _rendezvous_endpoint(node_rank: int, rendezvous: str | Path | None) -> str:
+    """Return HOST:PORT of node 0."""
     if not rendezvous:
-        raise InputError("--num-nodes needs --rendezvous: HOST:PORT of the first machine, or a file that all see")
+        raise InputError("--num-nodes needs --rendezvous: HOST:PORT of node 0, or a file on a shared disk")
     if node_rank == 0 and not is_endpoint(rendezvous):
         return publish_endpoint(rendezvous, free_port())
-    return resolve_endpoint(rendezvous, _JOIN_S)
+    return resolve_endpoint(rendezvous, _JOIN_TIMEOUT_S)

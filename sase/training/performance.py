@@ -47,12 +47,12 @@ def training_precision(precision: str, device: torch.device) -> Iterator[None]:
         precision: ``train.precision`` of the configuration.
         device: the one that trains.
     """
-    backends: tuple[Any, ...]
+    settings: Any = torch.backends  # has attributes that its type annotations lack
     if device.type == "cpu":
-        backends, value = (torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv), "bf16"
+        backends, value = [settings.mkldnn.matmul, settings.mkldnn.conv], "bf16"
         reduced = precision == "bfloat16"
     else:
-        backends, value = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn), "tf32"
+        backends, value = [settings.cuda.matmul, settings.cudnn.conv, settings.cudnn.rnn], "tf32"
         reduced = precision in ("tf32", "bfloat16")
     before = [backend.fp32_precision for backend in backends]
     if reduced:

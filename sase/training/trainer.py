@@ -1,4 +1,4 @@
-"""Central training: epochs of :func:`train_epoch`, validation, checkpoints, and a history that one can read."""
+"""Central training: epochs, validation, checkpoints and history."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -20,10 +21,11 @@ from sase.data.dataset import Batch, Mixtures, PairSet
 from sase.errors import InputError
 from sase.jsonfile import append_jsonl, write_jsonl
 from sase.losses.objectives import build_loss
-from sase.model import save_model
+from sase.model import SASE, save_model
 from sase.training.batch_sharding import batch_backward
 from sase.training.checkpoint import first_difference, load_checkpoint, save_checkpoint
-from sase.training.config import build_optimizer, resume_key
+from sase.training.config import TrainConfig, build_optimizer, resume_key
+from sase.training.distributed import Workers
 from sase.training.initial import initial_model
 from sase.training.loop import EpochStats, GradientGuard, TrainingStep, learning_rate, train_epoch
 from sase.training.performance import autocast, compile_network, eager, training_precision
@@ -35,23 +37,28 @@ log = logging.getLogger(__name__)
 
 
 class Trainer:
-    """Trains one network in one experiment folder; made again on the same folder, it goes on where it was stopped.
+    """Trains a network in an experiment folder; on a folder with a checkpoint, it resumes.
 
     Args:
         config: a :class:`sase.training.config.TrainConfig`.
         train_set, dev_set: dump directories.
-        exp_dir: the experiment folder; its ``config.yaml`` must not be of another config.
+        exp_dir: the experiment folder; an existing ``config.yaml`` must match on resume.
         workers: a :class:`sase.training.distributed.Workers`.
+
+    Raises:
+        InputError: the folder has a different configuration or a corrupt checkpoint, or a data set is not usable.
     """
 
-    def __init__(self, config, train_set, dev_set, exp_dir, workers):
+    def __init__(
+        self, config: TrainConfig, train_set: str | Path, dev_set: str | Path, exp_dir: str | Path, workers: Workers
+    ) -> None:
         self.config, self.exp_dir, self.workers = config, Path(exp_dir), workers
         self.checkpoint_path = self.exp_dir / "checkpoint.pt"
-        self._settle_config()
+        self._claim_folder()
         rate = config.model.sample_rate
         pairs = PairSet(train_set, rate, workers.device)
         self.dev_pairs = PairSet(dev_set, rate, workers.device)
-        # The same batches in every process, which takes its share of each.
+        # Every rank draws the same batches and takes its own rows of each.
         self.mixtures = Mixtures(pairs, config.data, config.seed * 1000)
         self.backward = batch_backward(workers, config.data.batch_size, config.train.micro_batch_size)
         self.steps_per_epoch = config.train.steps_per_epoch or self.mixtures.batches_per_epoch
@@ -59,28 +66,29 @@ class Trainer:
         self.criterion = build_loss(config.loss)
         train = config.train
         self.optimizer = build_optimizer(train, self.model.parameters(), workers.device)
-        self.averaged = None
+        self.averaged: AveragedModel | None = None
         if train.ema_decay:
             self.averaged = AveragedModel(self.model, multi_avg_fn=_average(train.ema_decay), use_buffers=True)
         if train.compile:
             compile_network(self.model.network)
         self.guard = GradientGuard(train.clip_norm, train.max_bad_steps)
-        self.step, self.history, self.partial = 0, [], EpochStats()
+        self.step, self.partial = 0, EpochStats()
+        self.history: list[dict[str, Any]] = []
         if state := workers.broadcast(self._load):
             self._resume(state)
 
-    def run(self):
-        """Train to the last epoch; return the history, one mapping an epoch."""
+    def run(self) -> list[dict[str, Any]]:
+        """Train to the last epoch; return the history, one mapping per epoch."""
         config = self.config.train
-        wrapped = self.model
+        wrapped: torch.nn.Module = self.model
         if self.workers.world_size > 1:
             ids = [self.workers.device.index] if self.workers.device.type == "cuda" else None
             wrapped = DistributedDataParallel(self.model, device_ids=ids)
         while len(self.history) < config.epochs:
-            began = time.monotonic()
+            started = time.monotonic()
             stats = self._train_one_epoch(wrapped)
             if self.workers.is_main:
-                self._finish_epoch(stats, began)
+                self._finish_epoch(stats, started)
             else:
                 self.history.append({})
             self.partial = EpochStats()
@@ -88,9 +96,9 @@ class Trainer:
         return self.history
 
     @property
-    def validated(self):
-        """The network that the development set judges: of the averaged weights, or the one that is trained."""
-        return self.model if self.averaged is None else self.averaged.module
+    def validated(self) -> SASE:
+        """The network that is validated and saved: with the averaged weights where there are any."""
+        return self.model if self.averaged is None else cast(SASE, self.averaged.module)
 
     def _train_one_epoch(self, model: torch.nn.Module) -> EpochStats:
         end = (len(self.history) + 1) * self.steps_per_epoch
@@ -149,7 +157,7 @@ class Trainer:
             options["bar_format"] = "{desc}: step {n}/{total}{postfix}"
         return tqdm(**options)
 
-    def _finish_epoch(self, stats, began):
+    def _finish_epoch(self, stats: EpochStats, started: float) -> None:
         with eager():
             scores = development_scores(self.validated, self.dev_pairs, self.config.train.select_by)
         means = {name: round(value, 6) for name, value in stats.means().items()}
@@ -161,15 +169,15 @@ class Trainer:
         if entry["best"]:
             save_model(self.validated, self.exp_dir / "best.pt")
         self._save(EpochStats())
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - started
         self._write_history()
         self._write_tensorboard(entry)
-        # Beside the history, which is the same for the same seed: how long it took is not.
+        # Not part of the history, which is reproducible for a seed.
         append_jsonl(self.exp_dir / "timing.jsonl", {"epoch": entry["epoch"], "seconds": round(seconds, 1)})
         shown = " ".join(f"{k} {v}" for k, v in entry.items() if k not in ("epoch", "steps"))
         log.info("epoch %d/%d done, %.0f s: %s", entry["epoch"], self.config.train.epochs, seconds, shown)
 
-    def _save(self, partial):
+    def _save(self, partial: EpochStats) -> None:
         state = {
             "config": to_mapping(self.config),
             "model_config": to_mapping(self.config.model),
@@ -183,12 +191,12 @@ class Trainer:
         }
         save_checkpoint(self.checkpoint_path, state)
 
-    def _load(self):
+    def _load(self) -> dict[str, Any] | None:
         if self.checkpoint_path.exists():
             return load_checkpoint(self.checkpoint_path, to_mapping(self.config), resume_key)
         return None
 
-    def _resume(self, state):
+    def _resume(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.averaged is not None:
@@ -199,22 +207,23 @@ class Trainer:
             self._write_history()
             log.info("resumed from %s: step %d, %d epochs done", self.checkpoint_path, self.step, len(self.history))
 
-    def _settle_config(self):
+    def _claim_folder(self) -> None:
+        """Check the folder's ``config.yaml`` against this configuration, and write it."""
         path, config = self.exp_dir / "config.yaml", to_mapping(self.config)
         if path.exists() and (difference := first_difference(resume_key(read_yaml(path)), resume_key(config))):
-            raise InputError(f"{path}: this folder was begun with another config ({difference}); use another --tag")
+            raise InputError(f"{path}: the folder has another configuration ({difference}); use another --tag")
         if self.workers.is_main:
             remove_leftovers(self.exp_dir)
             write_text(path, to_yaml(self.config))
         self.workers.barrier()
 
-    def _write_history(self):
+    def _write_history(self) -> None:
         write_jsonl(self.exp_dir / "history.jsonl", self.history)
 
-    def _write_tensorboard(self, entry):
+    def _write_tensorboard(self, entry: dict[str, Any]) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError:  # an extra of the recipes; history.jsonl holds the same numbers
+        except ImportError:  # optional; history.jsonl has the same numbers
             return
         with SummaryWriter(self.exp_dir / "tensorboard", purge_step=entry["steps"]) as writer:
             for name, value in entry.items():
@@ -223,19 +232,19 @@ class Trainer:
 
 
 class _LogStream:
-    """A stream for tqdm that sends its lines to the log."""
+    """A stream for tqdm that writes to the log."""
 
     def write(self, text: str) -> None:
         if text.strip():
             log.info(text.strip())
 
 
-def _average(decay):
-    """Exponential average of weights that forgets faster while it is young: the first weights are random."""
+def _average(decay: float) -> Callable[..., None]:
+    """Return the update of an exponential moving average whose decay warms up, since the first weights are random."""
 
     @torch.no_grad()
-    def update(averages, weights, count):
-        now = min(decay, (1.0 + float(count)) / (10.0 + float(count)))
-        torch._foreach_lerp_(averages, weights, 1.0 - now)
+    def update(averages: list[torch.Tensor], weights: list[torch.Tensor], count: torch.Tensor | int) -> None:
+        current = min(decay, (1.0 + float(count)) / (10.0 + float(count)))
+        torch._foreach_lerp_(averages, weights, 1.0 - current)
 
     return update

@@ -1,4 +1,9 @@
-"""The development set: what enhances and scores it, all of it or a part, to choose an epoch or a round by."""
+"""Validation: enhance and score the development set, or a subset of it, to select an epoch or a round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -6,41 +11,46 @@ import torch
 from sase.losses.objectives import si_snr
 from sase.metrics.measures import pesq_wb
 
-_PESQ_UTTERANCES = 50  # evenly spread: enough to choose by
+if TYPE_CHECKING:
+    from sase.data.dataset import PairSet
+
+_PESQ_UTTERANCES = 50  # evenly spaced over the set: enough to select by
 
 
 class PairSubset:
-    """Some utterances of a :class:`sase.data.dataset.PairSet`, as :func:`validate` takes it.
+    """A subset of a :class:`sase.data.dataset.PairSet` for :func:`validate`.
 
     Args:
-        pairs: the whole.
-        seconds: of speech, about, in utterances spread evenly over the set; 0 for all.
-        utts: names of utterances, in the set's order, instead.
+        pairs: the whole set.
+        seconds: approximate amount of speech, in utterances evenly spaced over the set; 0 for all.
+        utts: select these utterances instead; the set's order is kept.
     """
 
-    def __init__(self, pairs, seconds=0.0, utts=None):
+    def __init__(self, pairs: PairSet, seconds: float = 0.0, utts: Iterable[str] | None = None) -> None:
         count = len(pairs)
         if seconds:
             count = min(count, int(np.ceil(seconds / (pairs.duration_s / count))))
         chosen = np.unique(np.linspace(0, len(pairs) - 1, count).round().astype(int))
         if utts is not None:
             wanted = set(utts)
-            chosen = np.array([place for place, utt in enumerate(pairs.utts) if utt in wanted], dtype=int)
+            chosen = np.array([index for index, utt in enumerate(pairs.utts) if utt in wanted], dtype=int)
         self._pairs = pairs
         self._index = torch.as_tensor(chosen, device=pairs.device)
         self.utts, self.lengths = [pairs.utts[i] for i in chosen], pairs.lengths[self._index]
         self.sample_rate, self.device = pairs.sample_rate, pairs.device
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.utts)
 
-    def segments(self, utt, first, num_samples):
+    def segments(
+        self, utt: torch.Tensor, first: torch.Tensor, num_samples: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Cut segments, as :meth:`sase.data.dataset.PairSet.segments` does."""
         return self._pairs.segments(self._index[utt], first, num_samples)
 
 
-def development_scores(model, pairs, select_by):
-    """Return ``dev_SI_SNR`` (dB) of a model on a set and, where one chooses by it, ``dev_PESQ_WB``.
+def development_scores(model: torch.nn.Module, pairs: PairSet | PairSubset, select_by: str) -> dict[str, float]:
+    """Return a model's ``dev_SI_SNR`` (dB) on a set and, when selecting by it, ``dev_PESQ_WB``.
 
     Args:
         model, pairs: as for :func:`validate`.
@@ -55,22 +65,25 @@ def development_scores(model, pairs, select_by):
 
 
 @torch.no_grad()
-def validate(model, pairs, max_batch_s=60.0):
-    """Enhance every utterance of a set and return both signals of each.
+def validate(
+    model: torch.nn.Module, pairs: PairSet | PairSubset, max_batch_s: float = 60.0
+) -> tuple[float, list[tuple[np.ndarray, np.ndarray]]]:
+    """Enhance every utterance of a set in eval mode; the model's mode is restored afterwards.
 
     Args:
-        model: in any mode; it is evaluated in eval mode and left as it was.
-        pairs: a :class:`sase.data.dataset.PairSet`.
-        max_batch_s: seconds of padded audio a batch; utterances of like length go together.
+        model: noisy waveform to enhanced waveform.
+        pairs: the set.
+        max_batch_s: seconds of padded audio in a batch; utterances of similar length are batched together.
 
     Returns:
-        The mean SI-SNR in dB (silent references left out), and a list of (clean, enhanced) numpy arrays in the set's
-        order.
+        The mean SI-SNR in dB over utterances whose reference is not silent, and (clean, enhanced) of each utterance,
+        (time,) each, in the set's order.
     """
     was_training = model.training
     model.eval()
     order = sorted(range(len(pairs)), key=lambda i: int(pairs.lengths[i]))
-    limit, results, ratios = max_batch_s * pairs.sample_rate, [None] * len(pairs), []
+    limit, ratios = max_batch_s * pairs.sample_rate, []
+    results: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     while order:
         batch = [order.pop()]
         longest = int(pairs.lengths[batch[0]])
@@ -79,11 +92,11 @@ def validate(model, pairs, max_batch_s=60.0):
         index = torch.tensor(batch, device=pairs.device)
         noisy, clean, lengths = pairs.segments(index, torch.zeros_like(index), longest)
         enhanced = model(noisy, lengths).float()
-        for row, place in enumerate(batch):
+        for row, utt in enumerate(batch):
             count = int(lengths[row])
             reference, estimate = clean[row : row + 1, :count], enhanced[row : row + 1, :count]
             if reference.abs().max() > 0:
                 ratios.append(float(si_snr(estimate, reference)))
-            results[place] = reference[0].cpu().numpy(), estimate[0].cpu().numpy()
+            results[utt] = reference[0].cpu().numpy(), estimate[0].cpu().numpy()
     model.train(was_training)
-    return sum(ratios) / max(1, len(ratios)), results
+    return sum(ratios) / max(1, len(ratios)), [results[utt] for utt in range(len(pairs))]
