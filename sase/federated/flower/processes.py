@@ -15,9 +15,8 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
-import sase
 from sase.errors import InputError
-from sase.processes import folder_lock, kill_with_parent, last_line
+from sase.processes import child_environment, folder_lock, kill_with_parent, last_line
 
 _MARK = "SASE_FEDERATION"
 
@@ -29,15 +28,12 @@ def federation_environment(home, threads):
         home: the federation's folder; Flower's own is ``home/flwr``.
         threads: CPU threads of each process, unless the environment already has ``OMP_NUM_THREADS``.
     """
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FLWR_", "RAY_"))}
-    package = str(Path(sase.__file__).parent.parent)
+    inherited = child_environment(threads)
     return {
-        "OMP_NUM_THREADS": str(threads),
-        **kept,
+        **{name: value for name, value in inherited.items() if not name.startswith(("FLWR_", "RAY_"))},
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
         _MARK: str(home),
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)]),
-        "PYTHONPATH": os.pathsep.join([package, *filter(None, [kept.get("PYTHONPATH")])]),
-        "PYTHONUNBUFFERED": "1",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)]),
         "FLWR_HOME": str(home / "flwr"),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
