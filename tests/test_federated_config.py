@@ -30,7 +30,7 @@ def test_what_an_earlier_version_did_not_know_is_what_it_is_by_default(silos_dir
 
 def test_another_config_is_refused_but_waiting_longer_is_not(silos_dir, dev_set, tmp_path):
     run(train_config(), fed_config(num_rounds=1), silos_dir, dev_set, tmp_path / "exp")
-    with pytest.raises(InputError, match="fl.yaml: this folder was begun with another config .strategy is uniform"):
+    with pytest.raises(InputError, match="fl.yaml: this folder was started with another config .strategy is uniform"):
         Server(train_config(), fed_config(num_rounds=1, strategy="uniform"), dev_set, tmp_path / "exp")
     with pytest.raises(InputError, match="config.yaml: .*train.learning_rate"):
         Server(train_config(learning_rate=0.5), fed_config(num_rounds=1), dev_set, tmp_path / "exp")
@@ -77,5 +77,5 @@ def test_silos_are_counted_without_gaps(silos_dir, tmp_path):
     assert count_silos(silos_dir) == 3
     (tmp_path / "silo0").mkdir()
     (tmp_path / "silo2").mkdir()
-    with pytest.raises(InputError, match="holds silo0, silo2"):
+    with pytest.raises(InputError, match="contains silo0, silo2"):
         count_silos(tmp_path)

@@ -10,7 +10,7 @@ from sase.endpoints import free_port
 from sase.federated.certificates import make_certificates
 from sase.federated.config import load_federated_config
 from sase.federated.flower.processes import federation_pids
-from sase.federated.inproc import exchange_with, local_silos
+from sase.federated.inproc import local_exchange, local_silos
 from sase.federated.server import Server
 from sase.training.config import load_train_config
 
@@ -180,7 +180,7 @@ def test_the_model_is_what_the_plain_loop_makes_of_the_same_silos(federation, tm
     server, silos = Server(config, fed, dev, tmp_path / "exp"), local_silos(silos_dir, 3, tmp_path / "exp")
     for entry in rounds(federation.exp):
         took_part = [silos[int(name)] for name in entry["silos"]]
-        assert server.finish_round(*exchange_with(took_part)(server.instruction()))
+        assert server.finish_round(*local_exchange(took_part)(server.instruction()))
     assert largest_difference(federation.exp / "last.pt", tmp_path / "exp/last.pt") < 1e-5
     assert [entry["dev_SI_SNR"] for entry in server.history] == pytest.approx(
         [entry["dev_SI_SNR"] for entry in rounds(federation.exp)], abs=1e-3

@@ -77,8 +77,8 @@ def test_bad_uploads_are_named(arrays, payload):
     reference, local = arrays
     upload = encode(payload, local, reference, COMPRESSED)
     for change, message in (
-        ({"w": upload["w"][:, :5]}, r"w is of shape \(64, 5\), not \(64, 33\)"),
-        ({"w": upload["w"].astype(np.float64)}, "w is of type float64"),
+        ({"w": upload["w"][:, :5]}, r"w has shape \(64, 5\), expected \(64, 33\)"),
+        ({"w": upload["w"].astype(np.float64)}, "w has type float64"),
         ({"x": upload["w"]}, "x is not part of the model"),
     ):
         with pytest.raises(ValueError, match=message):

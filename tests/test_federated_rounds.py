@@ -17,7 +17,7 @@ from helpers.checkpoints import states
 from helpers.federation import fed_config, train_config
 from sase.config import to_mapping
 from sase.errors import InputError
-from sase.federated.inproc import exchange_with, local_silos, run
+from sase.federated.inproc import local_exchange, local_silos, run
 from sase.federated.server import Server, run_rounds
 from sase.federated.silo import Reply, Silo
 from sase.model import load_model
@@ -52,7 +52,7 @@ def test_one_silo_is_central_training_to_the_bit(silos_dir, dev_set, tmp_path, n
     trainer.run()
     fed = fed_config(num_silos=1, local_steps=0, fresh_optimizer=False)
     server = Server(config, fed, dev_set, tmp_path / "federated")
-    exchange = exchange_with(local_silos(silos_dir, 1, tmp_path / "federated"))
+    exchange = local_exchange(local_silos(silos_dir, 1, tmp_path / "federated"))
     assert server.finish_round(*exchange(server.instruction()))
     assert_equal(first[0], weights(tmp_path / "federated/last.pt"))
     run_rounds(server, exchange)
@@ -110,11 +110,11 @@ def test_going_on_equals_never_having_stopped(silos_dir, dev_set, tmp_path, vari
         elif place == "last silo":
             silos[2].run = dies(silos[2].run, after=True)
         elif place == "best":  # the round is aggregated, nothing of it is written
-            server._keep = dies(server._keep, after=False)
+            server._save = dies(server._save, after=False)
         else:  # the round is whole, its timing is not
-            server._keep = dies(server._keep, after=True)
+            server._save = dies(server._save, after=True)
         with pytest.raises(Killed):
-            run_rounds(server, exchange_with(silos))
+            run_rounds(server, local_exchange(silos))
     run(config, fed, silos_dir, dev_set, exp)
     for name in ("server.pt", "best.pt", "last.pt"):
         assert_equal(states(tmp_path / "whole" / name), states(exp / name))
@@ -147,7 +147,7 @@ class Exchange:
     """The silos of a folder, of which some can be made to misbehave in chosen attempts."""
 
     def __init__(self, silos, spoil):
-        self.exchange, self.spoil, self.calls = exchange_with(silos), spoil, 0
+        self.exchange, self.spoil, self.calls = local_exchange(silos), spoil, 0
 
     def __call__(self, instruction):
         replies, failures = self.exchange(instruction)
@@ -173,12 +173,12 @@ def nan(name, value):
 @pytest.mark.parametrize(
     "spoil, message",
     [
-        (lambda r: changed(r, nan), "network.last.weight_real holds NaN or infinity"),
-        (lambda r: changed(r, lambda n, v: v[:1] if "to_bands" in n else v), "to_bands.weight is of shape"),
+        (lambda r: changed(r, nan), "network.last.weight_real contains NaN or infinity"),
+        (lambda r: changed(r, lambda n, v: v[:1] if "to_bands" in n else v), "to_bands.weight has shape"),
         (lambda r: changed(r, lambda n, v: v * 1e4), "its update has norm"),
         (lambda r: Reply(r.silo, r.round + 1, r.arrays, r.metrics), "answers round 2, not 1"),
         (lambda r: Reply(r.silo, r.round, r.arrays, {**r.metrics, "last_loss": float("nan")}), "its last_loss is nan"),
-        (lambda r: Reply(7, r.round, r.arrays, r.metrics), "only silos 0 to 2"),
+        (lambda r: Reply(7, r.round, r.arrays, r.metrics), "the silos are 0 to 2"),
     ],
 )
 def test_a_bad_reply_is_refused_named_and_counted(silos_dir, dev_set, tmp_path, spoil, message):
@@ -233,7 +233,7 @@ def test_a_round_that_never_succeeds_fails_clearly_and_keeps_the_model(silos_dir
     silos = local_silos(silos_dir, 3, tmp_path / "exp")
     server = Server(config, fed, dev_set, tmp_path / "exp")
     off = Exchange(silos, lambda call, reply: reply if call == 1 else f"silo {reply.silo} failed: off")
-    failure = r"round 2 failed 3 times: fewer than 2 silos.*silo 2 failed: off.*round 1 is kept"
+    failure = r"round 2 failed 3 times: fewer than 2 valid replies.*silo 2 failed: off.*round 1 is kept"
     with pytest.raises(InputError, match=failure):
         run_rounds(server, off)
     kept = weights(tmp_path / "exp/best.pt")
@@ -258,13 +258,13 @@ def test_norms_that_stay_with_the_silo_are_its_own_and_averaged(silos_dir, dev_s
     server = run(config, fed, silos_dir, dev_set, tmp_path / "exp")
     silos = local_silos(silos_dir, 3, tmp_path / "exp")
     server2 = Server(config, fed, dev_set, tmp_path / "exp")
-    instruction = replace(server2.instruction(), arrays=server2._arrays)
+    instruction = replace(server2.instruction(), arrays=server2._newest)
     own = [silo.personal.read(instruction)["norms"] for silo in silos]
     name = next(n for n in own[0] if n.endswith("running_mean"))
     assert not np.allclose(own[0][name], own[1][name])
     alphas = [server.history[-1]["silos"][str(k)]["alpha"] for k in range(3)]
     expected = sum(a * norms[name].astype(np.float64) for a, norms in zip(alphas, own))
-    np.testing.assert_allclose(server2._arrays[name], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(server2._newest[name], expected, rtol=1e-4, atol=1e-6)
     scores = [silo.evaluate(instruction, personal, ("SI_SDR",)) for silo in silos for personal in (False, True)]
     assert all(np.isfinite(score["SI_SDR"]) for score in scores)
     assert scores[0]["SI_SDR"] != scores[1]["SI_SDR"]

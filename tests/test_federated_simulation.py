@@ -47,7 +47,7 @@ def test_killed_broken_and_mended_it_makes_what_the_plain_loop_makes(arguments, 
     said = log.read_text().splitlines()[-1]
     assert said.startswith("sase federate: round")
     assert "failed 2 times" in said
-    assert "goes on from there" in said
+    assert "run the same command to resume" in said
     assert hash_of(exp / "best.pt") == best
     assert len(rounds(exp)) == done
     assert not federation_pids(exp / "flower")

@@ -1,85 +1,113 @@
-"""Which replies may change the global model: everything that arrives is checked here, and each refusal has a reason."""
+"""Checks of everything that silos send: which replies may change the global model, and why the others may not."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from sase.federated.aggregation import update_norm
+from sase.federated.config import FederatedConfig
+from sase.federated.layout import Layout
 from sase.federated.payload import decode, num_bytes
-from sase.federated.silo import CONTROL
+from sase.federated.silo import CONTROL, Instruction, Reply
 
 _FINITE = ("examples", "steps", "loss", "last_loss")
-_LEAST_FOR_MEDIAN = 3  # replies from which on one can be told from the others
+_LEAST_FOR_MEDIAN = 3  # replies; with fewer, an outlier cannot be identified
 
 
 @dataclass
 class Admitted:
-    """A reply that was found good: its arrays decoded, its control variate (if any) apart, and what it reported."""
+    """A valid reply.
+
+    Attributes:
+        silo: its index.
+        arrays: decoded, without the control variate.
+        control: parameter name to control variate; empty without SCAFFOLD.
+        metrics: as reported by the silo.
+        update_norm: computed from the arrays.
+        bytes: size of the upload.
+        gain_db: gain in SI-SNR of this update alone on the common set; only for the strategy ``sase``.
+    """
 
     silo: int
-    arrays: dict
-    control: dict
-    metrics: dict
+    arrays: dict[str, np.ndarray]
+    control: dict[str, np.ndarray]
+    metrics: dict[str, float]
     update_norm: float
     bytes: int
+    gain_db: float | None = None
 
 
-def admit(replies, instruction, config, layout):
-    """Sort the good replies from the bad.
+def admit(
+    replies: Iterable[Reply], instruction: Instruction, config: FederatedConfig, layout: Layout
+) -> tuple[list[Admitted], dict[int, str]]:
+    """Separate valid replies from invalid ones.
 
     Args:
-        replies: list of :class:`sase.federated.silo.Reply`, in any order.
-        instruction: what they answer.
-        config: a :class:`sase.federated.config.FederatedConfig`.
-        layout: a :class:`sase.federated.layout.Layout`.
+        replies: in any order.
+        instruction: the one they answer.
+        config: of the federation.
+        layout: of the network.
 
     Returns:
-        The good ones as :class:`Admitted`, sorted by silo, and a mapping from each refused silo's index to the reason.
+        The valid replies sorted by silo, and {silo: reason} of the rejected ones.
     """
-    good, refused = {}, {}
+    admitted: dict[int, Admitted] = {}
+    rejected: dict[int, str] = {}
     for reply in sorted(replies, key=lambda reply: reply.silo):
         try:
             if not 0 <= reply.silo < config.num_silos:
-                raise ValueError(f"there are only silos 0 to {config.num_silos - 1}")
-            if reply.silo in good:
-                raise ValueError("answered twice; the first answer counts")
-            good[reply.silo] = _checked(reply, instruction, config, layout)
+                raise ValueError(f"unknown silo; the silos are 0 to {config.num_silos - 1}")
+            if reply.silo in admitted:
+                raise ValueError("duplicate reply; the first one counts")
+            admitted[reply.silo] = _checked(reply, instruction, config, layout)
         except ValueError as error:
-            refused[reply.silo] = str(error)
-    if len(good) >= _LEAST_FOR_MEDIAN:
-        median = float(np.median([reply.update_norm for reply in good.values()]))
-        for silo, reply in list(good.items()):
-            if reply.update_norm > config.max_norm_ratio * median:
-                refused[silo] = f"its update has norm {reply.update_norm:.4g}, the median is {median:.4g}"
-                del good[silo]
-    return list(good.values()), refused
+            rejected[reply.silo] = str(error)
+    if len(admitted) >= _LEAST_FOR_MEDIAN:
+        median = float(np.median([valid.update_norm for valid in admitted.values()]))
+        for silo, valid in list(admitted.items()):
+            if valid.update_norm > config.max_norm_ratio * median:
+                rejected[silo] = f"its update has norm {valid.update_norm:.4g}, the median is {median:.4g}"
+                del admitted[silo]
+    return list(admitted.values()), rejected
 
 
-def _checked(reply, instruction, config, layout):
+def _checked(reply: Reply, instruction: Instruction, config: FederatedConfig, layout: Layout) -> Admitted:
     if reply.round != instruction.round:
         raise ValueError(f"answers round {reply.round}, not {instruction.round}")
-    for name in _FINITE:
-        if not math.isfinite(reply.metrics.get(name, math.nan)):
-            raise ValueError(f"its {name} is {reply.metrics.get(name, 'missing')}")
-    if reply.metrics["examples"] <= 0 or reply.metrics["steps"] <= 0:
-        raise ValueError("it trained on nothing")
-    reference = dict(instruction.model)
-    if config.scaffold:
-        reference.update({CONTROL + name: np.zeros_like(reference[name]) for name in layout.weights})
-    arrays = decode(config.payload, reply.arrays, reference, {name for name in reference if _is_weight(name, layout)})
-    for name, value in arrays.items():
-        if not np.isfinite(value).all():
-            raise ValueError(f"{name} holds NaN or infinity")
-    for _, second in layout.moments:
-        if (arrays[second][:2] if arrays[second].ndim == 2 else arrays[second]).min() < 0:
-            raise ValueError(f"{second} holds a negative variance")
-    control = {name.removeprefix(CONTROL): v for name, v in arrays.items() if name.startswith(CONTROL)}
-    arrays = {name: value for name, value in arrays.items() if not name.startswith(CONTROL)}
-    shared = [name for name in layout.weights if config.norm != "local" or name not in layout.norms]
-    norm = update_norm(instruction.model, arrays, shared)
+    _check_metrics(reply.metrics)
+    decoded = _decode(reply, instruction, config, layout)
+    _check_values(decoded, layout)
+    control = {name.removeprefix(CONTROL): value for name, value in decoded.items() if name.startswith(CONTROL)}
+    arrays = {name: value for name, value in decoded.items() if not name.startswith(CONTROL)}
+    norm = update_norm(instruction.model, arrays, layout.shared_weights(config.norm == "local"))
     return Admitted(reply.silo, arrays, control, dict(reply.metrics), norm, num_bytes(reply.arrays))
 
 
-def _is_weight(name, layout):
-    return name.removeprefix(CONTROL) in layout.weights
+def _check_metrics(metrics: dict[str, float]) -> None:
+    for name in _FINITE:
+        if not math.isfinite(metrics.get(name, math.nan)):
+            raise ValueError(f"its {name} is {metrics.get(name, 'missing')}")
+    if metrics["examples"] <= 0 or metrics["steps"] <= 0:
+        raise ValueError("it reports no training steps or no examples")
+
+
+def _decode(reply: Reply, instruction: Instruction, config: FederatedConfig, layout: Layout) -> dict[str, np.ndarray]:
+    reference = dict(instruction.model)
+    if config.scaffold:
+        reference.update({CONTROL + name: np.zeros_like(reference[name]) for name in layout.weights})
+    compressed = {name for name in reference if name.removeprefix(CONTROL) in layout.weights}
+    return decode(config.payload, reply.arrays, reference, compressed)
+
+
+def _check_values(arrays: dict[str, np.ndarray], layout: Layout) -> None:
+    for name, value in arrays.items():
+        if not np.isfinite(value).all():
+            raise ValueError(f"{name} contains NaN or infinity")
+    for _, second in layout.moments:
+        variances = arrays[second][:2] if arrays[second].ndim == 2 else arrays[second]
+        if variances.min() < 0:
+            raise ValueError(f"{second} contains a negative variance")

@@ -1,27 +1,45 @@
-"""The mathematics of a round: dicts of numpy arrays in, dicts of numpy arrays out, in float64.
+"""The mathematics of a round: dicts of numpy arrays in, dicts of numpy arrays out, computed in float64.
 
-Nothing here knows of networks, files or engines. Silos come in a fixed order, so that sums are the same every time.
+Independent of networks, files and engines. Silos are passed in a fixed order, so that sums are reproducible.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
+from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from sase.federated.layout import Layout
+    from sase.federated.server_optimiser import ServerOptimiser
 
 
-def softmax(logits):
+def softmax(logits: ArrayLike) -> np.ndarray:
     """Return ``exp(logits) / Σ exp(logits)`` as float64, without overflow."""
     logits = np.asarray(logits, dtype=np.float64)
     powers = np.exp(logits - logits.max())
     return powers / powers.sum()
 
 
-def silo_weights(strategy, examples, losses=None, gains_db=None, tau=1.0, gamma=1.0, alpha_min=0.0):
-    """Return α, how much each silo's update counts; positive, of sum 1.
+def silo_weights(
+    strategy: str,
+    examples: ArrayLike,
+    losses: ArrayLike | None = None,
+    gains_db: ArrayLike | None = None,
+    tau: float = 1.0,
+    gamma: float = 1.0,
+    alpha_min: float = 0.0,
+) -> np.ndarray:
+    """Return α, the weight of each silo's update; positive, with sum 1.
 
     Args:
         strategy: ``examples``: ∝ n (McMahan et al. 2017); ``uniform``; ``loss``: ∝ exp(−L/τ) (Gao et al. 2022);
             ``fair``: ∝ exp(+L/τ); ``sase``: α_min + (1 − K·α_min) · softmax(γ ln n + q/τ).
         examples: n of each silo.
         losses: L, the mean loss of each silo's last local epoch.
-        gains_db: q, what each silo's update gains in SI-SNR on one common set.
+        gains_db: q, the gain in SI-SNR of each silo's update on one common set.
         tau, gamma, alpha_min: as above.
 
     Returns:
@@ -39,33 +57,36 @@ def silo_weights(strategy, examples, losses=None, gains_db=None, tau=1.0, gamma=
     if strategy == "sase":
         chosen = softmax(gamma * np.log(examples) + np.asarray(gains_db, dtype=np.float64) / tau)
         return alpha_min + (1.0 - count * alpha_min) * chosen
-    raise ValueError(f"no such strategy: {strategy}")
+    raise ValueError(f"unknown strategy: {strategy}")
 
 
-def nova_factors(alphas, steps):
-    """Return FedNova's τ_eff / τ_k with τ_eff = Σ α_k τ_k: what each silo's update is multiplied by (Wang et al. 2020).
+def nova_factors(alphas: ArrayLike, steps: ArrayLike) -> np.ndarray:
+    """Return FedNova's factor τ_eff / τ_k of each silo's update, with τ_eff = Σ α_k τ_k (Wang et al. 2020).
 
     Args:
         alphas: (silos,)
-        steps: τ_k, the optimiser steps that each silo took.
+        steps: τ_k, the number of optimiser steps of each silo.
     """
     steps = np.asarray(steps, dtype=np.float64)
     return float(np.dot(alphas, steps)) / steps
 
 
-def combine(reference, silos, factors):
+def combine(
+    reference: Mapping[str, np.ndarray], silos: Sequence[Mapping[str, np.ndarray]], factors: ArrayLike
+) -> dict[str, np.ndarray]:
     """Return ``w + Σ_k f_k (w_k − w)`` of float arrays.
 
-    Written as ``(1 − Σ f) w + Σ f_k w_k``: one silo with factor 1 then gives its own weights to the bit.
+    Computed as ``(1 − Σ f) w + Σ f_k w_k``, so that a single silo with factor 1 gives its own weights bit for bit.
 
     Args:
         reference: name to w.
-        silos: list of name to w_k, which hold at least the names of ``reference``.
+        silos: for each silo, name to w_k, with at least the names of ``reference``.
         factors: (silos,)
 
     Returns:
         name to float64 array.
     """
+    factors = np.asarray(factors)
     rest = 1.0 - float(np.sum(factors))
     result = {}
     for name, value in reference.items():
@@ -76,24 +97,26 @@ def combine(reference, silos, factors):
     return result
 
 
-def pool_moments(means, seconds, alphas):
-    """Return mean and (co)variance of all silos' data together.
+def pool_moments(
+    means: Sequence[np.ndarray], seconds: Sequence[np.ndarray], alphas: ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and (co)variance of the data of all silos combined.
 
-    ``μ = Σ α μ_k``, ``V = Σ α (V_k + μ_k μ_kᵀ) − μ μᵀ``, which is ``Σ α V_k + Σ α (μ_k − μ)(μ_k − μ)ᵀ``: the form used,
-    since it cannot lose digits.
+    ``μ = Σ α μ_k``, ``V = Σ α (V_k + μ_k μ_kᵀ) − μ μᵀ``, computed as ``Σ α V_k + Σ α (μ_k − μ)(μ_k − μ)ᵀ``, which
+    avoids cancellation.
 
     Args:
-        means: list of (n,)
-        seconds: list of variances (n,), or, of n / 2 complex channels whose means are kept real half first, of
-            (3, n / 2): variance of the real part, of the imaginary part, covariance.
+        means: (n,) of each silo.
+        seconds: variances (n,) of each silo; or, for n / 2 complex channels (means: real half first), (3, n / 2):
+            variance of the real part, variance of the imaginary part, covariance.
         alphas: (silos,)
 
     Returns:
         Both as float64.
     """
-    means = [np.asarray(mean, dtype=np.float64) for mean in means]
-    mean = sum(alpha * value for alpha, value in zip(alphas, means))
-    second = sum(alpha * np.asarray(value, dtype=np.float64) for alpha, value in zip(alphas, seconds))
+    alphas, means = np.asarray(alphas), [np.asarray(mean, dtype=np.float64) for mean in means]
+    mean = np.asarray(sum(alpha * value for alpha, value in zip(alphas, means)))
+    second = np.asarray(sum(alpha * np.asarray(value, dtype=np.float64) for alpha, value in zip(alphas, seconds)))
     for alpha, value in zip(alphas, means):
         offset = value - mean
         if second.ndim == 1:
@@ -104,32 +127,40 @@ def pool_moments(means, seconds, alphas):
     return mean, second
 
 
-def update_norm(reference, arrays, names):
+def update_norm(reference: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray], names: Iterable[str]) -> float:
     """Return the Euclidean norm of ``arrays − reference`` over the named arrays."""
     differences = (np.asarray(arrays[n], dtype=np.float64) - np.asarray(reference[n], dtype=np.float64) for n in names)
     return float(np.sqrt(sum(float(np.sum(d * d)) for d in differences)))
 
 
-def aggregate(reference, silos, alphas, layout, optimiser, factors=None, norms_apart=False):
+def aggregate(
+    reference: Mapping[str, np.ndarray],
+    silos: Sequence[Mapping[str, np.ndarray]],
+    alphas: np.ndarray,
+    layout: Layout,
+    optimiser: ServerOptimiser,
+    factors: np.ndarray | None = None,
+    local_norms: bool = False,
+) -> dict[str, np.ndarray]:
     """Return the next global model.
 
     Args:
-        reference: the last one, name to array.
-        silos: each silo's, in the same form.
+        reference: the present one, name to array.
+        silos: those of the silos, in the same form.
         alphas: (silos,)
-        layout: a :class:`sase.federated.layout.Layout`.
-        optimiser: a :class:`sase.federated.server_optimiser.ServerOptimiser`; it moves trained weights alone.
-        factors: of each silo's update beside α, such as FedNova's.
-        norms_apart: norm layers are the silos' own (FedBN): their plain average is taken.
+        layout: of the network.
+        optimiser: moves the trained weights; all other arrays are averaged.
+        factors: multiply each silo's update beside α, as in FedNova.
+        local_norms: norm layers stay with the silos (FedBN); the global model gets their plain average.
 
     Returns:
-        name to array, each of the type it has in ``reference``.
+        name to array, with the types of ``reference``.
     """
-    apart = [name for name in layout.weights if norms_apart and name in layout.norms]
-    shared = {name: reference[name] for name in layout.weights if name not in apart}
+    shared = {name: reference[name] for name in layout.shared_weights(local_norms)}
+    norms = {name: reference[name] for name in layout.weights if name not in shared}
     weighted = alphas if factors is None else alphas * factors
     result = optimiser.step(shared, combine(shared, silos, weighted), silos, weighted)
-    result.update(combine({name: reference[name] for name in apart}, silos, alphas))
+    result.update(combine(norms, silos, alphas))
     for mean, second in layout.moments:
         result[mean], result[second] = pool_moments([s[mean] for s in silos], [s[second] for s in silos], alphas)
     for name in layout.counters:
@@ -137,16 +168,18 @@ def aggregate(reference, silos, alphas, layout, optimiser, factors=None, norms_a
     return {name: np.asarray(result[name]).astype(reference[name].dtype) for name in layout.names}
 
 
-def moving_average(average, newest, decay, layout):
-    """Return ``decay · average + (1 − decay) · newest`` of two global models: weights so, statistics pooled so.
+def moving_average(
+    average: Mapping[str, np.ndarray], newest: Mapping[str, np.ndarray], decay: float, layout: Layout
+) -> dict[str, np.ndarray]:
+    """Return ``decay · average + (1 − decay) · newest`` of two global models; norm statistics are pooled.
 
     Args:
         average, newest: name to array.
         decay: from 0 to 1.
-        layout: a :class:`sase.federated.layout.Layout`.
+        layout: of the network.
 
     Returns:
-        name to array, each of the type it has in ``newest``; counters are those of ``newest``.
+        name to array, with the types of ``newest``; counters are those of ``newest``.
     """
     both, shares = (average, newest), np.array([decay, 1.0 - decay])
     result = combine({name: newest[name] for name in layout.weights}, both, shares)

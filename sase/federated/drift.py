@@ -1,52 +1,77 @@
-"""Remedies against client drift that act on a silo's gradients: FedProx and SCAFFOLD."""
+"""Corrections of a silo's gradients against client drift: FedProx and SCAFFOLD."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 import torch
+from torch import nn
 
 from sase.errors import InputError
 from sase.federated.layout import load_arrays, to_arrays
+from sase.training.loop import GradientGuard
+
+if TYPE_CHECKING:
+    from sase.data.dataset import Batch
 
 
 class DriftGuard:
-    """A :class:`sase.training.loop.GradientGuard` that corrects gradients after it has accepted and clipped them.
+    """A :class:`sase.training.loop.GradientGuard` that corrects the gradients after checking and clipping them.
 
-    FedProx (Li et al. 2020) adds ``μ (w − w_global)``, SCAFFOLD (Karimireddy et al. 2020) ``c − c_k``. Both come after
-    the clipping, which is there for what single batches do.
+    FedProx (Li et al. 2020) adds ``μ (w − w_global)``, SCAFFOLD (Karimireddy et al. 2020) ``c − c_k``. Both are added
+    after clipping, which is meant for outliers among single batches.
 
     Args:
-        guard: the one within.
-        mu: FedProx's.
-        anchor: list of tensors, the global weights in the order of the parameters; needed where μ is not 0.
-        correction: list of tensors ``c − c_k`` in the same order, or None.
+        guard: checks and clips.
+        mu: of FedProx.
+        anchor: the global weights in the order of the parameters; required if μ is not 0.
+        correction: ``c − c_k`` in the same order, or None.
     """
 
-    def __init__(self, guard, mu=0.0, anchor=None, correction=None):
+    def __init__(
+        self,
+        guard: GradientGuard,
+        mu: float = 0.0,
+        anchor: Sequence[torch.Tensor] | None = None,
+        correction: Sequence[torch.Tensor] | None = None,
+    ) -> None:
         self.guard, self.mu, self.anchor, self.correction = guard, mu, anchor, correction
 
     @torch.no_grad()
-    def clip_if_finite(self, parameters, utts):
-        """Clip and correct the gradients; return True when they are finite."""
+    def clip_if_finite(self, parameters: list[nn.Parameter], utts: Sequence[str]) -> bool:
+        """Clip and correct the gradients in place; return whether they are finite."""
         if not self.guard.clip_if_finite(parameters, utts):
             return False
-        for place, parameter in enumerate(parameters):
+        for index, parameter in enumerate(parameters):
             if parameter.grad is None:
                 continue
-            if self.mu:
-                parameter.grad.add_(parameter - self.anchor[place], alpha=self.mu)
+            if self.mu and self.anchor is not None:
+                parameter.grad.add_(parameter - self.anchor[index], alpha=self.mu)
             if self.correction is not None:
-                parameter.grad.add_(self.correction[place])
+                parameter.grad.add_(self.correction[index])
         return True
 
 
-def control_variate(model, batches, criterion, guard, autocast, statistics):
-    """Return c_k, the mean gradient over batches at the model as it is (option I of SCAFFOLD), name to float32 array.
+def control_variate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    criterion: Callable[..., tuple[torch.Tensor, Any]],
+    guard: GradientGuard,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    statistics: Sequence[str],
+) -> dict[str, np.ndarray]:
+    """Return c_k, the mean gradient over batches at the current model (option I of SCAFFOLD), name to float32 array.
 
-    Gradients are clipped one by one, as they will be in training, and those that are not finite left out.
+    Gradients are clipped per batch, as in training; non-finite ones are skipped.
 
     Args:
-        model: in any mode; left in training mode with its weights and norm statistics as they were.
-        batches: iterable of :class:`sase.data.dataset.Batch`.
-        criterion, guard, autocast: as for :func:`sase.training.loop.train_epoch`.
-        statistics: names of its norm statistics and counters, which a pass through the network changes.
+        model: left in training mode with its weights and norm statistics unchanged.
+        batches: to average over.
+        criterion, guard, autocast: see :class:`sase.training.loop.TrainingStep`.
+        statistics: names of the norm statistics and counters, which a forward pass changes and which are restored.
     """
     model.train()
     before = to_arrays(model, statistics)
@@ -65,5 +90,5 @@ def control_variate(model, batches, criterion, guard, autocast, statistics):
     model.zero_grad(set_to_none=True)
     load_arrays(model, before)
     if not count:
-        raise InputError("no batch has a finite gradient at the global model")
+        raise InputError("SCAFFOLD: no batch has a finite gradient at the global model; check the data")
     return {name: (total / count).cpu().numpy() for total, (name, _) in zip(sums, named)}

@@ -1,33 +1,41 @@
-"""What stays on a silo's own disk between rounds: ``state-<round>.pt``. Round r reads that of an earlier round only."""
+"""State that a silo keeps on its own disk between rounds: ``state-<round>.pt``."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from sase.atomic import remove_leftovers
 from sase.model import read_checkpoint
 from sase.training.checkpoint import save_checkpoint
 
-_ARRAYS = ("norms", "control")  # parts of a state that are dicts of numpy arrays
+if TYPE_CHECKING:
+    from sase.federated.silo import Instruction
+
+_ARRAYS = ("norms", "control")  # the parts of a state that are dicts of numpy arrays
 
 
 class PersonalState:
     """The folder of a silo's personal states.
 
-    A round that is repeated reads what it read the first time and writes its own state anew, so it starts alike. Kept
-    are the states of the last two rounds and of the best one, whose model may have to be scored later.
+    A round reads only the state of an earlier round, so that a repeated round starts from the same state and overwrites
+    its own. The states of the last two rounds are kept, and that of the best round, whose model may be scored later.
 
     Args:
-        folder: made when there is something to keep.
+        folder: created with the first state.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
-    def read(self, instruction):
-        """Return the newest state of a round before the instruction's, as it was written; an empty dict for none.
+    def read(self, instruction: Instruction) -> dict[str, Any]:
+        """Return the newest state of a round before the instruction's; empty if there is none.
 
-        States of another experiment in the same folder are not looked at.
+        States of other experiments in the same folder are ignored.
         """
         rounds = [number for number in self._rounds() if number < instruction.round]
         if not rounds:
@@ -35,37 +43,37 @@ class PersonalState:
         state = read_checkpoint(self._path(max(rounds)))
         if state["experiment"] != instruction.config["experiment"]:
             return {}
-        return {n: _to_numpy(value) if n in _ARRAYS else value for n, value in state["kept"].items()}
+        return {name: _to_numpy(value) if name in _ARRAYS else value for name, value in state["kept"].items()}
 
-    def write(self, instruction, keep):
-        """Write the state of the instruction's round: nested dicts of arrays, tensors and plain types; {} for none."""
-        if not keep:
+    def write(self, instruction: Instruction, state: Mapping[str, Any]) -> None:
+        """Write the state of the instruction's round, nested dicts of arrays, tensors and plain types, unless empty."""
+        if not state:
             return
-        kept = {name: _to_tensors(value) if name in _ARRAYS else value for name, value in keep.items()}
+        kept = {name: _to_tensors(value) if name in _ARRAYS else value for name, value in state.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder)
-        state = {"experiment": instruction.config["experiment"], "round": instruction.round, "kept": kept}
-        save_checkpoint(self._path(instruction.round), state)
+        content = {"experiment": instruction.config["experiment"], "round": instruction.round, "kept": kept}
+        save_checkpoint(self._path(instruction.round), content)
         rounds, best = self._rounds(), instruction.config["best_round"]
         needed = {
             instruction.round,
-            max((n for n in rounds if n < instruction.round), default=0),
-            max((n for n in rounds if n <= best), default=0),
+            max((number for number in rounds if number < instruction.round), default=0),
+            max((number for number in rounds if number <= best), default=0),
         }
-        for number in set(rounds) - needed:  # those of later rounds as well: the server has gone back behind them
+        for number in set(rounds) - needed:  # including later rounds, which the server has discarded
             self._path(number).unlink()
 
-    def _path(self, number):
+    def _path(self, number: int) -> Path:
         return self.folder / f"state-{number}.pt"
 
-    def _rounds(self):
+    def _rounds(self) -> list[int]:
         numbers = (path.stem.removeprefix("state-") for path in self.folder.glob("state-*.pt"))
         return [int(number) for number in numbers if number.isdecimal()]
 
 
-def _to_tensors(arrays):
+def _to_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
     return {name: torch.as_tensor(value) for name, value in arrays.items()}
 
 
-def _to_numpy(tensors):
+def _to_numpy(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in tensors.items()}

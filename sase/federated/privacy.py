@@ -1,24 +1,27 @@
-"""What differential privacy of whole silos comes to, in ε, when updates are clipped and given Gaussian noise."""
+"""Differential privacy at the level of silos: ε of clipped updates with Gaussian noise."""
+
+from __future__ import annotations
 
 import math
 
 from sase.errors import InputError
+from sase.federated.config import FederatedConfig
 
 
-def delta_of(epsilon, mu):
-    """Return the δ for which a μ-Gaussian mechanism is (ε, δ) private, exactly (Balle and Wang 2018, theorem 8).
+def delta_of(epsilon: float, mu: float) -> float:
+    """Return the exact δ for which a μ-Gaussian mechanism is (ε, δ)-private (Balle and Wang 2018, theorem 8).
 
     Args:
         epsilon: ≥ 0.
-        mu: sensitivity over standard deviation; of T releases together, √T of that of one (Dong et al. 2022).
+        mu: sensitivity divided by standard deviation; T releases compose to √T times the μ of one (Dong et al. 2022).
     """
-    # exp(ε) Φ(−x) by the logarithm: both factors run out of range long before their product does.
+    # exp(ε) Φ(−x) through its logarithm: both factors leave the float range long before their product does.
     log_tail = _log_normal_cdf(-epsilon / mu - mu / 2.0)
     return math.exp(_log_normal_cdf(-epsilon / mu + mu / 2.0)) - math.exp(min(0.0, epsilon + log_tail))
 
 
-def epsilon_of(mu, delta):
-    """Return the smallest ε for which a μ-Gaussian mechanism is (ε, δ) private."""
+def epsilon_of(mu: float, delta: float) -> float:
+    """Return the smallest ε for which a μ-Gaussian mechanism is (ε, δ)-private."""
     if mu <= 0.0 or delta_of(0.0, mu) <= delta:
         return 0.0
     low, high = 0.0, 1.0
@@ -30,17 +33,17 @@ def epsilon_of(mu, delta):
     return high
 
 
-def published_epsilon(noise_multiplier, num_silos, rounds, delta):
-    """Return ε of the global models of ``rounds`` rounds, for one silo's whole data being replaced by any other.
+def published_epsilon(noise_multiplier: float, num_silos: int, rounds: int, delta: float) -> float:
+    """Return ε of the global models of ``rounds`` rounds when all data of one silo may be replaced.
 
     Every silo clips its update to a norm C and adds Gaussian noise of standard deviation ``noise_multiplier · C``; the
-    server takes the plain mean of all of them, every round. The mean then moves by at most 2C/K, under noise of
-    ``noise_multiplier · C/√K``; what the server does with it later costs nothing.
+    server takes the plain mean over all silos in every round. The mean then moves by at most 2C/K, under noise of
+    ``noise_multiplier · C/√K``; post-processing on the server costs nothing.
 
     Args:
         noise_multiplier: of each silo.
         num_silos: K.
-        rounds: how many were published.
+        rounds: number of published models.
         delta: δ.
     """
     if noise_multiplier <= 0.0:
@@ -48,16 +51,16 @@ def published_epsilon(noise_multiplier, num_silos, rounds, delta):
     return epsilon_of(2.0 * math.sqrt(rounds) / (noise_multiplier * math.sqrt(num_silos)), delta)
 
 
-def upload_epsilon(noise_multiplier, exchanges, delta):
-    """Return ε of a silo's own uploads, against a server that looks at each: sensitivity 2C, its own noise alone."""
+def upload_epsilon(noise_multiplier: float, exchanges: int, delta: float) -> float:
+    """Return ε of one silo's uploads against the server, which sees each of them: sensitivity 2C, own noise only."""
     return math.inf if noise_multiplier <= 0.0 else epsilon_of(2.0 * math.sqrt(exchanges) / noise_multiplier, delta)
 
 
-def require_accountable(config):
-    """Raise InputError where no ε can be told: it holds for equal weights and all silos in every round alone.
+def require_accountable(config: FederatedConfig) -> None:
+    """Raise InputError unless all silos take part in every round with equal weights, which the accounting assumes.
 
     Args:
-        config: a :class:`sase.federated.config.FederatedConfig` with noise.
+        config: a config with noise.
     """
     reasons = []
     if config.strategy != "uniform":
@@ -65,14 +68,16 @@ def require_accountable(config):
     if config.needed_silos != config.num_silos:
         reasons.append(f"min_silos is {config.needed_silos}, not all {config.num_silos}")
     if config.fednova:
-        reasons.append("fednova scales updates apart")
+        reasons.append("fednova scales updates individually")
     if reasons:
-        raise InputError(f"no ε can be told: {'; '.join(reasons)} (it holds for equal weights and full participation)")
+        raise InputError(
+            f"cannot account for ε: {'; '.join(reasons)} (it requires equal weights and full participation)"
+        )
 
 
-def _log_normal_cdf(x):
+def _log_normal_cdf(x: float) -> float:
     """Return ln Φ(x)."""
     if x > -30.0:
         return math.log(0.5 * math.erfc(-x / math.sqrt(2.0)))
-    # The first terms of the asymptotic series; the next is below 1e-5 of the sum here.
+    # First terms of the asymptotic series; here the next term is below 1e-5 of the sum.
     return -0.5 * x * x - math.log(-x * math.sqrt(2.0 * math.pi)) + math.log1p(-1.0 / x**2 + 3.0 / x**4)

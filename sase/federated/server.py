@@ -1,11 +1,16 @@
-"""The server: the global model, one round at a time, and everything needed to go on after being killed."""
+"""The server: the global model, one round at a time, with all state on disk so that a killed run resumes."""
+
+from __future__ import annotations
 
 import hashlib
 import json
 import logging
 import math
 import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,45 +19,61 @@ from sase.config import to_mapping
 from sase.data.dataset import PairSet
 from sase.errors import InputError
 from sase.federated import privacy
-from sase.federated.admission import admit
+from sase.federated.admission import Admitted, admit
 from sase.federated.aggregation import aggregate, moving_average, nova_factors, silo_weights
-from sase.federated.config import checked
+from sase.federated.config import FederatedConfig, checked
 from sase.federated.layout import layout_of, load_arrays, to_arrays
-from sase.federated.ledger import add_timing, check_and_write_configs, resume_key, write_rounds
 from sase.federated.payload import num_bytes
+from sase.federated.records import add_timing, check_and_write_configs, resume_key, write_rounds
 from sase.federated.server_optimiser import ServerOptimiser
-from sase.federated.silo import CONTROL, Instruction
+from sase.federated.silo import CONTROL, Instruction, Reply
 from sase.model import load_model, save_model
 from sase.training.checkpoint import load_checkpoint, save_checkpoint
+from sase.training.config import TrainConfig
 from sase.training.initial import initial_model
 from sase.training.validation import PairSubset, development_scores, validate
 
 log = logging.getLogger(__name__)
 
+Exchange = Callable[[Instruction], tuple[Sequence[Reply], Sequence[str]]]
+
 
 class Server:
-    """Holds the global model of an experiment; made again on the same folder, it goes on from the last whole round.
+    """The global model of an experiment; created again on the same folder, it resumes from the last completed round.
 
     Args:
-        train_config: a :class:`sase.training.config.TrainConfig`.
-        fed_config: a :class:`sase.federated.config.FederatedConfig`.
-        dev_set: dump directory that scores every round.
+        train_config: of network and local training.
+        fed_config: of the federation.
+        dev_set: dump directory on which every round is scored.
         exp_dir: the experiment folder: ``config.yaml``, ``fl.yaml``, ``server.pt`` (the state), ``best.pt``,
             ``last.pt``, ``rounds.jsonl``, ``round_timing.jsonl``.
-        device: where to score.
+        device: for scoring.
+
+    Attributes:
+        model: the network with the weights that are scored and saved.
+        history: the records of the completed rounds, as in ``rounds.jsonl``.
+        best_round: number of the round of ``best.pt``; 0 for none.
+        refusals: silo (as a string) to the number of its rejected replies.
 
     Raises:
-        InputError: a folder begun with another config, a corrupt state, configs that do not go together.
+        InputError: the folder was started with another config, its state is corrupt, or the configs are inconsistent.
     """
 
-    def __init__(self, train_config, fed_config, dev_set, exp_dir, device="cpu"):
+    def __init__(
+        self,
+        train_config: TrainConfig,
+        fed_config: FederatedConfig,
+        dev_set: str | Path,
+        exp_dir: str | Path,
+        device: str = "cpu",
+    ) -> None:
         self.train, self.config, self.exp_dir = train_config, checked(fed_config), Path(exp_dir)
-        self._decisive = check_and_write_configs(exp_dir, train_config, fed_config)
+        self._resume_key = check_and_write_configs(exp_dir, train_config, fed_config)
         self.model = initial_model(train_config).to(device)
         self.layout = layout_of(self.model)
         if fed_config.norm == "none" and self.layout.moments:
             raise InputError(
-                "federated config: norm is none, but this network's norms keep statistics; use model.norm=layer"
+                "federated config: norm is none, but this network's norm layers keep statistics; use model.norm=layer"
             )
         if fed_config.dp_noise_multiplier:
             privacy.require_accountable(fed_config)
@@ -66,184 +87,187 @@ class Server:
             fed_config.beta2,
             fed_config.adaptivity,
         )
-        self.history, self.best_round, self.refusals = [], 0, {}
-        self._controls, self._attempt = {}, None
-        self._arrays = to_arrays(self.model, self.layout.names)  # of the newest global model, from which silos go on;
-        self._kept = self._arrays  # and of what is scored and kept: that, or its average over rounds. self.model has it
+        self.history: list[dict[str, Any]] = []
+        self.best_round = 0
+        self.refusals: dict[str, int] = {}
+        self._controls: dict[int, dict[str, np.ndarray]] = {}
+        self._attempts: _Attempts | None = None
+        # The newest global model is sent to the silos. What is scored and saved, and loaded in self.model, is that
+        # model or its moving average over rounds.
+        self._newest = self._averaged = to_arrays(self.model, self.layout.names)
         if self.state_path.exists():
             self._resume()
 
     @property
-    def state_path(self):
-        """Of the file that holds everything needed to go on."""
+    def state_path(self) -> Path:
+        """The file with everything needed to resume."""
         return self.exp_dir / "server.pt"
 
     @property
-    def next_round(self):
+    def next_round(self) -> int:
         """The number of the next round, from 1."""
         return len(self.history) + 1
 
     @property
-    def finished(self):
-        """Whether all rounds are done."""
+    def finished(self) -> bool:
+        """Whether all rounds are completed."""
         return len(self.history) >= self.config.num_rounds
 
     @property
-    def last_trouble(self):
-        """The last thing that went wrong in the present round, in words."""
-        troubles = [*self._attempt.failed, *self._attempt.refused] if self._attempt else []
-        return troubles[-1] if troubles else "none answered"
+    def last_failure(self) -> str:
+        """Description of the last failed or rejected reply in the current round."""
+        failures = [*self._attempts.failed, *self._attempts.refused] if self._attempts else []
+        return failures[-1] if failures else "no silo replied"
 
-    def instruction(self):
-        """Return the :class:`sase.federated.silo.Instruction` of the next round; the same until that has advanced."""
-        if self._attempt is None:
-            arrays = dict(self._arrays)
-            if self._controls:
-                silos = [self._controls[silo] for silo in sorted(self._controls)]
-                for name in self.layout.weights:
-                    mean = np.mean([control[name] for control in silos], axis=0, dtype=np.float64)
-                    arrays[CONTROL + name] = mean.astype(np.float32)
-            self._attempt = _Attempt(Instruction(self.next_round, arrays, self._instruction_config()))
-        return self._attempt.instruction
+    def instruction(self) -> Instruction:
+        """Return the instruction of the next round; the same one until that round is completed."""
+        return self._current_attempts().instruction
 
-    def best_instruction(self):
+    def best_instruction(self) -> Instruction:
         """Return the instruction with which :meth:`sase.federated.silo.Silo.evaluate` scores the best model so far."""
         arrays = to_arrays(load_model(self.exp_dir / "best.pt"), self.layout.names)
         return Instruction(self.best_round + 1, arrays, self._instruction_config())
 
-    def finish_round(self, replies, failures):
-        """Take the answers of a round and make the next global model of them, unless they are too few.
+    def finish_round(self, replies: Sequence[Reply], failures: Sequence[str]) -> bool:
+        """Compute the next global model from the replies of a round, unless there are too few valid ones.
 
         Args:
-            replies: list of :class:`sase.federated.silo.Reply`, in any order.
-            failures: list of str, one a silo that did not answer: who and why.
+            replies: in any order.
+            failures: for each silo that did not reply, which one and why.
 
         Returns:
-            True when the round advanced (and its state is on the disk), False when it must be repeated.
+            True when the round is completed (and its state is on disk), False when it must be repeated.
         """
-        answered, instruction = time.monotonic(), self.instruction()
-        admitted, refused = admit(replies, instruction, self.config, self.layout)
-        gains = {}
-        if self.config.strategy == "sase":
-            gains, unsound = self._gains(admitted)
-            admitted, refused = [reply for reply in admitted if reply.silo in gains], refused | unsound
-        self._attempt.add(failures, refused)
-        for silo, reason in refused.items():
-            self.refusals[str(silo)] = self.refusals.get(str(silo), 0) + 1
-            log.warning(
-                "round %d: silo %d is refused (%d so far): %s", self.next_round, silo, self.refusals[str(silo)], reason
-            )
-        for failure in failures:
-            log.warning("round %d: %s", self.next_round, failure)
+        received = time.monotonic()
+        admitted = self._admit(replies, failures)
         if len(admitted) < self.config.needed_silos:
             log.warning(
-                "round %d: %d good replies, %d are needed", self.next_round, len(admitted), self.config.needed_silos
+                "round %d: %d valid replies, %d required", self.next_round, len(admitted), self.config.needed_silos
             )
             return False
-        alphas = self._weigh(admitted, gains)
-        steps = [reply.metrics["steps"] for reply in admitted]
-        factors = nova_factors(alphas, steps) if self.config.fednova else None
-        local = self.config.norm == "local"
-        arrays = aggregate(
-            instruction.model, [reply.arrays for reply in admitted], alphas, self.layout, self.optimiser, factors, local
-        )
-        if bad := next((name for name, value in arrays.items() if not np.isfinite(value).all()), None):
-            raise InputError(
-                f"round {self.next_round}: {bad} of the new global model is not finite; lower server_lr "
-                f"({self.config.effective_server_lr:g}); {self.exp_dir / 'best.pt'} is kept"
-            )
-        decay = self.config.average_decay if self.history else 0.0  # the average begins with the first round
-        self._kept = moving_average(self._kept, arrays, decay, self.layout) if decay else arrays
-        self._arrays = arrays
-        load_arrays(self.model, self._kept)
-        self._controls.update({reply.silo: reply.control for reply in admitted if reply.control})
+        alphas = self._weigh(admitted)
+        self._aggregate(admitted, alphas)
         aggregated = time.monotonic()
-        entry = self._entry(admitted, alphas, gains, instruction)
-        began = self._attempt.began
-        self._keep(entry)
-        done = time.monotonic()
+        record = self._record(admitted, alphas)
+        started = self._current_attempts().started
+        self._save(record)
+        saved = time.monotonic()
         seconds = {
-            "seconds": done - began,
-            "exchange": answered - began,
-            "aggregate": aggregated - answered,
-            "score_and_save": done - aggregated,
+            "seconds": saved - started,
+            "exchange": received - started,
+            "aggregate": aggregated - received,
+            "score_and_save": saved - aggregated,
         }
-        add_timing(self.exp_dir, entry["round"], seconds, admitted)
-        shown = " ".join(f"{name} {value}" for name, value in entry.items() if name.startswith("dev_"))
-        alpha = " ".join(f"{values['alpha']:.3f}" for values in entry["silos"].values())
-        log.info(
-            "round %d/%d done, %.0f s: %s, silos %s, weights %s",
-            entry["round"],
-            self.config.num_rounds,
-            done - began,
-            shown,
-            " ".join(entry["silos"]),
-            alpha,
-        )
+        add_timing(self.exp_dir, record["round"], seconds, admitted)
+        self._log_round(record, saved - started)
         return True
 
-    def _instruction_config(self):
+    def _current_attempts(self) -> _Attempts:
+        if self._attempts is None:
+            arrays = {**self._newest, **self._global_control()}
+            self._attempts = _Attempts(Instruction(self.next_round, arrays, self._instruction_config()))
+        return self._attempts
+
+    def _global_control(self) -> dict[str, np.ndarray]:
+        """Return SCAFFOLD's global control variate, the mean over silos, with the names of an instruction."""
+        if not self._controls:
+            return {}
+        silos = [self._controls[silo] for silo in sorted(self._controls)]
+        means = {}
+        for name in self.layout.weights:
+            means[name] = np.asarray(np.mean([control[name] for control in silos], axis=0, dtype=np.float64))
+        return {CONTROL + name: mean.astype(np.float32) for name, mean in means.items()}
+
+    def _instruction_config(self) -> dict[str, Any]:
         return {
             "train": to_mapping(self.train),
             "federated": to_mapping(self.config),
-            "experiment": hashlib.sha256(json.dumps(self._decisive, sort_keys=True).encode()).hexdigest()[:16],
+            "experiment": hashlib.sha256(json.dumps(self._resume_key, sort_keys=True).encode()).hexdigest()[:16],
             "best_round": self.best_round,
         }
 
-    def _gains(self, admitted):
-        """Return silo to what its update alone gains in SI-SNR (dB) on the common set, and silo to why it has none."""
-        load_arrays(self.model, self._arrays)
+    def _admit(self, replies: Sequence[Reply], failures: Sequence[str]) -> list[Admitted]:
+        """Return the valid replies, with their gains where the strategy needs them; count and log the others."""
+        attempts = self._current_attempts()
+        admitted, rejected = admit(replies, attempts.instruction, self.config, self.layout)
+        if self.config.strategy == "sase":
+            self._measure_gains(admitted)
+            rejected |= {r.silo: "the output of its network is not finite" for r in admitted if r.gain_db is None}
+            admitted = [reply for reply in admitted if reply.gain_db is not None]
+        attempts.add(failures, rejected)
+        for silo, reason in rejected.items():
+            count = self.refusals[str(silo)] = self.refusals.get(str(silo), 0) + 1
+            log.warning("round %d: reply of silo %d rejected (%d so far): %s", self.next_round, silo, count, reason)
+        for failure in failures:
+            log.warning("round %d: %s", self.next_round, failure)
+        return admitted
+
+    def _measure_gains(self, admitted: Sequence[Admitted]) -> None:
+        """Set the gain in SI-SNR (dB) of each update alone on the common set; it stays None for non-finite output."""
+        load_arrays(self.model, self._newest)
         before, _ = validate(self.model, self._common)
-        gains, refused = {}, {}
         for reply in admitted:
             load_arrays(self.model, reply.arrays)
             after, _ = validate(self.model, self._common)
             if math.isfinite(after):
-                gains[reply.silo] = after - before
-            else:
-                refused[reply.silo] = "its network's output is not finite"
-        load_arrays(self.model, self._kept)
-        return gains, refused
+                reply.gain_db = after - before
+        load_arrays(self.model, self._averaged)
 
-    def _weigh(self, admitted, gains):
+    def _weigh(self, admitted: Sequence[Admitted]) -> np.ndarray:
         return silo_weights(
             self.config.strategy,
             [reply.metrics["examples"] for reply in admitted],
             [reply.metrics["last_loss"] for reply in admitted],
-            [gains.get(reply.silo, 0.0) for reply in admitted],
+            [reply.gain_db or 0.0 for reply in admitted],
             self.config.tau,
             self.config.gamma,
             self.config.alpha_min,
         )
 
-    def _entry(self, admitted, alphas, gains, instruction):
-        silos = {}
-        for reply, alpha in zip(admitted, alphas):
-            told = {name: reply.metrics[name] for name in ("examples", "steps", "loss", "last_loss")}
-            told |= {"bad_steps": reply.metrics.get("bad_steps", 0.0), "update_norm": reply.update_norm, "alpha": alpha}
-            if gains:
-                told["gain_db"] = gains[reply.silo]
-            told = {name: round(float(value), 6) for name, value in told.items()}
-            silos[str(reply.silo)] = {**told, "bytes": reply.bytes}
-        dev = development_scores(self.model, self._dev, self.train.train.select_by)
-        chosen = f"dev_{self.train.train.select_by}"
-        best = max((entry[chosen] for entry in self.history), default=-math.inf)
+    def _aggregate(self, admitted: Sequence[Admitted], alphas: np.ndarray) -> None:
+        """Replace the global model, its moving average and the silos' control variates by those after this round."""
+        steps = [reply.metrics["steps"] for reply in admitted]
+        newest = aggregate(
+            self.instruction().model,
+            [reply.arrays for reply in admitted],
+            alphas,
+            self.layout,
+            self.optimiser,
+            nova_factors(alphas, steps) if self.config.fednova else None,
+            self.config.norm == "local",
+        )
+        if bad := next((name for name, value in newest.items() if not np.isfinite(value).all()), None):
+            raise InputError(
+                f"round {self.next_round}: {bad} of the new global model is not finite; lower server_lr "
+                f"({self.config.effective_server_lr:g}); {self.exp_dir / 'best.pt'} is unchanged"
+            )
+        decay = self.config.average_decay if self.history else 0.0  # the average starts with the first round
+        self._averaged = moving_average(self._averaged, newest, decay, self.layout) if decay else newest
+        self._newest = newest
+        load_arrays(self.model, self._averaged)
+        self._controls.update({reply.silo: reply.control for reply in admitted if reply.control})
+
+    def _record(self, admitted: Sequence[Admitted], alphas: np.ndarray) -> dict[str, Any]:
+        """Score the new model on the development set and return the round's record for ``rounds.jsonl``."""
+        scores = development_scores(self.model, self._dev, self.train.train.select_by)
+        criterion = f"dev_{self.train.train.select_by}"
+        best = max((record[criterion] for record in self.history), default=-math.inf)
+        attempts = self._current_attempts()
         return {
             "round": self.next_round,
-            **self._attempt.told(),
-            "silos": silos,
+            **attempts.summary(),
+            "silos": {str(reply.silo): _silo_record(reply, alpha) for reply, alpha in zip(admitted, alphas)},
             "bytes_up": sum(reply.bytes for reply in admitted),
-            "bytes_down": self.config.num_silos * num_bytes(instruction.arrays),
-            **self._privacy(),
-            **dev,
-            "best": dev[chosen] > best,
+            "bytes_down": self.config.num_silos * num_bytes(attempts.instruction.arrays),
+            **self._privacy_record(),
+            **scores,
+            "best": scores[criterion] > best,
         }
 
-    def _privacy(self):
-        config = self.config
+    def _privacy_record(self) -> dict[str, float]:
+        config, rounds = self.config, self.next_round
         if not config.dp_noise_multiplier:
             return {}
-        rounds = self.next_round
         epsilon = privacy.published_epsilon(config.dp_noise_multiplier, config.num_silos, rounds, config.dp_delta)
         log.info(
             "differential privacy of a silo in the models of %d rounds: ε = %.3g, δ = %g",
@@ -253,22 +277,33 @@ class Server:
         )
         return {"epsilon": round(epsilon, 4)}
 
-    def _keep(self, entry):
-        """Make the round's result last; ``server.pt`` decides, so a server killed before it makes the round again."""
-        self.history.append(entry)
-        if entry["best"]:
-            self.best_round = entry["round"]
+    def _save(self, record: dict[str, Any]) -> None:
+        """Save the completed round; ``server.pt`` decides: a server killed before it is written repeats the round."""
+        self.history.append(record)
+        if record["best"]:
+            self.best_round = record["round"]
             save_model(self.model, self.exp_dir / "best.pt")
         save_model(self.model, self.exp_dir / "last.pt")
         save_checkpoint(self.state_path, self._state())
         write_rounds(self.exp_dir, self.history)
-        self._attempt = None
+        self._attempts = None
 
-    def _state(self):
+    def _log_round(self, record: Mapping[str, Any], seconds: float) -> None:
+        log.info(
+            "round %d/%d completed in %.0f s: %s, silos %s, weights %s",
+            record["round"],
+            self.config.num_rounds,
+            seconds,
+            " ".join(f"{name} {value}" for name, value in record.items() if name.startswith("dev_")),
+            " ".join(record["silos"]),
+            " ".join(f"{values['alpha']:.3f}" for values in record["silos"].values()),
+        )
+
+    def _state(self) -> dict[str, Any]:
         optimizer = {moment: _tensors(arrays) for moment, arrays in self.optimiser.state().items()}
-        newest = {} if self._kept is self._arrays else _tensors(self._arrays)
+        newest = {} if self._averaged is self._newest else _tensors(self._newest)
         return {
-            "config": self._decisive,
+            "config": self._resume_key,
             "model_config": to_mapping(self.train.model),
             "model": self.model.state_dict(),
             "newest": newest,
@@ -279,52 +314,57 @@ class Server:
             "refusals": self.refusals,
         }
 
-    def _resume(self):
-        state = load_checkpoint(self.state_path, self._decisive, resume_key)
+    def _resume(self) -> None:
+        state = load_checkpoint(self.state_path, self._resume_key, resume_key)
         self.model.load_state_dict(state["model"])
-        self._arrays = self._kept = to_arrays(self.model, self.layout.names)
-        if newest := state.get("newest"):  # which an earlier version did not have
-            self._arrays = _numpy(newest)
+        self._newest = self._averaged = to_arrays(self.model, self.layout.names)
+        if newest := state.get("newest"):  # missing in states of an earlier version
+            self._newest = _numpy(newest)
         self.optimiser.load({moment: _numpy(tensors) for moment, tensors in state["optimizer"].items()})
         self._controls = {int(silo): _numpy(tensors) for silo, tensors in state["controls"].items()}
         self.history, self.best_round, self.refusals = state["history"], state["best_round"], state["refusals"]
         write_rounds(self.exp_dir, self.history)
-        log.info("resumed from %s: %d of %d rounds done", self.state_path, len(self.history), self.config.num_rounds)
+        log.info(
+            "resumed from %s: %d of %d rounds completed", self.state_path, len(self.history), self.config.num_rounds
+        )
 
 
-class _Attempt:
-    """A round that has begun: what silos were told, and what went wrong so far, over its repetitions."""
+@dataclass
+class _Attempts:
+    """The attempts at the current round: the instruction they share, and what failed so far."""
 
-    def __init__(self, instruction):
-        self.instruction, self.began = instruction, time.monotonic()
-        self.count, self.failed, self.refused = 0, [], []
+    instruction: Instruction
+    started: float = field(default_factory=time.monotonic)
+    count: int = 0
+    failed: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
 
-    def add(self, failures, refused):
+    def add(self, failures: Sequence[str], rejected: Mapping[int, str]) -> None:
         self.count += 1
         self.failed += failures
-        self.refused += [f"silo {silo}: {reason}" for silo, reason in refused.items()]
+        self.refused += [f"silo {silo}: {reason}" for silo, reason in rejected.items()]
 
-    def told(self):
+    def summary(self) -> dict[str, Any]:
         return {"attempts": self.count, "failed": self.failed, "refused": self.refused}
 
 
-def run_rounds(server, exchange):
-    """Run all rounds that are left.
+def run_rounds(server: Server, exchange: Exchange) -> None:
+    """Run all remaining rounds.
 
     Args:
-        server: a :class:`Server`.
-        exchange: called with an instruction; returns the silos' replies and a line for each that failed. It waits no
-            longer than ``round_timeout_s``.
+        server: with the state after the last completed round.
+        exchange: called with an instruction; returns the replies and a line for each silo that failed, within
+            ``round_timeout_s``.
 
     Raises:
-        InputError: a round that did not advance in ``1 + max_repeats`` attempts. The last good model is kept.
+        InputError: a round failed in all of its ``1 + max_repeats`` attempts. The last valid model is kept.
     """
     config = server.config
     while not server.finished:
         instruction, number = server.instruction(), server.next_round
         for attempt in range(config.max_repeats + 1):
             if attempt:
-                log.warning("round %d is repeated (%d of %d)", number, attempt, config.max_repeats)
+                log.warning("retrying round %d (%d of %d)", number, attempt, config.max_repeats)
                 time.sleep(config.repeat_wait_s)
             replies, failures = exchange(instruction)
             if server.finish_round(replies, failures):
@@ -332,14 +372,22 @@ def run_rounds(server, exchange):
         else:
             kept = f"the model of round {number - 1} is kept" if number > 1 else "there is no model yet"
             raise InputError(
-                f"round {number} failed {config.max_repeats + 1} times: fewer than {config.needed_silos} silos gave a "
-                f"good reply ({server.last_trouble}); {kept}; the same command goes on from there"
+                f"round {number} failed {config.max_repeats + 1} times: fewer than {config.needed_silos} valid replies "
+                f"({server.last_failure}); {kept}; run the same command to resume"
             )
 
 
-def _tensors(arrays):
+def _silo_record(reply: Admitted, alpha: float) -> dict[str, float]:
+    values = {name: reply.metrics[name] for name in ("examples", "steps", "loss", "last_loss")}
+    values |= {"bad_steps": reply.metrics.get("bad_steps", 0.0), "update_norm": reply.update_norm, "alpha": alpha}
+    if reply.gain_db is not None:
+        values["gain_db"] = reply.gain_db
+    return {**{name: round(float(value), 6) for name, value in values.items()}, "bytes": reply.bytes}
+
+
+def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
     return {name: torch.as_tensor(np.asarray(value)) for name, value in arrays.items()}
 
 
-def _numpy(tensors):
+def _numpy(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in tensors.items()}

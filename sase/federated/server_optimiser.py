@@ -1,4 +1,8 @@
-"""How the server moves the global model along the averaged update (Reddi et al. 2021)."""
+"""Server optimisers: how the global model moves along the averaged update (Reddi et al. 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -8,34 +12,49 @@ from sase.federated.aggregation import combine
 class ServerOptimiser:
     """``plain``: w ← w + η Δ; ``momentum``: m ← β m + Δ, w ← w + η m; ``adam`` and ``yogi``: w ← w + η m / (√v + ε).
 
-    There m ← β m + (1 − β) Δ, without bias correction, and v starts from ε². ``adam``: v ← β₂ v + (1 − β₂) Δ²;
-    ``yogi``: v ← v − (1 − β₂) Δ² sign(v − Δ²). Norm statistics never come here: a variance would turn negative.
+    For the last two, m ← β m + (1 − β) Δ without bias correction, and v starts at ε². ``adam``: v ← β₂ v + (1 − β₂) Δ²;
+    ``yogi``: v ← v − (1 − β₂) Δ² sign(v − Δ²). Only trained weights are optimised: a step could make the variances
+    among the norm statistics negative.
 
     Args:
-        name: which of them.
+        name: ``plain``, ``momentum``, ``adam`` or ``yogi``.
         rate: η.
         momentum: β.
         beta2: β₂.
         adaptivity: ε.
     """
 
-    def __init__(self, name="plain", rate=1.0, momentum=0.9, beta2=0.99, adaptivity=1e-3):
+    def __init__(
+        self,
+        name: str = "plain",
+        rate: float = 1.0,
+        momentum: float = 0.9,
+        beta2: float = 0.99,
+        adaptivity: float = 1e-3,
+    ) -> None:
         self.name, self.rate, self.momentum, self.beta2, self.adaptivity = name, rate, momentum, beta2, adaptivity
-        self.first, self.second = {}, {}
+        self.first: dict[str, np.ndarray] = {}
+        self.second: dict[str, np.ndarray] = {}
 
-    def step(self, weights, average, silos, factors):
+    def step(
+        self,
+        weights: Mapping[str, np.ndarray],
+        average: dict[str, np.ndarray],
+        silos: Sequence[Mapping[str, np.ndarray]],
+        factors: np.ndarray,
+    ) -> dict[str, np.ndarray]:
         """Return the next weights.
 
         Args:
-            weights: the global ones, name to array.
-            average: ``w + Σ f_k (w_k − w)``, as :func:`sase.federated.aggregation.combine` gives it.
-            silos, factors: what it was made of.
+            weights: of the global model, name to array.
+            average: ``w + Σ f_k (w_k − w)``, from :func:`sase.federated.aggregation.combine`.
+            silos, factors: the arguments that gave ``average``.
 
         Returns:
             name to float64 array.
         """
         if self.name == "plain":
-            # With η = 1 no sum is made twice, so that a single silo's weights come out to the bit.
+            # With η = 1 nothing is computed twice, so the weights of a single silo are returned bit for bit.
             return average if self.rate == 1.0 else combine(weights, silos, self.rate * np.asarray(factors))
         result = {}
         for name, value in weights.items():
@@ -43,7 +62,7 @@ class ServerOptimiser:
             result[name] = old + self.rate * self._direction(name, average[name] - old)
         return result
 
-    def _direction(self, name, delta):
+    def _direction(self, name: str, delta: np.ndarray) -> np.ndarray:
         first = self.first.get(name, np.zeros_like(delta))
         if self.name == "momentum":
             self.first[name] = self.momentum * first + delta
@@ -56,11 +75,11 @@ class ServerOptimiser:
             self.second[name] = second - (1.0 - self.beta2) * square * np.sign(second - square)
         return self.first[name] / (np.sqrt(self.second[name]) + self.adaptivity)
 
-    def state(self):
-        """Return what :meth:`load` takes: ``first`` and ``second``, name to float64 array."""
+    def state(self) -> dict[str, dict[str, np.ndarray]]:
+        """Return the moments ``first`` and ``second``, each name to float64 array."""
         return {"first": dict(self.first), "second": dict(self.second)}
 
-    def load(self, state):
-        """Go on from a state."""
+    def load(self, state: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """Restore the moments from what :meth:`state` returned."""
         self.first = {name: np.asarray(value) for name, value in state["first"].items()}
         self.second = {name: np.asarray(value) for name, value in state["second"].items()}

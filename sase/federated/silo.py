@@ -1,12 +1,18 @@
-"""One silo: its local round. It reads nothing but its own data directory and the instruction."""
+"""One silo and its local round. It reads only its own data directory, its own state and the instruction."""
+
+from __future__ import annotations
 
 import math
 import time
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from sase import metrics
 from sase.config import from_mapping
@@ -27,47 +33,47 @@ from sase.training.loop import EpochStats, GradientGuard, TrainingStep, learning
 from sase.training.performance import autocast, training_precision
 from sase.training.validation import PairSubset, validate
 
-CONTROL = "control/"  # before the names of SCAFFOLD's control variates
+CONTROL = "control/"  # prefix of the names of SCAFFOLD's control variates
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """What the server tells every silo at the beginning of a round.
+    """What the server sends to every silo at the start of a round.
 
     Attributes:
         round: from 1.
-        arrays: the global model by its names in the state dict: weights and norm statistics (float32), counters (int);
-            under ``control/NAME`` SCAFFOLD's global control variate. Never the constants of the network.
-        config: plain types, JSON can hold it: ``train`` and ``federated`` (the two configs as mappings), ``experiment``
-            (an identifier), ``best_round`` (the best so far, 0 for none).
+        arrays: the global model by the names of its state dict: weights and norm statistics (float32), counters (int);
+            under ``control/NAME`` SCAFFOLD's global control variate. Without the constants of the network.
+        config: plain types that JSON can represent: ``train`` and ``federated`` (the two configs as mappings),
+            ``experiment`` (an identifier), ``best_round`` (the best so far, 0 for none).
     """
 
     round: int
     arrays: dict[str, np.ndarray]
-    config: dict
+    config: dict[str, Any]
 
     @property
-    def model(self):
-        """Those arrays that are the network's."""
+    def model(self) -> dict[str, np.ndarray]:
+        """The arrays of the network."""
         return {name: value for name, value in self.arrays.items() if not name.startswith(CONTROL)}
 
     @property
-    def control(self):
-        """Parameter name to SCAFFOLD's global control variate; empty where there is none (yet)."""
-        return {n.removeprefix(CONTROL): value for n, value in self.arrays.items() if n.startswith(CONTROL)}
+    def control(self) -> dict[str, np.ndarray]:
+        """Parameter name to SCAFFOLD's global control variate; empty if there is none (yet)."""
+        return {name.removeprefix(CONTROL): v for name, v in self.arrays.items() if name.startswith(CONTROL)}
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a silo answers.
+    """The answer of a silo.
 
     Attributes:
         silo: its index.
         round: of the instruction.
-        arrays: as :func:`sase.federated.payload.encode` gives them (float32, uint16, int8 or int64 arrays).
-        metrics: name to float; the same names from every silo: ``examples`` (segments that its audio fills), ``steps``,
-            ``bad_steps``, ``loss`` (mean), ``last_loss`` (mean of the last local epoch), ``update_norm``, ``bytes``,
-            ``seconds``, ``train_began`` (by the silo's clock), ``train_seconds``.
+        arrays: from :func:`sase.federated.payload.encode` (float32, uint16, int8 or int64 arrays).
+        metrics: name to float, with the same names from every silo: ``examples`` (number of segments in an epoch),
+            ``steps``, ``bad_steps``, ``loss`` (mean), ``last_loss`` (mean of the last local epoch), ``update_norm``,
+            ``bytes``, ``seconds``, ``train_began`` (by the silo's clock), ``train_seconds``.
     """
 
     silo: int
@@ -77,102 +83,90 @@ class Reply:
 
 
 class Silo:
-    """One silo. A round is decided by the instruction and this silo's state of the round before: it can be repeated.
+    """One silo. A round depends only on the instruction and this silo's state of an earlier round, so it is repeatable.
 
     Args:
-        index: which one, from 0.
-        data_dir: holds ``tr/``, a dump directory, and perhaps ``tt/``.
-        state_dir: on the silo's own disk; for ``state-<round>.pt``.
-        device: where to train.
+        index: from 0.
+        data_dir: contains ``tr/``, a dump directory, and optionally ``tt/``.
+        state_dir: folder on the silo's own disk for ``state-<round>.pt``.
+        device: for training.
     """
 
-    def __init__(self, index, data_dir, state_dir, device="cpu"):
+    def __init__(self, index: int, data_dir: str | Path, state_dir: str | Path, device: str = "cpu") -> None:
         self.index, self.data_dir, self.device = index, Path(data_dir), torch.device(device)
         self.personal = PersonalState(state_dir)
-        self._pairs = {}
+        self._pairs: dict[str, PairSet] = {}
 
-    def run(self, instruction):
-        """Train one round; return the :class:`Reply`. Raises InputError for bad data or training that went astray."""
-        began = time.monotonic()
+    def run(self, instruction: Instruction) -> Reply:
+        """Train one round and return the reply. Raises InputError for invalid data or diverged training."""
+        started = time.monotonic()
         train, fed = _configs(instruction)
         torch.manual_seed(train.seed)
-        mine = self.personal.read(instruction)
-        model = self._model(train, fed, instruction, mine)
-        layout = layout_of(model)
-        mixtures = Mixtures(self._set("tr", train), train.data, 1000 * train.seed + self.index)
-        start = to_arrays(model, layout.names)
-        local = _LocalTraining(model, mixtures, train, fed, instruction.round)
-        keep, upload = {}, {}
-        correction = None
-        if fed.scaffold:
-            with training_precision(train.train.precision, self.device):
-                keep["control"] = local.control_variate(layout)
-            upload = {CONTROL + name: value for name, value in keep["control"].items()}
-            if instruction.control and mine.get("control"):
-                correction = {name: value - mine["control"][name] for name, value in instruction.control.items()}
-        if not fed.fresh_optimizer and "optimizer" in mine:
-            local.optimizer.load_state_dict(mine["optimizer"])
-        train_began, train_clock = time.time(), time.monotonic()
-        with training_precision(train.train.precision, self.device):
-            stats, last = local.run(correction)
-        train_seconds = time.monotonic() - train_clock
-        arrays = to_arrays(model, layout.names)
-        if fed.norm == "local":
-            keep["norms"] = {name: value for name, value in arrays.items() if name in layout.norms}
-        if not fed.fresh_optimizer:
-            keep["optimizer"] = local.optimizer.state_dict()
-        self.personal.write(instruction, keep)
-        shared = [name for name in layout.weights if fed.norm != "local" or name not in layout.norms]
-        norm = update_norm(start, arrays, shared)
-        reference = {**instruction.model, **{name: np.zeros_like(value) for name, value in upload.items()}}
-        compressed = {*layout.weights, *upload}
-        upload = encode(fed.payload, {**arrays, **upload}, reference, compressed)
+        restored = self.personal.read(instruction)
+        model = self._model(train, fed, instruction, restored)
+        mixtures = Mixtures(self._pair_set("tr", train), train.data, 1000 * train.seed + self.index)
+        local = _LocalTraining(model, mixtures, train, fed, instruction.round, restored)
+        control = local.control_variate()
+        result = local.run(_correction(instruction.control, restored.get("control")))
+        arrays = to_arrays(model, local.layout.names)
+        self.personal.write(instruction, local.personal_state(arrays, control))
+        upload = _encode(fed.payload, instruction, arrays, control, local.layout.weights)
+        shared = local.layout.shared_weights(fed.norm == "local")
         values = {
             "examples": train.data.batch_size * mixtures.batches_per_epoch,
-            "steps": stats.steps,
-            "bad_steps": stats.bad_steps,
-            "loss": stats.means().get("loss", math.nan),
-            "last_loss": last.means().get("loss", math.nan),
-            "update_norm": norm,
+            "steps": result.stats.steps,
+            "bad_steps": result.stats.bad_steps,
+            "loss": result.stats.means().get("loss", math.nan),
+            "last_loss": result.last.means().get("loss", math.nan),
+            "update_norm": update_norm(instruction.model, arrays, shared),
             "bytes": num_bytes(upload),
-            "seconds": time.monotonic() - began,
-            "train_began": train_began,
-            "train_seconds": train_seconds,
+            "seconds": time.monotonic() - started,
+            "train_began": result.started,
+            "train_seconds": result.seconds,
         }
         return Reply(self.index, instruction.round, upload, {name: float(value) for name, value in values.items()})
 
-    def evaluate(self, instruction, personal, measures=("SI_SDR", "PESQ_WB", "STOI"), subset="tt", utts=None):
-        """Score the instruction's model on this silo's own test part.
+    def evaluate(
+        self,
+        instruction: Instruction,
+        personal: bool,
+        measures: Sequence[str] = ("SI_SDR", "PESQ_WB", "STOI"),
+        subset: str = "tt",
+        utts: Collection[str] | None = None,
+    ) -> dict[str, float]:
+        """Score the instruction's model on this silo's own test set.
 
         Args:
             instruction: its ``round`` is one more than that of the model in it.
-            personal: whether with the silo's own norm layers of that round.
+            personal: whether to use the silo's own norm layers of that round.
             measures: of :data:`sase.metrics.measures.METRICS`.
             subset: folder within the data directory.
-            utts: the utterances; all of that folder when None.
+            utts: the utterances to score; None for all in that folder.
 
         Returns:
-            Measure to mean over the utterances where it is defined, and ``utterances``.
+            Measure to its mean over the utterances for which it is defined, and ``utterances``.
         """
         train, fed = _configs(instruction)
-        mine = self.personal.read(instruction) if personal else {}
-        if personal and "norms" not in mine:
+        restored = self.personal.read(instruction) if personal else {}
+        if personal and "norms" not in restored:
             number = instruction.round - 1
-            raise InputError(f"silo {self.index}: {self.personal.folder} holds no norm layers of round {number}")
-        model = self._model(train, fed, instruction, mine)
-        _, results = validate(model, PairSubset(self._set(subset, train), utts=utts))
+            raise InputError(f"silo {self.index}: no norm layers of round {number} found in {self.personal.folder}")
+        model = self._model(train, fed, instruction, restored)
+        _, results = validate(model, PairSubset(self._pair_set(subset, train), utts=utts))
         rows = [metrics.evaluate(clean, enhanced, train.model.sample_rate, measures) for clean, enhanced in results]
         means = {name: float(np.nanmean([row[name] for row in rows])) for name in measures}
         return {**means, "utterances": len(rows)}
 
-    def _model(self, train, fed, instruction, mine):
+    def _model(
+        self, train: TrainConfig, fed: FederatedConfig, instruction: Instruction, restored: Mapping[str, Any]
+    ) -> nn.Module:
         model = build_model(train.model).to(self.device)
         load_arrays(model, instruction.model)
-        if fed.norm == "local" and "norms" in mine:
-            load_arrays(model, mine["norms"])
+        if fed.norm == "local" and "norms" in restored:
+            load_arrays(model, restored["norms"])
         return model
 
-    def _set(self, name, train):
+    def _pair_set(self, name: str, train: TrainConfig) -> PairSet:
         folder = self.data_dir / name
         if name not in self._pairs:
             if not folder.is_dir():
@@ -181,71 +175,146 @@ class Silo:
         return self._pairs[name]
 
 
-class _LocalTraining:
-    """The epochs of one silo's round; which batches and which learning rates is decided by the round's number."""
+@dataclass(frozen=True)
+class _TrainingResult:
+    stats: EpochStats  # of all local epochs
+    last: EpochStats  # of the last one
+    started: float  # by the silo's clock
+    seconds: float
 
-    def __init__(self, model, mixtures, train, fed, number):
+
+class _LocalTraining:
+    """The local epochs of one round; the round's number determines the batches and the learning rates."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        mixtures: Mixtures,
+        train: TrainConfig,
+        fed: FederatedConfig,
+        round_number: int,
+        restored: Mapping[str, Any],
+    ) -> None:
         self.model, self.mixtures, self.train, self.fed = model, mixtures, train, fed
+        self.layout = layout_of(model)
         self.steps_per_epoch = fed.local_steps or math.ceil(fed.epoch_share * mixtures.batches_per_epoch)
         self.steps_per_round = fed.local_epochs * self.steps_per_epoch
-        self.first = (number - 1) * self.steps_per_round
+        self.first = (round_number - 1) * self.steps_per_round
         self.device = next(model.parameters()).device
         self.criterion = build_loss(train.loss)
         options = train.train
-        self.optimizer = build_optimizer(options, model.parameters(), self.device)
-        self.backward = batch_backward(Workers(0, 1, self.device), train.data.batch_size, options.micro_batch_size)
         self.guard = GradientGuard(options.clip_norm, options.max_bad_steps)
+        self.optimizer = build_optimizer(options, model.parameters(), self.device)
+        if not fed.fresh_optimizer and "optimizer" in restored:
+            self.optimizer.load_state_dict(restored["optimizer"])
 
-    def control_variate(self, layout):
+    def control_variate(self) -> dict[str, np.ndarray]:
+        """Return SCAFFOLD's control variate at the current model; empty without SCAFFOLD."""
+        if not self.fed.scaffold:
+            return {}
         count = self.fed.control_steps or self.steps_per_round
-        batches = (self.mixtures.batch(self.first + number) for number in range(count))
-        statistics = [name for name in layout.names if name not in layout.weights]
-        return control_variate(self.model, batches, self.criterion, self.guard, self._autocast, statistics)
+        batches = map(self.mixtures.batch, range(self.first, self.first + count))
+        statistics = [name for name in self.layout.names if name not in self.layout.weights]
+        with training_precision(self.train.train.precision, self.device):
+            return control_variate(self.model, batches, self.criterion, self.guard, self._autocast, statistics)
 
-    def run(self, correction):
-        """Train; return the stats of the whole round and of its last epoch."""
-        parameters = list(self.model.named_parameters())
-        guard = self.guard
-        if self.fed.fedprox_mu or correction:
-            anchor = [p.detach().clone() for _, p in parameters] if self.fed.fedprox_mu else None
-            if correction:
-                correction = [torch.as_tensor(correction[name], device=self.device) for name, _ in parameters]
-            guard = DriftGuard(self.guard, self.fed.fedprox_mu, anchor, correction)
-        step = self.first
-        whole = EpochStats()
+    def run(self, correction: Mapping[str, np.ndarray] | None) -> _TrainingResult:
+        """Train all local epochs.
 
-        def rate():
-            options = self.train.train
-            if self.fed.schedule == "constant":
-                return options.learning_rate
-            total = self.fed.num_rounds * self.steps_per_round
-            return learning_rate(step, options.learning_rate, options.warmup_steps, total, options.final_ratio)
+        Args:
+            correction: SCAFFOLD's ``c − c_k`` by parameter name, or None.
+        """
+        started, clock = time.time(), time.monotonic()
+        done = self.first
 
-        def on_step(stats):
-            nonlocal step
-            step += 1
+        def rate() -> float:
+            return self._learning_rate(done)
 
-        training_step = TrainingStep(
+        def count_step(stats: EpochStats) -> None:
+            nonlocal done
+            done += 1
+
+        step = TrainingStep(
             self.model,
             self.criterion,
             self.optimizer,
-            guard,
+            self._guard(correction),
             rate,
             autocast=self._autocast,
-            backward=self.backward,
+            backward=batch_backward(
+                Workers(0, 1, self.device), self.train.data.batch_size, self.train.train.micro_batch_size
+            ),
         )
-        for epoch in range(self.fed.local_epochs):
-            first = self.first + epoch * self.steps_per_epoch
-            batches = (self.mixtures.batch(number) for number in range(first, first + self.steps_per_epoch))
-            stats = train_epoch(training_step, batches, on_step)
-            whole = whole.merged(stats)
-        return whole, stats
+        stats = last = EpochStats()
+        with training_precision(self.train.train.precision, self.device):
+            for epoch in range(self.fed.local_epochs):
+                first = self.first + epoch * self.steps_per_epoch
+                batches = map(self.mixtures.batch, range(first, first + self.steps_per_epoch))
+                last = train_epoch(step, batches, count_step)
+                stats = stats.merged(last)
+        return _TrainingResult(stats, last, started, time.monotonic() - clock)
 
-    def _autocast(self):
+    def personal_state(self, arrays: Mapping[str, np.ndarray], control: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Return what stays on the silo's disk for the next round.
+
+        Args:
+            arrays: the trained model.
+            control: of :meth:`control_variate`.
+        """
+        state: dict[str, Any] = {}
+        if self.fed.scaffold:
+            state["control"] = control
+        if self.fed.norm == "local":
+            state["norms"] = {name: value for name, value in arrays.items() if name in self.layout.norms}
+        if not self.fed.fresh_optimizer:
+            state["optimizer"] = self.optimizer.state_dict()
+        return state
+
+    def _learning_rate(self, step: int) -> float:
+        options = self.train.train
+        if self.fed.schedule == "constant":
+            return options.learning_rate
+        total = self.fed.num_rounds * self.steps_per_round
+        return learning_rate(step, options.learning_rate, options.warmup_steps, total, options.final_ratio)
+
+    def _guard(self, correction: Mapping[str, np.ndarray] | None) -> GradientGuard | DriftGuard:
+        """Return the gradient guard, with the terms of FedProx and SCAFFOLD if they are in use."""
+        if not self.fed.fedprox_mu and not correction:
+            return self.guard
+        parameters = list(self.model.named_parameters())
+        anchor = [p.detach().clone() for _, p in parameters] if self.fed.fedprox_mu else None
+        tensors = None
+        if correction:
+            tensors = [torch.as_tensor(correction[name], device=self.device) for name, _ in parameters]
+        return DriftGuard(self.guard, self.fed.fedprox_mu, anchor, tensors)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
         return autocast(self.train.train.precision, self.device)
 
 
-def _configs(instruction):
+def _correction(
+    global_control: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray] | None
+) -> dict[str, np.ndarray] | None:
+    """Return SCAFFOLD's ``c − c_k``; None in a silo's first round."""
+    if not global_control or not own:
+        return None
+    return {name: value - own[name] for name, value in global_control.items()}
+
+
+def _encode(
+    payload: str,
+    instruction: Instruction,
+    arrays: Mapping[str, np.ndarray],
+    control: Mapping[str, np.ndarray],
+    weights: Sequence[str],
+) -> dict[str, np.ndarray]:
+    """Return the upload: the trained model and, with SCAFFOLD, the control variate."""
+    controls = {CONTROL + name: value for name, value in control.items()}
+    reference = {**instruction.model, **{name: np.zeros_like(value) for name, value in controls.items()}}
+    return encode(payload, {**arrays, **controls}, reference, {*weights, *controls})
+
+
+def _configs(instruction: Instruction) -> tuple[TrainConfig, FederatedConfig]:
     return (
         from_mapping(TrainConfig, instruction.config["train"]),
         from_mapping(FederatedConfig, instruction.config["federated"]),

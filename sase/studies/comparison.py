@@ -20,7 +20,7 @@ from sase.data.dataset import PairSet
 from sase.errors import InputError
 from sase.federated.config import load_federated_config
 from sase.federated.flower.processes import exclusive_federation, federation_environment
-from sase.federated.inproc import count_silos, exchange_with, local_silos
+from sase.federated.inproc import count_silos, local_exchange, local_silos
 from sase.federated.server import Server, run_rounds
 from sase.federated.silo import Silo
 from sase.jsonfile import read_jsonl
@@ -229,7 +229,7 @@ def _write_configs(comparison, row, folder, seed, num_silos):
 
 def _train(train, fed, folders, exp, silos):
     server = Server(train, fed, folders.dev_set, exp)
-    run_rounds(server, exchange_with(silos))
+    run_rounds(server, local_exchange(silos))
     return server
 
 

@@ -1,0 +1,77 @@
+"""Files of a federated experiment folder: configurations, round records and round timings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sase.atomic import remove_leftovers, write_text
+from sase.config import from_mapping, read_yaml, to_mapping, to_yaml
+from sase.errors import InputError
+from sase.federated.config import OPERATIONAL, FederatedConfig
+from sase.jsonfile import append_jsonl, write_jsonl
+from sase.training import config as training_config
+from sase.training.checkpoint import first_difference
+from sase.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from sase.federated.admission import Admitted
+
+
+def resume_key(configs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parts of ``{"train": mapping, "federated": mapping}`` that must match on resume, in the same form.
+
+    These are both configs without timeouts, retries and memory limits. Keys missing in the config of an earlier version
+    get their defaults.
+    """
+    federated = to_mapping(from_mapping(FederatedConfig, configs["federated"]))
+    federated = {name: value for name, value in federated.items() if name not in OPERATIONAL}
+    return {"train": training_config.resume_key(configs["train"]), "federated": federated}
+
+
+def check_and_write_configs(
+    exp_dir: str | Path, train_config: TrainConfig, fed_config: FederatedConfig
+) -> dict[str, Any]:
+    """Write ``config.yaml`` and ``fl.yaml`` of an experiment folder; return their :func:`resume_key`.
+
+    Raises:
+        InputError: the folder was started with other configs.
+    """
+    folder, given = Path(exp_dir), {"train": to_mapping(train_config), "federated": to_mapping(fed_config)}
+    wanted, paths = resume_key(given), {"train": folder / "config.yaml", "federated": folder / "fl.yaml"}
+    for part, path in paths.items():
+        if path.exists():
+            old = resume_key({**given, part: read_yaml(path)})
+            if difference := first_difference(old[part], wanted[part]):
+                raise InputError(
+                    f"{path}: this folder was started with another config ({difference}); use another --tag"
+                )
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
+    write_text(paths["train"], to_yaml(train_config))
+    write_text(paths["federated"], to_yaml(fed_config))
+    return wanted
+
+
+def write_rounds(exp_dir: str | Path, history: Iterable[Mapping[str, Any]]) -> None:
+    """Write ``rounds.jsonl``, one mapping per round; bit-identical for the same seed."""
+    write_jsonl(Path(exp_dir) / "rounds.jsonl", history)
+
+
+def add_timing(
+    exp_dir: str | Path, round_number: int, seconds: Mapping[str, float], replies: Iterable[Admitted]
+) -> None:
+    """Append a line to ``round_timing.jsonl``, separate from the rounds because timings are not reproducible.
+
+    Args:
+        exp_dir: the experiment folder.
+        round_number: from 1.
+        seconds: duration of each phase on the server.
+        replies: the admitted replies, with the timings that the silos report.
+    """
+    replies = list(replies)
+    names = {"silos": "seconds", "train": "train_seconds", "train_began": "train_began"}
+    reported = {to: {str(r.silo): round(r.metrics.get(name, 0.0), 3) for r in replies} for to, name in names.items()}
+    phases = {name: round(value, 3) for name, value in seconds.items()}
+    append_jsonl(Path(exp_dir) / "round_timing.jsonl", {"round": round_number, **phases, **reported})
