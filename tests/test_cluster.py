@@ -96,20 +96,20 @@ def test_sge_tells_what_failed_and_runs_only_that_again(sge, site):
     assert status == 1
     assert error.splitlines() == [
         "2 of 4 failed, see log/x.*.log",
-        "  log/x.3.log ends with: it said nothing (exit status 3)",
-        "  log/x.5.log ends with: it said nothing (vanished: nothing is known of it)",
+        "  log/x.3.log ends with: no output (exit status 3)",
+        "  log/x.5.log ends with: no output (vanished: unknown to the scheduler)",
     ]
     statuses = {path.name: path.read_text().strip() for path in (site / "log/q/x.JOB.log").glob("*.status")}
     assert statuses == {
         "2.status": "0",
         "3.status": "3",
         "4.status": "0",
-        "5.status": "vanished nothing is known of it",
+        "5.status": "vanished unknown to the scheduler",
     }
     (site / "good").touch()
     status, error = sge(*words)
     assert status == 1
-    assert error.startswith("1 of 4 failed (2 ended well before), see log/x.3.log")
+    assert error.startswith("1 of 4 failed (2 succeeded before), see log/x.3.log")
     assert {path.name: len(path.read_text()) for path in site.glob("tried.*")} == {
         "tried.2": 1,
         "tried.3": 2,
@@ -134,8 +134,8 @@ def test_what_the_scheduler_does_not_take_is_told_in_one_line(sge, site, root):
         ("command sbatch\noption memory=* --mem $0\n", (), "conf/slurm.conf:2: must be 'option NAME=VALUE ...', NAME"),
         ("command sbatch\npartition main\n", (), "conf/slurm.conf:2: must begin with command, option, default,"),
         ("command sbatch\nvisible soon\n", (), "conf/slurm.conf:2: must be 'visible SECONDS'"),
-        ("option mem=* --mem $0\n", (), "conf/slurm.conf: has no line 'command'"),
-        ("command sbatch\n", ("--gpu", "2"), "has no line 'option gpu=* ...', and --gpu 2 was asked for"),
+        ("option mem=* --mem $0\n", (), "conf/slurm.conf: the line 'command'"),
+        ("command sbatch\n", ("--gpu", "2"), "--gpu 2 needs a line 'option gpu=* ...'"),
         (None, (), "No such file or directory: 'conf/slurm.conf'"),
     ],
 )
@@ -218,7 +218,7 @@ REASONS = {  # what the file of the exit status of task 2 may hold
     "one names a program that is not there": ["127"],
     "one is killed with SIGKILL": ["137"],
     "one is killed with SIGKILL, and what runs it too": ["137", "vanished FAILED"],
-    "one is over its `--time`": ["143 over its time of 0:00:02", "143 TIMEOUT"],
+    "one is over its `--time`": ["143 timeout after 0:00:02", "143 TIMEOUT"],
 }
 
 
@@ -236,10 +236,10 @@ def as_it_should(name, outcome):
         facts["reason"] = all(text.startswith("143") for text in statuses.values())
     elif name in outcomes.FOR_SLURM_ALONE:
         facts["status"] = outcome.status == 1 and "4 of 4 failed, see log/x.*.log" in told
-        facts["sbatch"] = ("sbatch was ended by signal 9" in told) == ("sbatch" in name)
+        facts["sbatch"] = ("sbatch was killed by signal 9" in told) == ("sbatch" in name)
         facts["tasks"] = outcome.tries == {1: 1, 2: 1} and len(statuses) == 4
         facts["reason"] = all("CANCELLED" in text for text in statuses.values())
-        facts["told"] = "x.4.log ends with: it did not start (vanished: CANCELLED)" in told
+        facts["told"] = "x.4.log ends with: not started (vanished: CANCELLED)" in told
     elif name.startswith("more memory"):
         facts["status"] = outcome.status == 1 and told.count("\n") == 0 and outcome.tries == {}
     else:

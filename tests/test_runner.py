@@ -100,10 +100,10 @@ def test_a_job_over_its_time_is_ended_with_all_that_it_started(runner, tmp_path)
     script = "[ JOB = 1 ] || { sleep 300 & echo $! > pid; sleep 300; }"
     status, _, error = run(runner, "--time", "0:1", "JOB=1:2", "x.JOB.log", "bash", "-c", script, cwd=tmp_path)
     assert status == 1
-    assert error.splitlines()[1] == "  x.2.log ends with: it said nothing (over its time of 0:00:01)"
+    assert error.splitlines()[1] == "  x.2.log ends with: no output (timeout after 0:00:01)"
     assert not is_alive(int((tmp_path / "pid").read_text()))
     statuses = [(tmp_path / f"q/x.JOB.log/{job}.status").read_text() for job in (1, 2)]
-    assert statuses == ["0\n", "143 over its time of 0:00:01\n"]
+    assert statuses == ["0\n", "143 timeout after 0:00:01\n"]
     assert "# Ended (code 143; signal 15)" in (tmp_path / "x.2.log").read_text()
 
 
@@ -117,7 +117,7 @@ def test_what_ended_well_is_left_out_when_asked_for_and_only_while_its_files_are
     words = ("JOB=1:3", "log/x.JOB.log", "bash", "-c", "echo >> tried.JOB; [ JOB != 2 ] || [ -e good ]", "sh", "in")
     failing = ("--pick", "failed", *words)
     assert run(runner, *failing, cwd=tmp_path)[2].startswith("1 of 3 failed, see log/x.2.log")
-    assert run(runner, *failing, cwd=tmp_path)[2].startswith("1 of 3 failed (2 ended well before), see log/x.2.log")
+    assert run(runner, *failing, cwd=tmp_path)[2].startswith("1 of 3 failed (2 succeeded before), see log/x.2.log")
     assert tries(tmp_path) == {"tried.1": 1, "tried.2": 2, "tried.3": 1}
     (tmp_path / "in/table").write_text("22\n")  # what the others had read
     run(runner, *failing, cwd=tmp_path)
@@ -145,7 +145,7 @@ def test_a_log_that_another_call_is_writing_is_refused(runner, tmp_path):
         while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         status, _, error = run(runner, "x.log", "true", cwd=tmp_path)
-        assert (status, error) == (1, "run_local.py: another call is writing x.log now")
+        assert (status, error) == (1, "run_local.py: x.log: locked by another call that is running")
     finally:
         process.terminate()
         process.wait(timeout=20)
@@ -182,14 +182,14 @@ def test_memory_is_read(resources):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (("--mem", "lots", "x.log", "true"), "lots: must be a size, as in 4G"),
+        (("--mem", "lots", "x.log", "true"), "lots: must be a size such as 4G"),
         (("--mem", "900T", "x.log", "true"), "--mem: each task needs 921600.0 GiB, this machine has"),
-        (("--time", "0:0:0", "x.log", "true"), "no time at all"),
+        (("--time", "0:0:0", "x.log", "true"), "must be more than zero"),
         (("--time", "1:2:3:4", "x.log", "true"), "must be minutes, minutes:seconds or"),
         (("--time", "1h", "x.log", "true"), "must be minutes, minutes:seconds or"),
         (("JOB=1:4", "JOB/x.log", "true"), "must have JOB in its name"),
         (("JOB=1:4", "x.log", "true"), "must have JOB in its name"),
-        (("JOB=4:1", "x.JOB.log", "true"), "holds no job"),
+        (("JOB=4:1", "x.JOB.log", "true"), "is an empty range of jobs"),
         (("x.log",), "a log file and a command are needed"),
         ((), "a log file and a command are needed"),
         (("--num-threads", "0", "x.log", "true"), "must be 1 or more"),

@@ -1,4 +1,6 @@
-"""Memory and time of tasks: as they are written, and what this machine has."""
+"""Parse memory sizes and time limits of tasks, and measure the cores and memory of this machine."""
+
+from __future__ import annotations
 
 import os
 import re
@@ -8,18 +10,19 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})")
 
 
-def parse_memory(text):
-    """Return bytes of a text such as ``4G``, ``500M`` or, in megabytes as Slurm has it, ``4000``."""
+def parse_memory(text: str) -> int:
+    """Return the bytes of a size such as ``4G``, ``500M`` or, in megabytes as for Slurm, ``4000``."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", text.upper())
     if not match or not float(match[1]):
-        raise ValueError("must be a size, as in 4G or 500M")
+        raise ValueError("must be a size such as 4G or 500M")
     return int(float(match[1]) * _UNITS[match[2] or "M"])
 
 
-def parse_time(text):
-    """Return seconds of a text in Slurm's forms.
+def parse_time(text: str) -> int:
+    """Return the seconds of a time limit in one of Slurm's formats.
 
-    minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes and days-hours:minutes:seconds.
+    These are minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes and
+    days-hours:minutes:seconds.
     """
     match = _TIME.fullmatch(text)
     if not match:
@@ -31,22 +34,22 @@ def parse_time(text):
         hours, minutes, seconds = {1: [0, *clock, 0], 2: [0, *clock], 3: clock}[len(clock)]
     total = ((int(match["days"] or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
     if not total:
-        raise ValueError("no time at all")
+        raise ValueError("must be more than zero")
     return total
 
 
-def format_time(seconds):
-    """Return ``hours:minutes:seconds``, which Slurm and SGE both read."""
+def format_time(seconds: int) -> str:
+    """Return ``hours:minutes:seconds``, which both Slurm and SGE accept."""
     return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
-def count_cores():
-    """Return how many cores this process may use."""
+def count_cores() -> int:
+    """Return the number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def memory_of_machine():
-    """Return bytes in all and bytes free, of this machine or of the control group that holds this process."""
+def memory_of_machine() -> tuple[int, int]:
+    """Return total and available bytes of this machine, or of the control group of this process."""
     page = os.sysconf("SC_PAGE_SIZE")
     total = free = page * os.sysconf("SC_PHYS_PAGES")
     meminfo = Path("/proc/meminfo")

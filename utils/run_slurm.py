@@ -1,10 +1,14 @@
 #!/usr/bin/env python3
-"""Run tasks through Slurm, as one array, with the interface and the log format of Kaldi's slurm.pl.
+"""Run tasks on Slurm as a job array, with the interface and log format of Kaldi's slurm.pl.
 
-What differs between sites (partition, account, graphics cards, container) is in conf/slurm.conf. All tasks are run,
-even when one fails; the status is 0 when all went well, 1 when one failed, was killed, ran over its time or vanished.
-Ctrl-C or SIGTERM cancels the array.
+The site (partition, account, GPUs, container) is described in conf/slurm.conf. All tasks are run, even when one fails;
+the exit status is 0 if all succeeded, 1 if one failed, was killed, timed out or vanished. Ctrl-C and SIGTERM cancel the
+array.
 """
+
+from __future__ import annotations
+
+from pathlib import Path
 
 import cluster
 
@@ -14,7 +18,7 @@ class Slurm:
     number = '"$SLURM_ARRAY_TASK_ID"'
 
     @staticmethod
-    def submit(name, folder, todo, max_jobs_run):
+    def submit(name: str, folder: Path, todo: list[int], max_jobs_run: int | None) -> list[str]:
         tasks = ",".join(map(str, todo)) + (f"%{max_jobs_run}" if max_jobs_run else "")
         return [
             "--wait",
@@ -26,19 +30,21 @@ class Slurm:
         ]
 
     @staticmethod
-    def cancel(name):
+    def cancel(name: str) -> None:
         cluster.ask("scancel", "--quiet", f"--user={cluster.user()}", f"--name={name}")
 
     @staticmethod
-    def states(name):
-        """Return {number: state} of the tasks that Slurm still remembers: for some minutes after they ended.
+    def states(name: str) -> dict[int | None, str]:
+        """Return {number: state} of the tasks that squeue still lists, until some minutes after they ended.
 
-        Tasks that were cancelled before they started stand together, under None.
+        Tasks that were cancelled before they started share one entry, None.
         """
-        whose = (f"--user={cluster.user()}", f"--name={name}")
-        lines = cluster.ask("squeue", "--noheader", "--array", "--states=all", *whose, "--format=%K %T").splitlines()
-        words = map(str.split, lines)
-        return {int(number) if number.isdigit() else None: state for number, state in words}
+        selection = (f"--user={cluster.user()}", f"--name={name}")
+        lines = cluster.ask(
+            "squeue", "--noheader", "--array", "--states=all", *selection, "--format=%K %T"
+        ).splitlines()
+        pairs = map(str.split, lines)
+        return {int(number) if number.isdigit() else None: state for number, state in pairs}
 
 
 if __name__ == "__main__":
