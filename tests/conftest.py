@@ -1,5 +1,6 @@
 """Fixtures that several test files use; plain functions are in helpers/."""
 
+import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers.dumps import dumped
+from helpers.recipes import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,6 +28,28 @@ def real_audio():
     return Path(folder)
 
 
+# Groups of tests that take minutes, the longest first; see pytest_collection_modifyitems.
+LONGEST = {
+    name: number
+    for number, name in enumerate(
+        [
+            "full_trainings",
+            "test_recipe",
+            "test_readme",
+            "test_recipe_commonvoice",
+            "test_cluster",
+            "test_federated_deployment",
+            "test_distributed",
+            "test_federated_simulation",
+            "test_install",
+            "test_packaging",
+            "test_api_pages",
+            "test_training",
+            "test_federated_rounds",
+            "test_federated_flower",
+        ]
+    )
+}
 SECONDS = ((0.4, 0.6), (0.9,), (0.5, 0.7, 0.6))  # of the utterances of each silo
 
 
@@ -46,3 +70,33 @@ def silos_dir(tmp_path_factory):
 def dev_set(tmp_path_factory):
     """A small dumped development set; tests only read it."""
     return dumped(tmp_path_factory.mktemp("dev"), [9000, 7000, 8000, 5000], seed=9)
+
+
+@pytest.fixture(scope="session")
+def make_recipe(root, tmp_path_factory):
+    """``make_recipe(copy, name)`` is a :class:`Recipe`; all of a session share one generated corpus per recipe.
+
+    The first test that needs a corpus generates it with stage 0, under a lock: the processes of pytest-xdist share it.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    def make(copy, name):
+        corpus = shared / "corpora" / name / "egs" / name / "downloads/mini"
+        with open(shared / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (corpus / ".done").exists():
+                shutil.rmtree(shared / "corpora" / name, ignore_errors=True)
+                Recipe(root, shared / "corpora" / name, name).run("--stop-stage", 0)
+        return Recipe(root, copy, name, corpus)
+
+    return make
+
+
+def pytest_collection_modifyitems(items):
+    """Keep a file's tests on one process, and start the longest groups first, so that both processes end together."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=lambda item: LONGEST.get(item.get_closest_marker("xdist_group").args[0], len(LONGEST)))

@@ -3,7 +3,7 @@
 #
 #   tests/run.sh                everything but the slow tests: also the recipes end to end (under 18 minutes on 2 cores)
 #   tests/run.sh unit           the quick tests (under 2 minutes)
-#   tests/run.sh slow           trainings of full length, run by hand (about 15 minutes)
+#   tests/run.sh slow           the stages on 100,000 utterances, run by hand
 #   tests/run.sh lint           ruff and mypy; also part of the runs above
 #   tests/run.sh unit -k dump   further arguments go to pytest
 #

@@ -11,7 +11,7 @@ import sys
 import pytest
 from cluster import outcomes
 
-from helpers.recipes import QUICK_ARGS, Recipe
+from helpers.recipes import QUICK_ARGS
 from sase.data.datadir import read_table
 from sase.endpoints import free_port
 from sase.federated.flower.processes import federation_pids
@@ -253,9 +253,9 @@ def as_it_should(name, outcome):
 
 
 @pytest.mark.recipe
-def test_the_recipe_runs_its_stages_on_slurm(slurm, root, tmp_path):
+def test_the_recipe_runs_its_stages_on_slurm(slurm, make_recipe, tmp_path):
     """Stages 2, 4 and 5 with one word of cmd.sh changed and an untrained network; one shard fails at first."""
-    recipe = Recipe(root, tmp_path / "copy", "voicebank_demand")
+    recipe = make_recipe(tmp_path / "copy", "voicebank_demand")
     recipe.run("--stop-stage", 1)
     path = recipe.folder / "cmd.sh"
     path.write_text(path.read_text().replace("cmd_backend=local", "cmd_backend=slurm"))
@@ -301,9 +301,9 @@ def statuses(exp, log):
 
 
 @pytest.mark.recipe
-def test_machines_without_a_scheduler_train_together(root, tmp_path):
+def test_machines_without_a_scheduler_train_together(make_recipe, tmp_path):
     """What is typed on each of two machines, here both the same one; the end is that of one machine."""
-    recipe = Recipe(root, tmp_path / "copy", "voicebank_demand")
+    recipe = make_recipe(tmp_path / "copy", "voicebank_demand")
     recipe.run("--stop-stage", 2, "--nj", 2)
     stage_3 = ("--stage", 3, "--stop-stage", 3, "--train_args", PLAIN)
     recipe.run(*stage_3, "--tag", "one")
@@ -317,9 +317,9 @@ def test_machines_without_a_scheduler_train_together(root, tmp_path):
 
 
 @pytest.mark.recipe
-def test_the_recipe_trains_on_slurm(slurm_of_three, root, tmp_path):
+def test_the_recipe_trains_on_slurm(slurm_of_three, make_recipe, tmp_path):
     """Two machines that find each other come to what one comes to; a server and two silos are three jobs."""
-    recipe = Recipe(root, tmp_path / "copy", "voicebank_demand")
+    recipe = make_recipe(tmp_path / "copy", "voicebank_demand")
     recipe.run("--stop-stage", 2, "--nj", 2)
     stage_3 = ("--stage", 3, "--stop-stage", 3, "--train_args", PLAIN)
     recipe.run(*stage_3, "--tag", "one")

@@ -10,13 +10,18 @@ from sase.metrics.measures import METRICS
 
 @pytest.mark.recipe
 def test_bookkeeping_of_a_few_utterances_stays_small(tmp_path):
-    """That of 100,000 is measured by tests/cluster/many_utterances.py."""
     rows = many_utterances.measure(tmp_path, 1000, 2)
     assert many_utterances.faults(rows) == []
     assert all(row["MB"] < 400 and row["s"] < 20 for row in rows), rows
     lines = list(many_utterances.table(rows, 2))
     assert len(lines) == 2 + len(rows) - 1
     assert "2 shards" in lines[4]
+
+
+@pytest.mark.slow
+def test_bookkeeping_of_100_000_utterances_stays_within_its_limits(tmp_path):
+    """1 GB of memory per process, a minute per step; tests/cluster/many_utterances.py prints the whole table."""
+    assert many_utterances.faults(many_utterances.measure(tmp_path, 100_000, 20)) == []
 
 
 def test_what_is_over_the_limits_is_told():

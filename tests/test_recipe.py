@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from helpers.checkpoints import assert_equal
-from helpers.recipes import QUICK, QUICK_ARGS, Recipe, assert_same_files, files
+from helpers.recipes import QUICK, QUICK_ARGS, assert_same_files, files, rewritten
 from sase import pretrained
 from sase.data.datadir import read_data_dir, read_table, validate_data_dir
 from sase.model import load_model
@@ -22,9 +22,9 @@ pytestmark = pytest.mark.recipe
 
 
 @pytest.fixture(scope="module")
-def recipe(root, tmp_path_factory):
+def recipe(make_recipe, tmp_path_factory):
     """The recipe with stages 0 to 2 done."""
-    recipe = Recipe(root, tmp_path_factory.mktemp("recipe") / "copy", "voicebank_demand")
+    recipe = make_recipe(tmp_path_factory.mktemp("recipe") / "copy", "voicebank_demand")
     output = recipe.run("--stop-stage", 2, "--nj", 2)
     assert [line.split()[3] for line in output.splitlines() if " stage " in line] == ["0:", "1:", "2:"]
     return recipe
@@ -64,12 +64,12 @@ def test_stage_2_killed_and_run_again_gives_the_same_files(recipe, tmp_path):
     shutil.move(recipe.mini / "dump", tmp_path / "dump")
     dump, stage = recipe.mini / "dump", ("--stage", 2, "--stop-stage", 2, "--nj", 2)
     moments = [
-        (lambda: list(dump.glob("tr/.wav.*.partial*")), 0.05),
-        (lambda: list(dump.glob("tr/shards/*.json")), 0.0),
-        (lambda: (dump / "tr/wav.scp").exists(), 0.0),
-        (lambda: list(dump.glob("tt/.wav.*.partial*")), 0.0),
+        lambda: list(dump.glob("tr/.wav.*.partial*")),
+        lambda: list(dump.glob("tr/shards/*.json")),
+        (dump / "tr/wav.scp").exists,
+        lambda: list(dump.glob("tt/.wav.*.partial*")),
     ]
-    statuses = [recipe.run_killed(*stage, when=when, delay_s=delay_s) for when, delay_s in moments]
+    statuses = [recipe.run_killed(*stage, when=when) for when in moments]
     assert statuses.count(-signal.SIGKILL) >= 2
     recipe.run(*stage)
     assert_same_files(dump, tmp_path / "dump")
@@ -120,13 +120,14 @@ def test_stage_3_killed_and_run_again_trains_the_same_to_the_bit(trained, recipe
         return lambda: path.exists() and len(path.read_text().splitlines()) >= count
 
     moments = [
-        ((exp / "config.yaml").exists, 0.0),
-        ((exp / "checkpoint.pt").exists, 0.0),
-        ((exp / "checkpoint.pt").exists, 2.0),
-        (epochs_are(1), 0.1),
-        (epochs_are(2), 0.05),
+        (exp / "config.yaml").exists,
+        (exp / "checkpoint.pt").exists,
+        rewritten(exp / "checkpoint.pt", 3),  # in the middle of an epoch: one is written after every step
+        epochs_are(1),
+        rewritten(exp / "best.pt", 1),
+        epochs_are(2),
     ]
-    statuses = [recipe.run_killed(*stage, when=when, delay_s=delay_s) for when, delay_s in moments]
+    statuses = [recipe.run_killed(*stage, when=when) for when in moments]
     assert statuses.count(-signal.SIGKILL) >= 3
     recipe.run(*stage)
     for name in ("best.pt", "checkpoint.pt"):
@@ -160,7 +161,7 @@ def test_stages_4_and_5_killed_and_run_again_give_a_table(trained, recipe):
         assert (header.samplerate, header.channels, header.frames) == (16000, 1, int(lengths[utt]))
 
     stage_5 = ("--stage", 5, "--stop-stage", 5, *quick)
-    recipe.run_killed(*stage_5, when=lambda: list(enhanced.glob("scoring/logs/*.log")), delay_s=3.0)
+    recipe.run_killed(*stage_5, when=lambda: list(enhanced.glob("scoring/shards/*")))
     output = recipe.run(*stage_5)
     assert "PESQ_WB" in output
     assert str(trained / "RESULTS.md") in output

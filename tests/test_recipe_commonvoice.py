@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.recipes import QUICK_ARGS, Recipe, assert_same_files
+from helpers.recipes import QUICK_ARGS, assert_same_files
 from sase.data.datadir import read_data_dir, read_table
 from sase.data.dump import read_int16
 from sase.data.mixtures import read_mixtures
@@ -19,9 +19,9 @@ QUICK_FL = "--fl-set local_steps=3 --fl-set dev_s=20"
 
 
 @pytest.fixture(scope="module")
-def recipe(root, tmp_path_factory):
+def recipe(make_recipe, tmp_path_factory):
     """The recipe with stages 0 to 2 done."""
-    recipe = Recipe(root, tmp_path_factory.mktemp("recipe") / "copy", "commonvoice_noise92")
+    recipe = make_recipe(tmp_path_factory.mktemp("recipe") / "copy", "commonvoice_noise92")
     output = recipe.run("--stop-stage", 2, "--nj", 2)
     assert [line.split()[3] for line in output.splitlines() if " stage " in line] == ["0:", "1:", "2:"]
     return recipe
@@ -157,8 +157,8 @@ def test_the_tag_tells_what_is_federated(recipe):
     assert (recipe.mini / "dump/silos/dirichlet0.5_4/partition.png").exists()
 
 
-def test_the_first_recipe_federates_by_speaker(root, tmp_path):
-    recipe = Recipe(root, tmp_path / "copy", "voicebank_demand")
+def test_the_first_recipe_federates_by_speaker(make_recipe, tmp_path):
+    recipe = make_recipe(tmp_path / "copy", "voicebank_demand")
     options = ("--fl", "true", "--fl_engine", "inproc", "--num_rounds", 1, "--tag", "fl", "--nj", 2)
     recipe.run(*options, "--train_args", QUICK_ARGS, "--fl_args", QUICK_FL)
     summary = json.loads((recipe.mini / "dump/silos/speaker_4/partition.json").read_text())
@@ -173,6 +173,7 @@ def si_sdr(recipe, tag):
     return scores["mean"]["SI_SDR"], scores["unprocessed"]["mean"]["SI_SDR"]
 
 
+@pytest.mark.xdist_group("full_trainings")
 def test_the_mini_corpus_is_enhanced_centrally_and_by_four_silos(recipe):
     """Ten minutes on two cores: both trainings as they come."""
     recipe.run("--stage", 3, "--nj", 2)

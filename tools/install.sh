@@ -37,6 +37,7 @@ find_python() {
 
 report_progress() {  # until it is killed: elapsed time, size of the environment with its downloads, pip's latest step
   local megabytes
+  set +e # files vanish while they are counted
   while sleep "${SASE_PROGRESS_S:-10}" >>"$log" 2>&1 && kill -0 $$ >>"$log" 2>&1; do
     megabytes=$(du -sm "$venv" 2>>"$log" | cut -f1)
     say "  $SECONDS s, $megabytes MB on disk: $(grep -v '^ *WARNING' "$log" | tail -n 1 | sed 's/^ *//' | cut -c1-90)"
@@ -49,9 +50,10 @@ pip() {  # pip's output goes to the log; the end of the log is shown on failure
   reporter=$!
   disown "$reporter"
   mkdir -p "$downloads"
+  echo "pip $*" >>"$log"
   PIP_CONSTRAINT=$tools/constraints.txt PIP_BUILD_CONSTRAINT=$tools/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
     TMPDIR=$downloads "$venv/bin/python" -m pip "$@" >>"$log" 2>&1 9>&- || status=$?
-  kill "$reporter"
+  if kill -0 "$reporter" >>"$log" 2>&1; then kill "$reporter"; fi
   rm -rf "$downloads"
   if [ "$status" != 0 ]; then
     tail -n 20 "$log" >&2

@@ -10,7 +10,7 @@ RATE = 16000
 
 
 def dumped(folder, lengths=(9000, 20000, 4000), seed=0):
-    """Dump a few pairs, in which speech is a tone of a frequency per utterance and noise is white; return its folder."""
+    """Dump a few pairs, a tone of its own frequency per utterance in white noise; return the folder."""
     generator, noisy, clean = np.random.default_rng(seed), {}, {}
     for number, length in enumerate(lengths):
         utt = f"p{number}_001"

@@ -1,4 +1,4 @@
-"""What the tests of all recipes share: a copy of the repository to run one in, and comparisons of what it leaves."""
+"""A copy of the repository to run a recipe in, and comparisons of the files it writes."""
 
 import filecmp
 import os
@@ -22,9 +22,9 @@ QUICK_ARGS = "--threads 1 " + " ".join(f"--set {name}={value}" for name, value i
 
 
 class Recipe:
-    """A copy of the repository, and ways to run its recipe."""
+    """A copy of the repository, and ways to run its recipe; ``corpus`` is a generated corpus to hard-link into it."""
 
-    def __init__(self, root, copy, name):
+    def __init__(self, root, copy, name, corpus=None):
         self.folder = copy / "egs" / name
         self.mini = self.folder / "mini"
         ignore = shutil.ignore_patterns("venv*", "downloads", "data", "dump", "exp", "mini", "__pycache__")
@@ -32,14 +32,24 @@ class Recipe:
             shutil.copytree(root / name, copy / name, ignore=ignore if name != "sase" else None)
         shutil.copy(root / "setup.py", copy)
         self.environment = {**os.environ, "SASE_VENV": sys.prefix}
+        if corpus is not None:
+            shutil.copytree(corpus, self.folder / "downloads/mini", copy_function=os.link)
         # Not from the copy, whose path an editable installation would keep.
         subprocess.run([root / "tools/install.sh", "--if-needed"], env=self.environment, check=True)
 
     def start(self, *arguments):
         """Start run.sh --mini true in a process group of its own."""
         command = [self.folder / "run.sh", "--mini", "true", *map(str, arguments)]
-        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True)
-        return subprocess.Popen(command, cwd="/", env=self.environment, start_new_session=True, **pipes)
+        return subprocess.Popen(
+            command,
+            cwd="/",
+            env=self.environment,
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
 
     def run(self, *arguments):
         """Run it to the end; return what it prints."""
@@ -48,17 +58,28 @@ class Recipe:
         assert process.returncode == 0, output
         return output
 
-    def run_killed(self, *arguments, when, delay_s=0.0):
-        """Start it, kill it and its jobs with SIGKILL ``delay_s`` after ``when()`` is true; return its status."""
+    def run_killed(self, *arguments, when):
+        """Start it, kill it and its jobs with SIGKILL once ``when()`` is true; return its exit status."""
         process = self.start(*arguments)
         deadline = time.monotonic() + 120
         while not when() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
-        time.sleep(delay_s)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()  # its output ends when the last of its processes has
+        process.communicate()  # the output ends with the last of its processes
         return process.returncode
+
+
+def rewritten(path, times):
+    """Return a function that is true once a file has been replaced ``times`` times after it first appeared."""
+    seen = []
+
+    def enough():
+        if path.exists() and (stamp := path.stat().st_mtime_ns) not in seen:
+            seen.append(stamp)
+        return len(seen) > times
+
+    return enough
 
 
 def files(folder, without=("logs",)):
