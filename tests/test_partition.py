@@ -1,4 +1,4 @@
-"""Partitions of a dumped set: every utterance in one silo, sizes as wanted, silos that can be trained on, a page."""
+"""Partitions of a dumped set: every utterance in one silo, balanced sizes, trainable silos, and the page."""
 
 import json
 import os
@@ -19,7 +19,7 @@ NOISES = ("car", "crowd", "jet", "rain", "work")
 
 
 def make_dump(folder, speakers, count, seed, silos=True):
-    """Write the dump of a set: ``count`` utterances of each speaker, 0.1 to 0.4 s, noises in turn, SNRs -5 to 10 dB."""
+    """Write the dump of a set: ``count`` utterances of each speaker, 0.1 to 0.4 s, cycling noises, SNRs -5 to 10 dB."""
     import soundfile
 
     generator, mixtures = np.random.default_rng(seed), {}
@@ -55,7 +55,7 @@ def silo_sets(out, count, name="tr"):
 
 
 @pytest.mark.parametrize("method", module.METHODS)
-def test_every_utterance_is_in_one_silo_as_it_was(sets, tmp_path, method, monkeypatch):
+def test_every_utterance_is_in_exactly_one_silo_unchanged(sets, tmp_path, method, monkeypatch):
     run(sets, tmp_path / "silos", method, num_silos=3)
     data, silos = datadir.read_data_dir(sets[0]), silo_sets(tmp_path / "silos", 3)
     assert sorted(utt for silo in silos for utt in silo.utts) == data.utts
@@ -71,7 +71,7 @@ def test_every_utterance_is_in_one_silo_as_it_was(sets, tmp_path, method, monkey
         assert samples == {utt: str(len(dump.read_int16(silo.clean[utt]))) for utt in silo.utts}
 
 
-def test_what_a_method_keeps_apart(sets, tmp_path):
+def test_methods_do_not_split_their_groups(sets, tmp_path):
     for method, table in (("silo", "utt2spk"), ("speaker", "utt2spk"), ("noise", "utt2noise")):
         run(sets, tmp_path / method, method, num_silos=3)
         groups = [set(getattr(silo, table).values()) for silo in silo_sets(tmp_path / method, 3)]
@@ -84,27 +84,27 @@ def test_what_a_method_keeps_apart(sets, tmp_path):
 
 
 @pytest.mark.parametrize("method, tolerance", [("speaker", 0.1), ("snr", 0.05)])
-def test_silos_are_alike_in_size(sets, tmp_path, method, tolerance):
+def test_silos_have_similar_sizes(sets, tmp_path, method, tolerance):
     hours = [silo["hours"] for silo in run(sets, tmp_path / "silos", method, num_silos=3)["silos"]]
     assert max(hours) / min(hours) < 1 + 2 * tolerance
 
 
-def test_dirichlet_is_uneven_for_small_alpha_even_for_large_and_the_same_for_a_seed(sets):
+def test_dirichlet_is_uneven_for_small_alpha_and_reproducible(sets):
     train = module.read_dumped(sets[0])
 
     def largest(alpha, seed):
-        """The share of a noise that its largest silo has, on average over the noises."""
-        silos = module.assign(train, "dirichlet", 3, alpha, seed)
+        """Return the share of a noise in its largest silo, averaged over the noises."""
+        silos = module.assign_silos(train, "dirichlet", 3, alpha, seed)
         owned = [[k for utt, k in silos.items() if train.data.utt2noise[utt] == noise] for noise in NOISES]
         return np.mean([max(map(silos.count, range(3))) / len(silos) for silos in owned])
 
     assert np.mean([largest(100.0, seed) for seed in range(5)]) < 0.5
     assert np.mean([largest(0.1, seed) for seed in range(5)]) > 0.7
-    once = module.assign(train, "dirichlet", 3, 0.5, 3)
-    assert module.assign(train, "dirichlet", 3, 0.5, 3) == once != module.assign(train, "dirichlet", 3, 0.5, 4)
+    once = module.assign_silos(train, "dirichlet", 3, 0.5, 3)
+    assert module.assign_silos(train, "dirichlet", 3, 0.5, 3) == once != module.assign_silos(train, "dirichlet", 3, 0.5, 4)
 
 
-def test_test_parts_are_what_silos_have_noises_for(sets, tmp_path):
+def test_test_utterances_go_to_the_matching_silo(sets, tmp_path):
     run(sets, tmp_path / "noise", "noise", num_silos=3)
     training, testing = silo_sets(tmp_path / "noise", 3), silo_sets(tmp_path / "noise", 3, "tt")
     assert sum(map(len, testing)) == 30
@@ -125,7 +125,7 @@ def test_test_parts_are_what_silos_have_noises_for(sets, tmp_path):
     assert not list((tmp_path / "none").glob("*/tt"))
 
 
-def test_the_page_says_what_the_silos_hold(sets, tmp_path):
+def test_page_and_summary_match_the_silos(sets, tmp_path):
     summary, lines = None, []
     summary = partition(*sets, tmp_path / "silos", "noise", 3, log=lines.append)
     assert json.loads((tmp_path / "silos/partition.json").read_text()) == summary
@@ -146,7 +146,7 @@ def test_the_page_says_what_the_silos_hold(sets, tmp_path):
     assert (tmp_path / "silos/partition.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_again_it_is_left_alone_and_another_replaces_it_whole(sets, tmp_path):
+def test_existing_partition_is_kept_and_another_replaces_it(sets, tmp_path):
     out = tmp_path / "silos"
     run(sets, out, "silo", num_silos=3)
     before = os.stat(out / "silo0/tr/wav.scp").st_ino
@@ -160,12 +160,12 @@ def test_again_it_is_left_alone_and_another_replaces_it_whole(sets, tmp_path):
     assert json.loads((out / "partition.json").read_text())["num_silos"] == 2
 
 
-def test_what_cannot_be_done_is_told(sets, tmp_path):
+def test_impossible_partitions_are_rejected_with_a_reason(sets, tmp_path):
     for method, count, message in (
         ("silo", 4, "was prepared for 3 silos, not 4; run stages 1 and 2 again"),
-        ("speaker", 10, "10 silos need as many speakers, there are 9"),
-        ("noise", 6, "6 silos need as many noises, there are 5"),
-        ("snr", 91, "91 silos need as many utterances, there are 90"),
+        ("speaker", 10, "10 silos need as many speakers, found 9"),
+        ("noise", 6, "6 silos need as many noises, found 5"),
+        ("snr", 91, "91 silos need as many utterances, found 90"),
     ):
         with pytest.raises(InputError, match=message):
             run(sets, tmp_path / "silos", method, num_silos=count)
@@ -176,20 +176,20 @@ def test_what_cannot_be_done_is_told(sets, tmp_path):
     assert not (tmp_path / "silos").exists()
 
 
-def test_a_set_that_knows_no_silos_or_noises(tmp_path):
+def test_sets_without_silo_or_noise_tables(tmp_path):
     path = make_dump(tmp_path / "tr", 4, 3, 0, silos=False)
     with pytest.raises(InputError, match="has no utt2silo.* choose another partition: speaker, noise, snr, dirichlet"):
         run((path, None), tmp_path / "silos", "silo", num_silos=2)
     (path / "utt2noise").unlink()
-    with pytest.raises(InputError, match="utt2noise: is missing, or knows 0 of 12"):
+    with pytest.raises(InputError, match="utt2noise: missing or incomplete .0 of 12"):
         run((path, None), tmp_path / "silos", "noise", num_silos=2)
     summary = run((path, None), tmp_path / "silos", "speaker", num_silos=2)
     assert summary["silos"][0]["noises"] == {}
-    assert "not known" in (tmp_path / "silos/partition.md").read_text()
+    assert "unknown" in (tmp_path / "silos/partition.md").read_text()
 
 
 @pytest.mark.parametrize("shares", [[1, 2, 4, 8], [1, 1, 1], [5]])
-def test_apportion_is_near_to_the_proportions(shares):
+def test_split_is_close_to_the_proportions(shares):
     generator = np.random.default_rng(0)
     for count in (15, 40, 1200):
         weights = {f"k{i}": float(generator.uniform(1, 3)) for i in range(count)}
@@ -201,7 +201,7 @@ def test_apportion_is_near_to_the_proportions(shares):
         assert split_proportionally(dict(reversed(weights.items())), shares) == owners
 
 
-def test_apportion_leaves_none_empty_and_finds_the_exact_solution():
+def test_split_leaves_no_share_empty_and_finds_the_exact_solution():
     assert sorted(split_proportionally({"a": 100.0, "b": 1.0, "c": 1.0}, [1, 1, 8]).values()) == [0, 1, 2]
     owners = split_proportionally(dict(zip("abcdefg", (8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 3.0))), [1, 1])
     halves = [sum(w for c, w in zip("abcdefg", (8, 7, 6, 5, 4, 3, 3)) if owners[c] == k) for k in (0, 1)]

@@ -137,7 +137,7 @@ def test_engines_come_to_the_same_model(recipe):
         (("--fl_partition", "colour"), "invalid choice: 'colour'"),
         (("--fl_strategy", "best"), "strategy is 'best'"),
         (("--num_rounds", "many"), "num_rounds must be int"),
-        (("--fl_partition", "noise", "--num_clients", 13), "13 silos need as many noises, there are 12"),
+        (("--fl_partition", "noise", "--num_clients", 13), "13 silos need as many noises, found 12"),
     ],
 )
 def test_what_cannot_be_federated_is_told(recipe, options, words):
