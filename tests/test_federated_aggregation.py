@@ -35,7 +35,7 @@ def models():
     return [model(generator) for _ in range(4)]
 
 
-def test_weights_of_silos_are_the_formulas():
+def test_silo_weights_follow_their_formulas():
     n, losses, gains = [100, 200, 400, 800], [-9.0, -4.0, -6.0, -5.0], [0.5, -1.0, 0.0, 2.0]
     np.testing.assert_allclose(silo_weights("examples", n), np.array(n) / 1500, rtol=1e-15)
     np.testing.assert_allclose(silo_weights("uniform", n), 0.25)
@@ -50,7 +50,7 @@ def test_weights_of_silos_are_the_formulas():
 
 
 @pytest.mark.parametrize("strategy", ["examples", "uniform", "loss", "fair", "sase"])
-def test_weights_of_silos_sum_to_one_whatever_the_numbers(strategy):
+def test_silo_weights_sum_to_one_for_extreme_values(strategy):
     alphas = silo_weights(strategy, [1, 1e6, 3], [-900.0, 900.0, 0.0], [300.0, -300.0, 5.0], 0.5, 1.0, 0.05)
     assert np.isfinite(alphas).all()
     assert (alphas >= 0).all()
@@ -59,13 +59,13 @@ def test_weights_of_silos_sum_to_one_whatever_the_numbers(strategy):
         assert alphas.min() >= 0.05
 
 
-def test_the_order_of_gains_is_the_order_of_weights():
+def test_larger_gain_gives_larger_weight():
     alphas = silo_weights("sase", [5, 5, 5], [0.0] * 3, [1.0, 3.0, -2.0], 1.0, 1.0, 0.0)
     assert list(np.argsort(alphas)) == [2, 0, 1]
     np.testing.assert_allclose(alphas, softmax([1, 3, -2]))
 
 
-def test_plain_aggregation_is_the_update_of_the_design(models):
+def test_plain_aggregation_is_the_weighted_update(models):
     reference, *silos = models
     alphas = np.array([0.2, 0.3, 0.5])
     for rate in (1.0, 0.7):
@@ -79,14 +79,14 @@ def test_plain_aggregation_is_the_update_of_the_design(models):
         assert result["n.count"].dtype == np.int64
 
 
-def test_one_silo_comes_back_to_the_bit(models):
+def test_single_silo_is_returned_bit_for_bit(models):
     reference, silo = models[:2]
-    reference["a.weight"][0, 0], silo["a.weight"][0, 0] = 0.5, 1e-12  # their difference loses the second
+    reference["a.weight"][0, 0], silo["a.weight"][0, 0] = 0.5, 1e-12  # cancellation would lose the second
     result = aggregate(reference, [silo], np.array([1.0]), LAYOUT, ServerOptimiser(), nova_factors([1.0], [17]))
     assert all(np.array_equal(result[name], silo[name]) for name in silo)
 
 
-def test_pooled_moments_are_those_of_all_data_together():
+def test_pooled_moments_equal_those_of_all_data():
     generator = np.random.default_rng(1)
     parts = [generator.standard_normal((count, 6)) * 2 + generator.standard_normal(6) * 50 for count in (100, 300, 50)]
     alphas = np.array([100, 300, 50]) / 450
@@ -104,8 +104,8 @@ def test_pooled_moments_are_those_of_all_data_together():
     np.testing.assert_allclose(variance, np.concatenate(parts).var(0), rtol=1e-10)
 
 
-def test_fednova_counts_updates_by_the_step():
-    """Three silos with equal mean gradient g per step: the update is τ_eff · g however the steps are spread."""
+def test_fednova_normalises_by_steps():
+    """Three silos with equal mean gradient g per step: the update is τ_eff · g for any numbers of steps."""
     alphas, steps = np.array([0.2, 0.3, 0.5]), [10, 40, 5]
     reference, gradient = {"w": np.ones(3)}, np.array([0.1, -0.2, 0.3])
     silos = [{"w": reference["w"] - count * gradient} for count in steps]
@@ -154,7 +154,7 @@ def test_server_optimisers_never_touch_norm_statistics(models):
     np.testing.assert_array_equal(apart["a.weight"], adam["a.weight"])
 
 
-def test_the_moving_average_is_of_weights_and_of_all_that_statistics_were_taken_of(models):
+def test_moving_average_pools_norm_statistics(models):
     average, newest = models[:2]
     result = moving_average(average, newest, 0.8, LAYOUT)
     for name in ("a.weight", "n.gain", "n.running_mean"):

@@ -1,4 +1,4 @@
-"""What a federation is told to be: its config, checked, and kept to by what goes on."""
+"""The federated config: validation, and what must match on resume."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from sase.federated.inproc import count_silos, run
 from sase.federated.server import Server
 
 
-def test_what_an_earlier_version_did_not_know_is_what_it_is_by_default(silos_dir, dev_set, tmp_path):
+def test_keys_missing_in_an_older_config_get_their_defaults(silos_dir, dev_set, tmp_path):
     config = train_config()
     run(config, fed_config(num_rounds=1), silos_dir, dev_set, tmp_path, "cpu", {})
     for name, key in (("config.yaml", "init"), ("fl.yaml", "payload")):
@@ -28,7 +28,7 @@ def test_what_an_earlier_version_did_not_know_is_what_it_is_by_default(silos_dir
         Server(replace(config, init="tiny"), fed_config(num_rounds=1), dev_set, tmp_path)
 
 
-def test_another_config_is_refused_but_waiting_longer_is_not(silos_dir, dev_set, tmp_path):
+def test_resume_rejects_another_config_but_allows_other_timeouts(silos_dir, dev_set, tmp_path):
     run(train_config(), fed_config(num_rounds=1), silos_dir, dev_set, tmp_path / "exp")
     with pytest.raises(InputError, match="fl.yaml: this folder was started with another config .strategy is uniform"):
         Server(train_config(), fed_config(num_rounds=1, strategy="uniform"), dev_set, tmp_path / "exp")
@@ -46,9 +46,9 @@ def test_another_config_is_refused_but_waiting_longer_is_not(silos_dir, dev_set,
     "override, message",
     [
         ("stragety=sase", "unknown key stragety"),
-        ("strategy=best", "strategy is 'best'; there are examples"),
+        ("strategy=best", "strategy is 'best'; choose from examples"),
         ("tau=0", "tau must be above 0"),
-        ("min_silos=9", "min_silos is 9, but there are 4"),
+        ("min_silos=9", "min_silos is 9, more than num_silos .4"),
         ("alpha_min=0.25", None),
         ("dp_noise_multiplier=1", "needs dp_clip_norm"),
         ("dp_clip_norm=1", "norm: none"),
@@ -56,7 +56,7 @@ def test_another_config_is_refused_but_waiting_longer_is_not(silos_dir, dev_set,
         ("average_decay=1", "0 or more and below 1"),
     ],
 )
-def test_bad_federated_configs_are_refused(tmp_path, override, message):
+def test_invalid_federated_configs_are_rejected(tmp_path, override, message):
     path = tmp_path / "fl.yaml"
     path.write_text("num_silos: 4\n")
     assert load_federated_config(path) == FederatedConfig()
@@ -67,13 +67,13 @@ def test_bad_federated_configs_are_refused(tmp_path, override, message):
         load_federated_config(path, override if isinstance(override, list) else [override])
 
 
-def test_norm_none_wants_a_network_without_statistics(dev_set, tmp_path):
+def test_norm_none_requires_a_network_without_statistics(dev_set, tmp_path):
     Server(train_config("layer"), fed_config(norm="none"), dev_set, tmp_path / "layer")
     with pytest.raises(InputError, match="use model.norm=layer"):
         Server(train_config("batch"), fed_config(norm="none"), dev_set, tmp_path / "batch")
 
 
-def test_silos_are_counted_without_gaps(silos_dir, tmp_path):
+def test_missing_silo_folders_are_reported(silos_dir, tmp_path):
     assert count_silos(silos_dir) == 3
     (tmp_path / "silo0").mkdir()
     (tmp_path / "silo2").mkdir()

@@ -1,4 +1,4 @@
-"""FedProx and SCAFFOLD: what they do to a silo's gradients."""
+"""Gradient corrections of FedProx and SCAFFOLD."""
 
 import shutil
 from contextlib import nullcontext
@@ -25,7 +25,7 @@ def mixtures(tmp_path_factory):
     return Mixtures(PairSet(dumped(tmp_path_factory.mktemp("set"))), train_config().data, 0)
 
 
-def test_gradients_are_those_of_the_proximal_and_the_corrected_loss():
+def test_gradients_equal_those_of_the_proximal_and_corrected_loss():
     weight = torch.nn.Parameter(torch.tensor([1.0, -2.0, 3.0]))
     anchor, correction = torch.tensor([0.5, 0.0, 3.0]), torch.tensor([0.1, 0.2, -0.3])
     inputs = torch.tensor([1.0, 2.0, -1.0])
@@ -38,7 +38,7 @@ def test_gradients_are_those_of_the_proximal_and_the_corrected_loss():
     torch.testing.assert_close(weight.grad, expected)
 
 
-def test_what_is_not_finite_is_refused_before_it_is_corrected():
+def test_non_finite_gradients_are_rejected():
     weight = torch.nn.Parameter(torch.ones(3))
     weight.grad = torch.tensor([float("nan"), 0.0, 0.0])
     guard = DriftGuard(GradientGuard(1.0, 2), 0.7, [torch.zeros(3)])
@@ -48,7 +48,7 @@ def test_what_is_not_finite_is_refused_before_it_is_corrected():
 
 
 @pytest.mark.parametrize("norm", ["layer", "batch"])
-def test_the_control_variate_is_the_mean_gradient_and_leaves_the_network_alone(mixtures, norm):
+def test_control_variate_is_the_mean_gradient_and_leaves_the_model_unchanged(mixtures, norm):
     config = train_config(norm)
     torch.manual_seed(0)
     model, criterion = build_model(config.model), build_loss(config.loss)
@@ -65,7 +65,7 @@ def test_the_control_variate_is_the_mean_gradient_and_leaves_the_network_alone(m
         np.testing.assert_allclose(control[name], parameter.grad.numpy(), rtol=1e-3, atol=1e-5)
 
 
-def test_scaffold_corrections_cancel_over_silos_and_act_from_the_second_round_on(tmp_path):
+def test_scaffold_corrections_sum_to_zero_and_start_in_the_second_round(tmp_path):
     (tmp_path / "silos").mkdir()
     for index in range(2):
         made = dumped(tmp_path / f"made{index}", [9000, 7000], seed=index)

@@ -1,4 +1,4 @@
-"""ε of the Gaussian mechanism, against values known from elsewhere and against the definition."""
+"""ε of the Gaussian mechanism, against published values and the definition."""
 
 import math
 
@@ -33,8 +33,8 @@ def test_epsilon_inverts_delta_over_a_wide_range():
                 assert delta_of(epsilon * 0.999, mu) > delta
 
 
-def test_it_is_below_the_renyi_bound_and_not_far():
-    """RDP of the Gaussian, ε = μ²a/2 + ln(1/δ)/(a − 1), is an upper bound that is known to be loose by a little."""
+def test_epsilon_is_slightly_below_the_renyi_bound():
+    """RDP of the Gaussian, ε = μ²a/2 + ln(1/δ)/(a − 1), is a slightly loose upper bound."""
     for mu in (0.5, 1.0, 3.0):
         bound = min(mu**2 * a / 2 + math.log(1e5) / (a - 1) for a in np.linspace(1.01, 200, 20000))
         assert 0.75 * bound < epsilon_of(mu, 1e-5) < bound
@@ -59,7 +59,7 @@ def test_more_noise_more_silos_and_fewer_rounds_are_more_private():
         ({"fednova": True}, "fednova"),
     ],
 )
-def test_without_equal_weights_and_full_participation_none_is_told(change, message):
+def test_accounting_requires_equal_weights_and_full_participation(change, message):
     good = {"strategy": "uniform", "min_silos": 4, "norm": "none", "dp_clip_norm": 1.0, "dp_noise_multiplier": 1.0}
     require_accountable(FederatedConfig(**good))
     with pytest.raises(InputError, match=message):

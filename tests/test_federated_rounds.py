@@ -1,4 +1,4 @@
-"""Rounds of the engine inproc: equal to central training where they must be, and whole after bad days."""
+"""Rounds of the engine inproc: equivalence to central training, failures and resuming."""
 
 import os
 import shutil
@@ -37,8 +37,8 @@ def assert_equal(first, second):
 
 
 @pytest.mark.parametrize("norm", ["layer", "batch"])
-def test_one_silo_is_central_training_to_the_bit(silos_dir, dev_set, tmp_path, norm):
-    """One local epoch equals one central epoch, and, the optimiser kept, so do all: same batches, rates, sums."""
+def test_one_silo_equals_central_training_bit_for_bit(silos_dir, dev_set, tmp_path, norm):
+    """One local epoch equals one central epoch; with the optimiser state kept, so do all epochs."""
     config = train_config(norm)
     trainer = Trainer(config, silos_dir / "silo0/tr", dev_set, tmp_path / "central", init_workers(use_gpu=False))
     first = []
@@ -61,7 +61,7 @@ def test_one_silo_is_central_training_to_the_bit(silos_dir, dev_set, tmp_path, n
     assert trainer.history[-1]["loss"] == pytest.approx(server.history[-1]["silos"]["0"]["loss"], abs=1e-6)
 
 
-def test_a_fresh_optimiser_equals_the_central_one_for_the_first_epoch_alone(silos_dir, dev_set, tmp_path):
+def test_fresh_optimiser_differs_from_the_second_round_on(silos_dir, dev_set, tmp_path):
     histories = {}
     for fresh in (True, False):
         fed = fed_config(num_silos=1, local_steps=2, fresh_optimizer=fresh)
@@ -78,7 +78,7 @@ VARIANTS = {
     "fedbn": {"norm": "local", "local_epochs": 2},
     "prox": {"fedprox_mu": 0.1, "fednova": True, "strategy": "loss", "fresh_optimizer": False},
 }
-# All kinds of state: the server's, the silos', and what is computed from both.
+# All kinds of state, of the server and of the silos.
 STATEFUL = {
     "server": {"strategy": "sase", "common_dev_s": 0.5, "server": "adam", "payload": "bfloat16", "average_decay": 0.7},
     "silos": {"scaffold": True, "payload": "int8", "norm": "local", "fresh_optimizer": False},
@@ -86,8 +86,8 @@ STATEFUL = {
 
 
 @pytest.mark.parametrize("variant", STATEFUL)
-def test_going_on_equals_never_having_stopped(silos_dir, dev_set, tmp_path, variant):
-    """Stopped at every point of a round, with or without the silos' own states of it: the same to the bit."""
+def test_resuming_equals_an_uninterrupted_run(silos_dir, dev_set, tmp_path, variant):
+    """Interrupted at every point of a round, with or without the silos' states of that round: identical bits."""
     config, fed = train_config("batch"), fed_config(**STATEFUL[variant])
     whole = run(config, fed, silos_dir, dev_set, tmp_path / "whole")
     exp = tmp_path / "parts"
@@ -109,9 +109,9 @@ def test_going_on_equals_never_having_stopped(silos_dir, dev_set, tmp_path, vari
             silos[1].run = dies(silos[1].run, after=False)
         elif place == "last silo":
             silos[2].run = dies(silos[2].run, after=True)
-        elif place == "best":  # the round is aggregated, nothing of it is written
+        elif place == "best":  # the round is aggregated but not saved
             server._save = dies(server._save, after=False)
-        else:  # the round is whole, its timing is not
+        else:  # the round is saved, its timing is not
             server._save = dies(server._save, after=True)
         with pytest.raises(Killed):
             run_rounds(server, local_exchange(silos))
@@ -144,7 +144,7 @@ def test_every_variant_trains_and_differs(silos_dir, dev_set, tmp_path):
 
 
 class Exchange:
-    """The silos of a folder, of which some can be made to misbehave in chosen attempts."""
+    """Local silos, some of which can be made to misbehave in chosen attempts."""
 
     def __init__(self, silos, spoil):
         self.exchange, self.spoil, self.calls = local_exchange(silos), spoil, 0
@@ -181,8 +181,8 @@ def nan(name, value):
         (lambda r: Reply(7, r.round, r.arrays, r.metrics), "the silos are 0 to 2"),
     ],
 )
-def test_a_bad_reply_is_refused_named_and_counted(silos_dir, dev_set, tmp_path, spoil, message):
-    """The round goes on with the others, exactly as if that silo had not answered at all."""
+def test_invalid_reply_is_rejected_and_counted(silos_dir, dev_set, tmp_path, spoil, message):
+    """The round continues with the others, exactly as if that silo had not replied."""
     config, fed = train_config(), fed_config(num_rounds=1)
     results = {}
     for name in ("refused", "absent"):
@@ -206,14 +206,14 @@ def test_a_bad_reply_is_refused_named_and_counted(silos_dir, dev_set, tmp_path, 
     assert results["absent"].history[0]["failed"] == ["silo 1 failed: it is off"]
 
 
-def test_an_update_of_two_cannot_be_told_from_the_other(silos_dir, dev_set, tmp_path):
+def test_no_outlier_check_for_two_replies(silos_dir, dev_set, tmp_path):
     server = Server(train_config(), fed_config(num_silos=2, num_rounds=1), dev_set, tmp_path / "exp")
     silos = local_silos(silos_dir, 2, tmp_path / "exp")
     run_rounds(server, Exchange(silos, lambda call, r: changed(r, lambda n, v: v * 30) if r.silo else r))
     assert not server.history[0]["refused"]
 
 
-def test_too_few_silos_repeat_the_round_alike(silos_dir, dev_set, tmp_path):
+def test_repeated_round_equals_the_first_attempt(silos_dir, dev_set, tmp_path):
     config, fed = train_config("batch"), fed_config(min_silos=3, norm="local", scaffold=True, num_rounds=2)
     run(config, fed, silos_dir, dev_set, tmp_path / "whole")
     server = Server(config, fed, dev_set, tmp_path / "repeated")
@@ -228,7 +228,7 @@ def test_too_few_silos_repeat_the_round_alike(silos_dir, dev_set, tmp_path):
     assert_equal(weights(tmp_path / "whole/last.pt"), weights(tmp_path / "repeated/last.pt"))
 
 
-def test_a_round_that_never_succeeds_fails_clearly_and_keeps_the_model(silos_dir, dev_set, tmp_path):
+def test_round_without_success_fails_and_keeps_the_model(silos_dir, dev_set, tmp_path):
     config, fed = train_config(), fed_config(max_repeats=2)
     silos = local_silos(silos_dir, 3, tmp_path / "exp")
     server = Server(config, fed, dev_set, tmp_path / "exp")
@@ -237,14 +237,14 @@ def test_a_round_that_never_succeeds_fails_clearly_and_keeps_the_model(silos_dir
     with pytest.raises(InputError, match=failure):
         run_rounds(server, off)
     kept = weights(tmp_path / "exp/best.pt")
-    again = run(config, fed, silos_dir, dev_set, tmp_path / "exp")  # and goes on when the silos are back
+    again = run(config, fed, silos_dir, dev_set, tmp_path / "exp")  # resumes when the silos are back
     assert len(again.history) == 3
     whole = run(config, fed, silos_dir, dev_set, tmp_path / "whole")
     assert [e["dev_SI_SNR"] for e in whole.history] == [e["dev_SI_SNR"] for e in again.history]
     assert kept.keys() == weights(tmp_path / "whole/last.pt").keys()
 
 
-def test_a_silo_without_data_is_named_and_the_others_go_on(silos_dir, dev_set, tmp_path):
+def test_silo_without_data_is_reported_and_the_others_continue(silos_dir, dev_set, tmp_path):
     shutil.copytree(silos_dir, tmp_path / "silos")
     shutil.rmtree(tmp_path / "silos/silo1/tr")
     server = run(train_config(), fed_config(num_rounds=1), tmp_path / "silos", dev_set, tmp_path / "exp")
@@ -253,7 +253,7 @@ def test_a_silo_without_data_is_named_and_the_others_go_on(silos_dir, dev_set, t
     assert list(entry["silos"]) == ["0", "2"]
 
 
-def test_norms_that_stay_with_the_silo_are_its_own_and_averaged(silos_dir, dev_set, tmp_path):
+def test_local_norms_differ_between_silos_and_are_averaged_globally(silos_dir, dev_set, tmp_path):
     config, fed = train_config("batch"), fed_config(norm="local", num_rounds=2)
     server = run(config, fed, silos_dir, dev_set, tmp_path / "exp")
     silos = local_silos(silos_dir, 3, tmp_path / "exp")
@@ -271,7 +271,7 @@ def test_norms_that_stay_with_the_silo_are_its_own_and_averaged(silos_dir, dev_s
     assert scores[0]["utterances"] == 2
 
 
-def test_silos_go_on_from_the_newest_model_while_its_average_is_kept(silos_dir, dev_set, tmp_path):
+def test_silos_continue_from_the_newest_model_while_its_average_is_saved(silos_dir, dev_set, tmp_path):
     decay, expected = 0.6, None
     servers = {
         value: Server(train_config("batch"), fed_config(average_decay=value), dev_set, tmp_path / str(value))
@@ -290,7 +290,7 @@ def test_silos_go_on_from_the_newest_model_while_its_average_is_kept(silos_dir, 
     assert not torch.equal(averaged[name], newest[name])
 
 
-def test_personal_states_are_the_last_two_and_the_best_and_of_this_experiment(silos_dir, dev_set, tmp_path):
+def test_personal_states_of_last_two_and_best_rounds_are_kept(silos_dir, dev_set, tmp_path):
     config, fed = train_config("batch"), fed_config(norm="local", num_rounds=5)
     server = run(config, fed, silos_dir, dev_set, tmp_path / "exp")
     names = {p.name for p in (tmp_path / "exp/silos/silo0").iterdir()}
@@ -313,7 +313,7 @@ def test_constants_are_never_sent(silos_dir, dev_set, tmp_path):
     assert received.keys() == sent.keys()
 
 
-def test_training_begins_with_weights_that_are_given(silos_dir, dev_set, tmp_path):
+def test_training_starts_from_given_weights(silos_dir, dev_set, tmp_path):
     config = train_config()
     run(config, fed_config(num_rounds=1), silos_dir, dev_set, tmp_path / "first", "cpu", {})
     given = replace(config, init=str(tmp_path / "first/best.pt"))
@@ -347,7 +347,7 @@ def command(silos_dir, dev_set, tmp_path):
 
 
 @pytest.mark.recipe
-def test_a_killed_federation_goes_on_to_the_bit(command, tmp_path):
+def test_killed_federation_resumes_bit_for_bit(command, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command("whole"), check=True, capture_output=True, env=environment)
     for wait_s in (0.05, 0.2, 0.35):
@@ -365,14 +365,14 @@ def test_a_killed_federation_goes_on_to_the_bit(command, tmp_path):
 
 
 @pytest.mark.recipe
-def test_the_command_fails_in_one_line_and_keeps_what_it_has(command, tmp_path):
+def test_command_fails_with_one_line(command, tmp_path):
     result = subprocess.run(command("exp", "--fl-set", "max_norm_ratio=0"), capture_output=True, text=True)
     last = result.stderr.strip().splitlines()[-1]
     assert result.returncode == 1
     assert last.startswith("sase federate: federated config: max_norm_ratio")
     result = subprocess.run(command("exp", "--engine", "ray"), capture_output=True, text=True)
     assert result.returncode == 1
-    assert "there are inproc, simulation, deployment" in result.stderr
+    assert "choose from inproc, simulation, deployment" in result.stderr
     bad = ["--fl-set", "repeat_wait_s=0", "--set", "train.max_bad_steps=1", "--set", "train.learning_rate=1e30"]
     result = subprocess.run(command("exp", *bad), capture_output=True, text=True)
     assert result.returncode == 1

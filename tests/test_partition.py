@@ -101,7 +101,9 @@ def test_dirichlet_is_uneven_for_small_alpha_and_reproducible(sets):
     assert np.mean([largest(100.0, seed) for seed in range(5)]) < 0.5
     assert np.mean([largest(0.1, seed) for seed in range(5)]) > 0.7
     once = module.assign_silos(train, "dirichlet", 3, 0.5, 3)
-    assert module.assign_silos(train, "dirichlet", 3, 0.5, 3) == once != module.assign_silos(train, "dirichlet", 3, 0.5, 4)
+    assert (
+        module.assign_silos(train, "dirichlet", 3, 0.5, 3) == once != module.assign_silos(train, "dirichlet", 3, 0.5, 4)
+    )
 
 
 def test_test_utterances_go_to_the_matching_silo(sets, tmp_path):

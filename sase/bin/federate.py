@@ -1,43 +1,50 @@
-"""Train one network in several silos that keep their audio (stage 3); run again, it goes on where it was stopped."""
+"""Train one network in several silos that keep their audio (stage 3); run the same command again to resume."""
 
 import argparse
 import os
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(prog="sase federate", description=__doc__)
-    parser.add_argument("--config", required=True, help="YAML file of network and training, as conf/train_small.yaml")
-    parser.add_argument("--fl-config", required=True, help="YAML file of what is federated, as conf/fl.yaml")
-    parser.add_argument("--silos", help="folder of 'sase partition' (deployment: they may be elsewhere)")
-    parser.add_argument("--num-clients", type=int, help="silos (default: as many as --silos holds, or the config's)")
-    parser.add_argument("--dev-set", required=True, help="the server's own dump directory: scores every round")
+    parser.add_argument(
+        "--config", required=True, help="YAML file of network and training, such as conf/train_small.yaml"
+    )
+    parser.add_argument("--fl-config", required=True, help="YAML file of the federation, such as conf/fl.yaml")
+    parser.add_argument("--silos", help="folder of 'sase partition' (deployment: omit it for silos on other machines)")
+    parser.add_argument("--num-clients", type=int, help="number of silos (default: those in --silos, or the config's)")
+    parser.add_argument(
+        "--dev-set",
+        required=True,
+        help="the server's development set, a dump directory, on which every round is scored",
+    )
     parser.add_argument("--exp", required=True, help="experiment folder")
     parser.add_argument("--engine", default="simulation", help="inproc, simulation or deployment (%(default)s)")
-    parser.add_argument("--engine-option", action="append", default=[], metavar="A=B", help="of one engine alone")
+    parser.add_argument("--engine-option", action="append", default=[], metavar="A=B", help="option of the engine")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of --config")
     parser.add_argument("--fl-set", action="append", default=[], metavar="A=B", help="override a key of --fl-config")
-    parser.add_argument("--seed", type=int, help="replaces the config's")
-    parser.add_argument("--ngpu", type=int, default=0, help="0: the processor, 1: a GPU (%(default)s)")
+    parser.add_argument("--seed", type=int, help="random seed (default: the config's)")
+    parser.add_argument("--ngpu", type=int, default=0, help="0: CPU, 1: GPU (%(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     args = parser.parse_args()
 
     import importlib
     import logging
     from pathlib import Path
+    from typing import cast
 
     import torch
 
     from sase.errors import InputError
-    from sase.federated import ENGINES
+    from sase.federated import ENGINES, Engine
     from sase.federated.config import load_federated_config
     from sase.federated.inproc import count_silos
     from sase.training.config import load_train_config
     from sase.training.performance import keep_freed_memory
 
     if args.engine not in ENGINES:
-        raise InputError(f"--engine {args.engine}: there are {', '.join(ENGINES)}")
+        raise InputError(f"--engine {args.engine}: choose from {', '.join(ENGINES)}")
     if args.ngpu > torch.cuda.device_count() or args.ngpu > 1:
-        raise InputError(f"--ngpu {args.ngpu}: silos train on one GPU, this machine shows {torch.cuda.device_count()}")
+        raise InputError(f"--ngpu {args.ngpu}: silos train on one GPU; GPUs found: {torch.cuda.device_count()}")
     if bad := [option for option in args.engine_option if "=" not in option]:
         raise InputError(f"--engine-option {bad[0]}: must be name=value")
     config = load_train_config(args.config, args.set, args.seed)
@@ -46,11 +53,11 @@ def main():
     keep_freed_memory()
     torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
     Path(args.exp).mkdir(parents=True, exist_ok=True)
-    handlers = [logging.StreamHandler(), logging.FileHandler(Path(args.exp) / "train.log")]
+    handlers: list[logging.Handler] = [logging.StreamHandler(), logging.FileHandler(Path(args.exp) / "train.log")]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers)
-    engine, device = importlib.import_module(ENGINES[args.engine]), "cuda" if args.ngpu else "cpu"
+    engine = cast(Engine, importlib.import_module(ENGINES[args.engine]))
     options = dict(option.split("=", 1) for option in args.engine_option)
-    engine.run(config, fed_config, args.silos, args.dev_set, args.exp, device, options)
+    engine.run(config, fed_config, args.silos, args.dev_set, args.exp, "cuda" if args.ngpu else "cpu", options)
 
 
 if __name__ == "__main__":

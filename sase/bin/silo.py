@@ -1,19 +1,21 @@
-"""Be one silo of a deployed federation: connect to the server, train when it asks, end when it says so."""
+"""Run one silo of a deployed federation: connect to the server, train each round, exit when training is finished."""
 
 import argparse
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(prog="sase silo", description=__doc__)
-    parser.add_argument("--silo", type=int, required=True, help="which silo this is, from 0")
-    parser.add_argument("--data-dir", required=True, help="its data: tr/, a dump directory, and perhaps tt/")
-    parser.add_argument("--server", required=True, metavar="HOST:PORT", help="the server, or a file that tells")
-    parser.add_argument("--certificates", help="folder with ca.crt and silo.key, or the one above it")
-    parser.add_argument("--insecure", action="store_true", help="no encryption and no keys; for tests on one machine")
-    parser.add_argument("--state-dir", help="for its own state and logs (default: state<N> beside the data)")
-    parser.add_argument("--device", default="cpu", help="where to train, cpu or cuda (%(default)s)")
+    parser.add_argument("--silo", type=int, required=True, help="index of this silo, from 0")
+    parser.add_argument("--data-dir", required=True, help="its data: tr/, a dump directory, and optionally tt/")
+    parser.add_argument("--server", required=True, metavar="HOST:PORT", help="the server, or a file with its address")
+    parser.add_argument("--certificates", help="folder with ca.crt and silo.key, or its parent")
+    parser.add_argument(
+        "--insecure", action="store_true", help="no encryption and no authentication; for tests on one machine"
+    )
+    parser.add_argument("--state-dir", help="for its state and logs (default: state<N> next to the data)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
-    parser.add_argument("--wait-s", type=float, default=600.0, help="patience with an absent server (%(default)s s)")
+    parser.add_argument("--wait-s", type=float, default=600.0, help="timeout for an unreachable server (%(default)s s)")
     args = parser.parse_args()
 
     import logging
@@ -23,7 +25,7 @@ def main():
     from sase.federated.flower.silo_process import run_silo
 
     if bool(args.certificates) == args.insecure:
-        raise InputError("needs --certificates DIR, of tools/make_certificates.sh, or else --insecure")
+        raise InputError("needs either --certificates DIR (made by tools/make_certificates.sh) or --insecure")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     data_dir = Path(args.data_dir)
     state_dir = args.state_dir or data_dir.resolve().parent / f"state{args.silo}"

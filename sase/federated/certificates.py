@@ -1,13 +1,16 @@
 """Certificates and keys with which the server and the silos of a federation authenticate each other.
 
-A certificate authority of the federation's own signs the server's certificate, which silos check; each silo has a key
-of its own (elliptic curve, P-384), whose public half the server registers. What is there already is kept: run again
-with more silos, it makes keys for the new ones.
+A private certificate authority signs the server's certificate, which the silos verify; each silo has its own key
+(elliptic curve, P-384), whose public part the server registers. Existing files are kept: a second run with more silos
+makes keys for the new ones only.
 """
+
+from __future__ import annotations
 
 import datetime
 import ipaddress
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -17,18 +20,18 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from sase.errors import InputError
 
-_LOCAL = ("localhost", "127.0.0.1", "::1")  # the server's own processes reach it here
+_LOCAL = ("localhost", "127.0.0.1", "::1")  # where the server's own processes connect
 
 
-def make_certificates(folder, hosts, num_silos, days=825):
-    """Make what is missing of a federation's certificates and keys.
+def make_certificates(folder: str | Path, hosts: Iterable[str], num_silos: int, days: int = 825) -> None:
+    """Make the missing certificates and keys of a federation.
 
     Args:
-        folder: gets ``ca.key`` (keep it, give it to nobody), ``ca.crt``, ``server/`` (for the server's machine) and
-            ``silo0/`` ... (each for that silo's machine alone).
-        hosts: names and addresses by which silos reach the server; another list makes another server certificate.
-        num_silos: how many silos there are.
-        days: how long certificates are valid.
+        folder: output: ``ca.key`` (keep it secret), ``ca.crt``, ``server/`` (for the server's machine) and ``silo0/``
+            ... (each for that silo's machine only).
+        hosts: names and addresses of the server for the silos; if they change, the server gets a new certificate.
+        num_silos: number of silos.
+        days: validity of the certificates.
     """
     folder = Path(folder)
     key, authority = _authority(folder, days)
@@ -42,7 +45,7 @@ def make_certificates(folder, hosts, num_silos, days=825):
     for index in range(num_silos):
         silo = folder / f"silo{index}"
         if (server / f"silo{index}.pub").exists() and not silo.exists():
-            continue  # that silo made its own key
+            continue  # this silo made its own key
         if not (silo / "silo.key").exists():
             make_silo_key(silo)
         _write(silo / "ca.crt", authority.public_bytes(serialization.Encoding.PEM))
@@ -50,10 +53,10 @@ def make_certificates(folder, hosts, num_silos, days=825):
     _write(server / "ca.crt", authority.public_bytes(serialization.Encoding.PEM))
 
 
-def make_silo_key(folder):
-    """Make a silo's key pair in ``folder``: ``silo.key`` never leaves that machine, ``silo.pub`` goes to the server."""
+def make_silo_key(folder: str | Path) -> None:
+    """Make a silo's key pair: ``silo.key`` never leaves that machine, ``silo.pub`` is for the server."""
     if (Path(folder) / "silo.key").exists():
-        raise InputError(f"{folder}: has a silo.key, which the server may know already; name another folder")
+        raise InputError(f"{folder}: silo.key exists and may be registered with the server; choose another folder")
     key = ec.generate_private_key(ec.SECP384R1())
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
@@ -63,12 +66,17 @@ def make_silo_key(folder):
     _write(Path(folder) / "silo.pub", public + b"\n")
 
 
-def _authority(folder, days):
+def _authority(folder: Path, days: int) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    """Return the key and the certificate of the certificate authority, made if they do not exist."""
     if (folder / "ca.crt").exists():
         if not (folder / "ca.key").exists():
-            raise InputError(f"{folder}: has ca.crt but no ca.key, so nothing more can be signed; name another folder")
-        key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
-        return key, x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
+            raise InputError(
+                f"{folder}: ca.key not found beside ca.crt, so nothing can be signed; choose another folder"
+            )
+        loaded = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
+        if not isinstance(loaded, ec.EllipticCurvePrivateKey):
+            raise InputError(f"{folder}/ca.key: not an elliptic-curve key; choose another folder")
+        return loaded, x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
     key = ec.generate_private_key(ec.SECP384R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "SASE federation")])
     certificate = _certificate(key, key, name, "SASE federation", days, None)
@@ -77,8 +85,15 @@ def _authority(folder, days):
     return key, certificate
 
 
-def _certificate(key, signer, issuer, name, days, names):
-    """Return a certificate for ``key``: the server's with its ``names``, the authority's without."""
+def _certificate(
+    key: ec.EllipticCurvePrivateKey,
+    signer: ec.EllipticCurvePrivateKey,
+    issuer: x509.Name,
+    name: str,
+    days: int,
+    names: Sequence[x509.GeneralName] | None,
+) -> x509.Certificate:
+    """Return a certificate for ``key``: of the server, with its ``names``, or of the authority, without."""
     now = datetime.datetime.now(datetime.UTC)
     builder = (
         x509.CertificateBuilder()
@@ -86,7 +101,7 @@ def _certificate(key, signer, issuer, name, days, names):
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))  # the silos' clocks may be a little behind
+        .not_valid_before(now - datetime.timedelta(hours=1))  # tolerates silos whose clocks are behind
         .not_valid_after(now + datetime.timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=names is None, path_length=0 if names is None else None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -99,7 +114,7 @@ def _certificate(key, signer, issuer, name, days, names):
     return builder.sign(signer, hashes.SHA384())
 
 
-def _usage(authority):
+def _usage(authority: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=not authority,
         key_cert_sign=authority,
@@ -113,8 +128,8 @@ def _usage(authority):
     )
 
 
-def _names(hosts):
-    names = []
+def _names(hosts: Iterable[str]) -> list[x509.GeneralName]:
+    names: list[x509.GeneralName] = []
     for host in dict.fromkeys([*hosts, *_LOCAL]):
         try:
             names.append(x509.IPAddress(ipaddress.ip_address(host)))
@@ -123,7 +138,8 @@ def _names(hosts):
     return names
 
 
-def _certificate_fits(path, names):
+def _certificate_fits(path: Path, names: Iterable[x509.GeneralName]) -> bool:
+    """Return whether a certificate exists, has not expired and is for these names."""
     if not path.exists():
         return False
     certificate = x509.load_pem_x509_certificate(path.read_bytes())
@@ -132,17 +148,17 @@ def _certificate_fits(path, names):
     return set(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value) == set(names)
 
 
-def _pem_key(key):
+def _pem_key(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 
-def _write(path, content, secret=False):
+def _write(path: Path, content: bytes, secret: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
-    # Created unreadable to others, never made so afterwards.
+    # Created with its final mode: a chmod afterwards would leave the key readable for a moment.
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if secret else 0o644)
     with open(descriptor, "wb") as file:
         file.write(content)
