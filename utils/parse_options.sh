@@ -1,11 +1,10 @@
-# Sourced by a script after it has set its options to their defaults: `. utils/parse_options.sh`.
+# Sourced by a script to parse its command line, after it has set its options to their defaults.
 #
-# --stop-stage 3 and --stop_stage 3 both set $stop_stage. An option is a variable that is set, and is named in
-# $help_message where there is one, which --help prints. A default that is true or false, or a whole number, wants
-# such a value. --config FILE is sourced first, whatever its place. From the first word on that is no option, all stays
-# in "$@".
+# --stop-stage 3 and --stop_stage 3 both set $stop_stage. An option is a variable that is set and, if $help_message is
+# set, named there; --help prints it. If the default is true or false, or a whole number, so must the value be. --config
+# FILE is sourced before all other options. The arguments from the first non-option on stay in "$@".
 
-_refuse() {
+_fail() {
   echo "$0: $*" >&2
   exit 1
 }
@@ -14,14 +13,14 @@ _set_option() {  # _set_option OPTION VALUE
   local name=${1#--} help=${help_message:---${1#--}}
   name=${name//-/_}
   [[ $name =~ ^[a-z][a-z0-9_]*$ && -n ${!name+set} && ${help//-/_} =~ __$name([^a-z0-9_]|$) ]] ||
-    _refuse "no such option: $1; --help names them all"
-  [ $# -eq 2 ] || _refuse "$1 needs a value"
+    _fail "no such option: $1; see --help"
+  [ $# -eq 2 ] || _fail "$1 needs a value"
   if [[ ${!name} =~ ^(true|false)$ && ! $2 =~ ^(true|false)$ ]]; then
-    _refuse "$1 is true or false, not '$2'"
+    _fail "$1 must be true or false, not '$2'"
   elif [[ ${!name} =~ ^-?[0-9]+$ && ! $2 =~ ^-?[0-9]+$ ]]; then
-    _refuse "$1 is a whole number, not '$2'"
+    _fail "$1 must be an integer, not '$2'"
   elif [[ $name =~ cmd$ && -z $2 ]]; then
-    _refuse "$1 is the program that runs jobs, it cannot be empty"
+    _fail "$1 must name the program that runs jobs"
   fi
   printf -v "$name" '%s' "$2"
 }
@@ -29,7 +28,7 @@ _set_option() {  # _set_option OPTION VALUE
 for ((_i = 1; _i <= $#; _i++)); do
   if [ "${!_i}" = --config ]; then
     _next=$((_i + 1))
-    [ -f "${!_next:-}" ] || _refuse "--config needs a file, '${!_next:-}' is none"
+    [ -f "${!_next:-}" ] || _fail "--config: file not found: '${!_next:-}'"
     # shellcheck disable=SC1090
     . "${!_next}"
   fi
@@ -37,11 +36,11 @@ done
 
 while [ $# -gt 0 ]; do
   case $1 in
-    -h | --help) printf '%s\n' "${help_message:-there is no help for $0}"; exit 0 ;;
-    --*=*) _refuse "write '${1%%=*} ${1#*=}', not '$1'" ;;
+    -h | --help) printf '%s\n' "${help_message:-no help for $0}"; exit 0 ;;
+    --*=*) _fail "use '${1%%=*} ${1#*=}' instead of '$1'" ;;
     --config) shift 2 ;;
     --*) _set_option "${@:1:2}"; shift 2 ;;
-    -?*) _refuse "no such option: $1; --help names them all" ;;
+    -?*) _fail "no such option: $1; see --help" ;;
     *) break ;;
   esac
 done

@@ -1,11 +1,11 @@
-# Sourced by every run.sh before it sets its own options: the options that all recipes have, and what stages share.
+# Options and stages that all recipes share; sourced first by every run.sh.
 #
-# The run.sh then sets options of its own, $fl_partition to what fits its corpus, and $help_message with $recipe_help in
-# it, sources utils/parse_options.sh, and calls settle_recipe.
-# shellcheck disable=SC2034  # options are set and read by their names
+# The run.sh then sets its own options, $fl_partition, and $help_message, which includes $recipe_help; sources
+# utils/parse_options.sh; and calls settle_recipe.
+# shellcheck disable=SC2034  # options are set and read by name
 
 recipe=$(cd "$(dirname "$0")" && pwd)
-recipe=${recipe%/local} # a recipe's further scripts may use this as well
+recipe=${recipe%/local} # a recipe's scripts in local/ use this file too
 command="cd $(printf '%q' "$PWD") && $(printf '%q ' "$recipe/run.sh" "$@")"
 
 stage=0
@@ -35,65 +35,65 @@ fl_engine=
 fl_config=
 fl_args=
 
-recipe_help="  --mini true|false           a small generated corpus, offline; all that comes of it is in mini/ ($mini)
+recipe_help="  --mini true|false           use a small generated corpus, offline; all output is in mini/ ($mini)
   --stage N, --stop-stage N   first and last stage to run ($stage, $stop_stage):
                               0 download, 1 data, 2 dump, 3 train, 4 decode, 5 score
-  --nj N                      jobs of stages 2, 4 and 5: as many as there are cores ($nj)
-  --ngpu N                    graphics cards of each machine to train on, 0: the processor ($ngpu)
-  --num_nodes M               machines to train on together, where cmd.sh names a cluster: a job each ($num_nodes)
+  --nj N                      parallel jobs of stages 2, 4 and 5 (number of cores: $nj)
+  --ngpu N                    GPUs per machine for training; 0: CPU ($ngpu)
+  --num_nodes M               machines for training; with a cluster in cmd.sh, one job each ($num_nodes)
   --node_rank K --master_addr HOST, --master_port N
-                              where it does not, typed on each machine: which one this is, from 0, and how the first
-                              is reached ($master_port)
-  --seed N                    of the training ($seed)
-  --tag NAME                  name of the experiment, exp/NAME (the configuration's name and what the options change)
+                              without a cluster, to be run on each machine: rank of this machine, from 0, and address
+                              of the first ($master_port)
+  --seed N                    random seed of the training ($seed)
+  --tag NAME                  name of the experiment, exp/NAME (from the configuration and the options that change it)
   --train_config FILE         YAML file (conf/train_small.yaml; with --mini true conf/train_mini.yaml)
-  --train_args \"...\"          more options for the training, such as \"--set train.learning_rate=1e-4\"
-  --fl true|false             federated training: silos train, and never send audio ($fl)
-  --num_clients N             how many silos ($num_clients)
-  --fl_partition WHICH        what silos differ in: speaker, noise, snr or dirichlet; silo where stage 1 decides
-  --fl_alpha X                of dirichlet: the smaller, the more unlike the silos ($fl_alpha)
+  --train_args \"...\"          further options for training, such as \"--set train.learning_rate=1e-4\"
+  --fl true|false             federated training: silos train locally and never send audio ($fl)
+  --num_clients N             number of silos ($num_clients)
+  --fl_partition WHICH        how silos differ: speaker, noise, snr, dirichlet, or silo, as assigned by stage 1
+  --fl_alpha X                concentration of dirichlet; smaller means more heterogeneous silos ($fl_alpha)
   --fl_engine ENGINE          simulation: Flower on this machine; deployment: a process, or on a cluster a job, for
-                              the server and for each silo; inproc (simulation; on a cluster deployment)
-  --fl_config FILE            YAML file of what is federated (conf/fl.yaml; with --mini true conf/fl_mini.yaml)
-  --fl_strategy WHICH         instead of what FILE says: whose update counts: examples, uniform, loss, fair or sase
-  --fl_server WHICH           likewise: optimiser of the server: plain, momentum, adam or yogi
+                              the server and each silo; inproc: no Flower (simulation; on a cluster deployment)
+  --fl_config FILE            YAML file of the federation (conf/fl.yaml; with --mini true conf/fl_mini.yaml)
+  --fl_strategy WHICH         overrides FILE; client weighting: examples, uniform, loss, fair or sase
+  --fl_server WHICH           overrides FILE; server optimiser: plain, momentum, adam or yogi
   --num_rounds N, --local_epochs N, --fedprox_mu X
-                              likewise: rounds, epochs of a silo in each, the pull to the global model
-  --fl_payload TYPE           likewise: silos send float32, bfloat16 or int8
-  --fl_args \"...\"             more options for 'sase federate', such as \"--fl-set scaffold=true\"
-  --config FILE               a shell file that sets any of these"
+                              override FILE; rounds, local epochs per round, strength of the proximal term
+  --fl_payload TYPE           overrides FILE; precision of updates: float32, bfloat16 or int8
+  --fl_args \"...\"             further options for 'sase federate', such as \"--fl-set scaffold=true\"
+  --config FILE               a shell file that sets any of these options"
 
 fail() {
   echo "$0: $*" >&2
   exit 1
 }
 
-run_stage() { # run_stage NUMBER NAME: true when the stage is one of those to run
+run_stage() { # run_stage NUMBER NAME: whether the stage is to be run; prints its name
   ((stage <= $1 && $1 <= stop_stage)) || return 1
   echo "$(date '+%F %T') stage $1: $2"
 }
 
-run_jobs() { # run_jobs RUNNER LOG command...: its nj shards, then what joins them
+run_jobs() { # run_jobs RUNNER LOG command...: run its nj shards, then join them
   local runner=$1 log=$2
   shift 2
-  # shellcheck disable=SC2086  # a runner may bring options
+  # shellcheck disable=SC2086  # a runner may include options
   $runner --pick failed JOB=1:"$nj" "$log" "$@" --nj "$nj" --job JOB
   "$@" --nj "$nj" --finish
 }
 
-absolute() { # absolute FILE: as seen from here, or else from the recipe's folder; nothing stays nothing
+absolute() { # absolute FILE: absolute path of a file here or in the recipe's folder; empty stays empty
   case $1 in
     '' | /*) echo "$1" ;;
     *) if [ ! -e "$1" ] && [ -e "$recipe/$1" ]; then echo "$recipe/$1"; else echo "$PWD/$1"; fi ;;
   esac
 }
 
-settle_recipe() { # settle_recipe "$@": check what all recipes have in common, name the folders, and go to the recipe
-  [ $# -eq 0 ] || fail "no such argument: $1; --help names the options"
-  ((stage <= stop_stage)) || fail "--stage $stage comes after --stop-stage $stop_stage"
+settle_recipe() { # settle_recipe "$@": check common options, set the folders, cd to the recipe
+  [ $# -eq 0 ] || fail "unexpected argument: $1; see --help"
+  ((stage <= stop_stage)) || fail "--stage $stage is after --stop-stage $stop_stage"
   ((nj >= 1)) || fail "--nj must be 1 or more, not $nj"
   ((num_nodes >= 1)) || fail "--num_nodes must be 1 or more, not $num_nodes"
-  [ -z "$node_rank" ] || [ -n "$master_addr" ] || fail "--node_rank needs --master_addr, of the first machine"
+  [ -z "$node_rank" ] || [ -n "$master_addr" ] || fail "--node_rank needs --master_addr of the first machine"
   ((num_clients >= 1)) || fail "--num_clients must be 1 or more, not $num_clients"
   local preset=small fl_preset=
   work=
@@ -116,7 +116,7 @@ settle_recipe() { # settle_recipe "$@": check what all recipes have in common, n
   # shellcheck source=../egs/voicebank_demand/cmd.sh
   . ./cmd.sh
   if [ "$cmd_backend" = local ] && ((num_nodes > 1)) && [ -z "$node_rank" ]; then
-    fail "--num_nodes $num_nodes, and cmd.sh names no cluster: type it on each, with --node_rank and --master_addr"
+    fail "--num_nodes $num_nodes: cmd.sh names no cluster; run on each machine, with --node_rank and --master_addr"
   fi
   if [ -z "$fl_engine" ]; then
     if [ "$cmd_backend" = local ]; then fl_engine=simulation; else fl_engine=deployment; fi
@@ -126,7 +126,7 @@ settle_recipe() { # settle_recipe "$@": check what all recipes have in common, n
   enhanced=$exp/enhanced_tt
 }
 
-name_experiment() { # the configuration's name, and what the options change of it
+name_experiment() { # name of the configuration, and the options that change it
   local name words=("${train_args[@]}") word
   name=$(basename "$train_config" .yaml)
   if $fl; then
@@ -144,7 +144,7 @@ dump_sets() { # stage 2
   local set keep
   for set in tr cv tt; do
     keep=()
-    if [ $set = tt ]; then keep=(--keep-all); fi # no test utterance is ever left out
+    if [ $set = tt ]; then keep=(--keep-all); fi # never skip a test utterance
     run_jobs "$train_cmd" "$dump/$set/logs/dump.JOB.log" \
       sase dump --data "$data/$set" --out "$dump/$set" "${keep[@]}"
   done
@@ -152,9 +152,9 @@ dump_sets() { # stage 2
 
 train() { # stage 3
   mkdir -p "$exp"
-  local again=$exp/run.sh partial # replaced, never written into: it may be what is running now
+  local again=$exp/run.sh partial # replaced atomically: it may be running now
   partial=$exp/.run.sh.$HOSTNAME.$$.partial
-  printf '#!/usr/bin/env bash\n# This made the experiment; options may follow.\n%s "$@"\n' "$command" >"$partial"
+  printf '#!/usr/bin/env bash\n# Reruns this experiment; more options may follow.\n%s "$@"\n' "$command" >"$partial"
   chmod +x "$partial"
   mv "$partial" "$again"
   local options=(--config "$train_config" --dev-set "$dump/cv" --exp "$exp" --seed "$seed" --ngpu "$ngpu")
@@ -173,44 +173,44 @@ train() { # stage 3
   elif ((num_nodes == 1)); then
     train_here_or_there sase train "${options[@]}" --train-set "$dump/tr" "${train_args[@]}"
   else
-    local meet # where the first of the machines tells the others where it is: a new file each time
+    local meet # the first machine publishes its endpoint in this file, a new one each time
     meet=$exp/logs/rendezvous.$(date +%s)
-    echo "$num_nodes jobs train together; see $PWD/$exp/train.log and $exp/logs/"
-    # shellcheck disable=SC2086  # a runner may bring options
+    echo "training in $num_nodes jobs; see $PWD/$exp/train.log and $exp/logs/"
+    # shellcheck disable=SC2086  # a runner may include options
     $cuda_cmd --gpu "$ngpu" --max-jobs-run "$num_nodes" NODE=0:$((num_nodes - 1)) "$exp/logs/train.NODE.log" \
       sase train "${options[@]}" --train-set "$dump/tr" "${train_args[@]}" \
       --num-nodes "$num_nodes" --node-rank NODE --rendezvous "$meet"
   fi
 }
 
-train_here_or_there() { # train_here_or_there command...: on this machine, or where cmd.sh names a cluster, by a job
+train_here_or_there() { # train_here_or_there command...: on this machine, or in a job if cmd.sh names a cluster
   if [ "$cmd_backend" = local ]; then
     "$@"
   else
-    echo "a job trains; see $PWD/$exp/train.log and $exp/logs/train.log"
+    echo "training in a job; see $PWD/$exp/train.log and $exp/logs/train.log"
     # shellcheck disable=SC2086
     $cuda_cmd --gpu "$ngpu" "$exp/logs/train.log" "$@"
   fi
 }
 
-federate_by_jobs() { # federate_by_jobs OPTIONS: the server is a job, and, once it has told where it is, so is each silo
+federate_by_jobs() { # federate_by_jobs OPTIONS: a job for the server, then, once it is reachable, one per silo
   local meet device=cpu server clients status=0
   meet=$exp/logs/server.$(date +%s)
   if ((ngpu > 0)); then device=cuda; fi
-  echo "a job for the server and for each of $num_clients silos; see $PWD/$exp/train.log and $exp/logs/"
+  echo "one job for the server and one for each of $num_clients silos; see $PWD/$exp/train.log and $exp/logs/"
   trap end_jobs INT TERM
-  # shellcheck disable=SC2086  # a runner may bring options
+  # shellcheck disable=SC2086  # a runner may include options
   $cuda_cmd --gpu "$ngpu" "$exp/logs/server.log" \
     sase federate "$@" --num-clients "$num_clients" --engine-option announce="$meet" --engine-option connect_s=3600 &
   server=$!
   until [ -e "$meet" ] || [ -z "$(jobs -pr)" ]; do sleep 1; done
-  if [ -e "$meet" ]; then # else it has failed, or there was nothing left to do
+  if [ -e "$meet" ]; then # otherwise it failed, or nothing was left to do
     # shellcheck disable=SC2086
     $cuda_cmd --gpu "$ngpu" --max-jobs-run "$num_clients" SILO=0:$((num_clients - 1)) "$exp/logs/silo.SILO.log" \
       sase silo --silo SILO --data-dir "$silos/siloSILO" --state-dir "$exp/silos/siloSILO" --server "$meet" \
       --certificates "$exp/flower/certificates" --device "$device" --wait-s 600 &
     clients=$!
-    wait -n "$server" "$clients" || end_jobs # one that has failed leaves the other waiting for nothing
+    wait -n "$server" "$clients" || end_jobs # if one fails, the other would wait in vain
     wait "$clients" || status=$?
   fi
   wait "$server" || status=$?
@@ -218,7 +218,7 @@ federate_by_jobs() { # federate_by_jobs OPTIONS: the server is a job, and, once 
   return "$status"
 }
 
-end_jobs() { # end what runs in the background; the runners cancel their jobs
+end_jobs() { # terminate the background runners, which cancel their jobs
   local running
   running=$(jobs -pr)
   # shellcheck disable=SC2086

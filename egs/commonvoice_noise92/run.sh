@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Common Voice under NOISEX-92, from corpus to table. Every stage can be run alone, again, and after having been killed.
+# Common Voice under NOISEX-92, from corpus to table. Every stage can be run alone, repeated, and resumed after a kill.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 # shellcheck source=../../utils/recipe.sh
@@ -13,16 +13,16 @@ fl_partition=silo
 help_message="Usage: $0 [options]
   --cv_dir DIR                Common Voice, one language as published: train.tsv, dev.tsv, test.tsv, clips/
                               (downloads/zh-CN)
-  --noise_dir DIR             NOISEX-92 as .wav or .mat files, or any other noises (downloads/noisex92)
-  --data_seed N               of the lists of mixtures, and of the mini corpus ($data_seed)
+  --noise_dir DIR             NOISEX-92 as .wav or .mat files, or other noises (downloads/noisex92)
+  --data_seed N               random seed of the mixtures and of the mini corpus ($data_seed)
 $recipe_help
-Silos differ by --fl_partition $fl_partition unless it says otherwise: stage 1 gives each of the --num_clients silos
+The default of --fl_partition is $fl_partition: stage 1 gives each of the --num_clients silos
 its own speakers, noises and SNRs, and makes each twice as large as the one before."
 # shellcheck source=../../utils/parse_options.sh
 . "$root/utils/parse_options.sh"
 
 if $mini && [ -n "$cv_dir$noise_dir" ]; then
-  fail "--mini true generates speech and noises, --cv_dir and --noise_dir name some; choose"
+  fail "--mini true excludes --cv_dir and --noise_dir"
 fi
 cv_dir=$(absolute "$cv_dir") noise_dir=$(absolute "$noise_dir")
 if $mini; then cv_dir=downloads/mini/zh-CN noise_dir=downloads/mini/noise; fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# VoiceBank+DEMAND from download to table. Every stage can be run alone, again, and after having been killed.
+# VoiceBank+DEMAND from download to table. Every stage can be run alone, repeated, and resumed after a kill.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 # shellcheck source=../../utils/recipe.sh
@@ -10,21 +10,21 @@ dev_speakers="p226 p287"
 fl_partition=speaker
 
 help_message="Usage: $0 [options]
-  --corpus_dir DIR            your own copy of the corpus; nothing is downloaded
-  --dev_speakers \"A B\"        speakers kept for development ($dev_speakers)
+  --corpus_dir DIR            existing copy of the corpus, instead of a download
+  --dev_speakers \"A B\"        speakers of the development set ($dev_speakers)
 $recipe_help
-Silos differ by --fl_partition $fl_partition unless it says otherwise. --seed is of the mini corpus as well."
+The default of --fl_partition is $fl_partition. --seed also seeds the mini corpus."
 # shellcheck source=../../utils/parse_options.sh
 . "$root/utils/parse_options.sh"
 
-if $mini && [ -n "$corpus_dir" ]; then fail "--mini true generates a corpus, --corpus_dir names one; choose"; fi
+if $mini && [ -n "$corpus_dir" ]; then fail "--mini true and --corpus_dir exclude each other"; fi
 if $mini; then corpus=mini; else corpus=voicebank_demand; fi
 if [ -n "$corpus_dir" ]; then corpus=own corpus_dir=$(absolute "$corpus_dir"); else corpus_dir=downloads/$corpus; fi
 settle_recipe "$@"
 
 if run_stage 0 "download"; then
   case $corpus in
-    own) echo "your own copy is used: $corpus_dir" ;;
+    own) echo "using your copy: $corpus_dir" ;;
     mini) sase download mini --dir "$corpus_dir" --seed "$seed" ;;
     *) sase download voicebank_demand --dir "$corpus_dir" ;;
   esac

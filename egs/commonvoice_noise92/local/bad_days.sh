@@ -15,7 +15,7 @@ help_message="Usage: $0 [options]
   --nj N              jobs of stages 2, 4 and 5 ($nj)"
 # shellcheck source=../../../utils/parse_options.sh
 . "$root/utils/parse_options.sh"
-[ $# -eq 0 ] || { echo "$0: no such argument: $1; --help names the options" >&2; exit 1; }
+[ $# -eq 0 ] || { echo "$0: unexpected argument: $1; see --help" >&2; exit 1; }
 
 cd "$recipe"
 tag=bad_days

@@ -41,7 +41,7 @@ folders() { # folders OPTION "A B": each behind its option
   for folder in $2; do printf '%s\n%s\n' "$1" "$(absolute "$folder")"; done
 }
 
-[ $# -eq 0 ] || fail "no such argument: $1; --help names the options"
+[ $# -eq 0 ] || fail "unexpected argument: $1; see --help"
 mapfile -t sources < <(
   folders --speech "$speech"
   folders --noise "$noise"
