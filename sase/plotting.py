@@ -1,21 +1,30 @@
-"""What all figures share: spectrograms, and writing a PNG whole or not at all."""
+"""What all figures share: spectrograms, and writing a PNG atomically."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sase.atomic import atomic_path
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 WINDOW, HOP, RANGE_DB = 512, 128, 80.0
-MAX_GROUPS = 20  # of one kind; more are neither drawn nor tabulated
+MAX_GROUPS = 20  # of one kind; more are neither drawn nor listed in tables
 
 
-def draw_spectrograms(path, signals, sample_rate, title=""):
-    """Draw spectrograms one above the other, on common axes and one colour scale.
+def draw_spectrograms(path: str | Path, signals: Mapping[str, np.ndarray], sample_rate: int, title: str = "") -> None:
+    """Draw stacked spectrograms with common axes and one colour scale.
 
     Args:
         path: of the PNG.
         signals: {title: float (time,)}, from top to bottom.
-        sample_rate: of all of them, in Hz.
-        title: above all.
+        sample_rate: in Hz.
+        title: of the figure.
     """
     import librosa
     from librosa.display import specshow
@@ -45,12 +54,12 @@ def draw_spectrograms(path, signals, sample_rate, title=""):
         axis.yaxis.set_major_formatter(lambda hertz, _: f"{hertz / 1000:g}")
         axis.set_xlabel("")
     axes[-1].set_xlabel("time (s)")
-    figure.colorbar(image, ax=list(axes), label="level (dB, the loudest point of all being 0)", pad=0.02)
+    figure.colorbar(image, ax=list(axes), label="level (dB re maximum)", pad=0.02)
     figure.suptitle(title, fontsize=11)
     save_figure(figure, path)
 
 
-def save_figure(figure, path):
-    """Write a figure as PNG, whole or not at all, without the version that would make equal ones differ."""
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG atomically, without metadata that differs between versions of matplotlib."""
     with atomic_path(path) as partial:
         figure.savefig(partial, dpi=120, format="png", metadata={"Software": None})

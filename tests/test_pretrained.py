@@ -104,7 +104,7 @@ def test_a_release_has_the_best_weights_and_a_card_with_their_training(tmp_path)
     (first / "history.jsonl").write_text(json.dumps({"epoch": 1, "steps": 600, "best": True, "dev_SI_SNR": 1.5}) + "\n")
     (exp / "config.yaml").write_text(f"data: {{batch_size: 12, segment_s: 2.0}}\ninit: {first}\nseed: 7\n")
     text = release(exp, scoring, "tones", tmp_path / "notes.md", tmp_path)[1].read_text()
-    before, _, after = text.partition("Then, from there: 1,500 steps")
+    before, _, after = text.partition("Then, starting from these weights: 1,500 steps")
     assert "600 steps of 6 segments of 1 s, 1 h" in before
     assert "seed: 9" in before
     assert "seed: 7" in after

@@ -222,5 +222,5 @@ def test_weights_to_ship_are_made_in_two_trainings_and_scored(recipe, tmp_path):
     assert yaml.safe_load((second / "config.yaml").read_text())["init"] == str(first)
     card = (tmp_path / "out/mine.md").read_text()
     assert card.count("18 steps of 4 segments") == 2
-    assert "Then, from there" in card
+    assert "Then, starting from these weights" in card
     assert "| unprocessed |" in card

@@ -71,7 +71,7 @@ def test_results_tell_everything_that_a_reader_needs(scored):
         assert needed in text
     assert "| training | 2 epochs, 120 steps |" in text
     assert "| wall time of training | 1.1 min" in text
-    assert "| chosen on the development set | epoch 1: dev_SI_SNR 3.5 |" in text
+    assert "| selected on the development set | epoch 1: dev_SI_SNR 3.5 |" in text
     assert "```yaml\nmodel:\n  causal: true\nseed: 17\n```" in text
     assert "Enhanced: 3 scored, 0 failed, 0 without speech. Unprocessed: 3 scored, 0 failed, 0 without speech." in text
     for heading in ("# Results of x", "## tt", "### By speaker", "### By noise", "### By SNR (dB)"):
@@ -100,12 +100,12 @@ def test_results_of_a_federated_training_tell_of_rounds_and_silos(scored):
         (scored / f"{name}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     finish()
     text = (scored / "RESULTS.md").read_text()
-    assert "| federated training | 2 rounds, 2 silos, 50 steps in all; 1 times a silo was missing in a round |" in text
-    assert "| steps of each silo | 0: 20, 10: 30 |" in text
-    assert "| mean weight of each silo | 0: 0.625, 10: 0.750 |" in text
-    assert "| sent | 3.0 MB to the server, 8.0 MB to the silos |" in text
+    assert "| federated training | 2 rounds, 2 silos, 50 steps in total; 1 missing silo replies |" in text
+    assert "| steps per silo | 0: 20, 10: 30 |" in text
+    assert "| mean weight per silo | 0: 0.625, 10: 0.750 |" in text
+    assert "| traffic | 3.0 MB to the server, 8.0 MB to the silos |" in text
     assert "| wall time of training | 1.5 min (all rounds) |" in text
-    assert "| chosen on the development set | round 1: dev_SI_SNR 1.5 |" in text
+    assert "| selected on the development set | round 1: dev_SI_SNR 1.5 |" in text
     assert "<summary>fl.yaml</summary>" in text
     assert "strategy: sase" in text
 

@@ -204,10 +204,10 @@ def test_shards_give_what_one_process_gives(dumped, tmp_path):
     for job in (3, 1, 2):
         scoring.score_shard(data, enhanced, out, nj=3, job=job, log=silently)
     joined = scoring.join_shards(data, enhanced, out, nj=3)
-    assert [scores.values for scores in joined] == [scores.values for scores in whole]
+    assert joined.unprocessed.values == whole.unprocessed.values
+    assert joined.enhanced.values == whole.enhanced.values
     assert (results_of(tmp_path / out), results_of(tmp_path / data / scoring.UNPROCESSED)) == expected
-    unprocessed, enhanced_scores = joined
-    assert enhanced_scores.values["a_1"]["SI_SDR"] > unprocessed.values["a_1"]["SI_SDR"] + 6
+    assert joined.enhanced.values["a_1"]["SI_SDR"] > joined.unprocessed.values["a_1"]["SI_SDR"] + 6
 
 
 def test_a_missing_or_unfinished_shard_is_named(dumped):
@@ -267,7 +267,7 @@ def test_nothing_that_can_be_scored_is_an_error(dumped):
 def test_tables_hold_every_utterance(dumped, tmp_path):
     data, enhanced, out = dumped
     scoring.score_shard(data, enhanced, out, log=silently)
-    _, scores = scoring.join_shards(data, enhanced, out)
+    scores = scoring.join_shards(data, enhanced, out).enhanced
     with open(f"{out}/scores.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["utt", *METRICS, "speaker", "noise", "snr"]

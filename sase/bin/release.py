@@ -1,15 +1,17 @@
-"""Turn an experiment into weights that ship with the package, and their model card."""
+"""Release an experiment's best weights, with a model card."""
+
+from __future__ import annotations
 
 import argparse
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(prog="sase release", description=__doc__)
     parser.add_argument("--exp", required=True, help="the experiment: best.pt, config.yaml, history.jsonl")
-    parser.add_argument("--scores", required=True, metavar="DIR", help="what stage 5 wrote of the test set")
+    parser.add_argument("--scores", required=True, metavar="DIR", help="scores of the test set from stage 5")
     parser.add_argument("--name", required=True, help="of the weights")
-    parser.add_argument("--notes", required=True, metavar="FILE", help="Markdown: data, licences, what it is bad at")
-    parser.add_argument("--out", help="folder (the package's own)")
+    parser.add_argument("--notes", required=True, metavar="FILE", help="Markdown: data, licences, limitations")
+    parser.add_argument("--out", help="output folder (the package's own)")
     args = parser.parse_args()
 
     from sase import pretrained

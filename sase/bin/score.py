@@ -1,32 +1,34 @@
 """Score enhanced speech against clean speech, per utterance and on average (stage 5)."""
 
+from __future__ import annotations
+
 import argparse
 
-EPILOG = """Files of two folders belong together when their names, without suffix, are equal. A bad utterance
-(unreadable, silent, another length or rate than its clean one) is named and counted, and the others go on. The exit
-status is 1 when nothing could be scored, or when an enhanced file is missing: the means are not the whole set's."""
+EPILOG = """Files of two folders are paired by their names without suffix. A bad utterance (unreadable, silent, or of
+another length or rate than the clean one) is reported, counted and skipped. The exit status is 1 if nothing could be
+scored or an enhanced file is missing, since the means are then not those of the whole set."""
 
 
-def main():
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
     parser.add_argument("--enhanced", required=True, metavar="DIR", help="sound files, or a folder with spk1.scp")
     against = parser.add_mutually_exclusive_group(required=True)
     against.add_argument("--clean", metavar="DIR", help="sound files of the same names")
-    against.add_argument("--data", metavar="DIR", help="(dumped) data directory: scores the unprocessed input as well")
+    against.add_argument("--data", metavar="DIR", help="(dumped) data directory; the unprocessed input is scored too")
     parser.add_argument("--out", help="with --clean: CSV file; with --data: folder (ENHANCED/scoring)")
     parser.add_argument("--json", action="store_true", help="print means and counts as JSON")
     parser.add_argument("--nj", type=int, default=1, help="processes, or with --job and --finish shards (%(default)s)")
     parser.add_argument("--job", type=int, help="score this shard only, from 1; --finish joins them")
     parser.add_argument("--finish", action="store_true", help="join the shards; write RESULTS.md and figures")
-    parser.add_argument("--results", metavar="DIR", help="where RESULTS.md goes: the experiment's folder, else --out")
-    parser.add_argument("--utt", help="the utterance whose spectrograms are drawn (that of median improvement)")
+    parser.add_argument("--results", metavar="DIR", help="folder for RESULTS.md (the experiment's folder, else --out)")
+    parser.add_argument("--utt", help="utterance whose spectrograms are drawn (the one of median improvement)")
     args = parser.parse_args()
     if args.nj < 1 or (args.job is not None and not 1 <= args.job <= args.nj):
         parser.error("--nj must be 1 or more, and --job between 1 and --nj")
     if args.clean and (args.job is not None or args.finish or args.results or args.utt):
-        parser.error("--job, --finish, --results and --utt go with --data")
+        parser.error("--job, --finish, --results and --utt need --data")
     if args.job is not None and args.finish:
-        parser.error("--job scores one shard, --finish joins them: give one of them")
+        parser.error("--job scores one shard, --finish joins them: give only one of the two")
 
     import json
     import sys
@@ -49,7 +51,7 @@ def main():
     short = {key: summary[key] for key in ("mean", "scored", "failed")}
     print(json.dumps(short) if args.json else results.text(summary))
     if summary["missing"]:
-        log(f"sase score: {summary['missing']} enhanced files are missing: these are not the means of the whole set")
+        log(f"sase score: {summary['missing']} enhanced files are missing: the means are not those of the whole set")
     return 1 if summary["missing"] else 0
 
 

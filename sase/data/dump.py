@@ -5,19 +5,18 @@
 what input. The pairs are files (``wav.scp``, ``spk1.scp``) or are mixed here, as ``mixtures.tsv`` says.
 """
 
-import hashlib
-import json
 import os
 import struct
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from sase import audio
-from sase.atomic import atomic_path, remove_leftovers, write_text
+from sase import audio, completion
+from sase.atomic import atomic_path, remove_leftovers
 from sase.data.datadir import shard, validate_data_dir, write_data_dir, write_table
 from sase.data.sources import read_source
 from sase.errors import InputError
@@ -122,7 +121,7 @@ def dump_set(data_dir, dump_dir, sample_rate=16000, nj=1, job=1, keep_all=False,
     entries, bad, seconds = _write_arks(data, utts, dump_dir, sample_rate, job, keep_all, log)
     if bad and keep_all:
         raise InputError(f"{data_dir}: no utterance may be left out here, and {len(bad)} are bad: {_tell(bad)}")
-    write_text(_record(dump_dir, job), json.dumps({"input": key, "bad": bad, "entries": entries}, indent=0))
+    completion.write(_record(dump_dir, job), key, {"bad": bad, "entries": entries})
     wall = time.monotonic() - began
     log(f"shard {job} of {nj}: {len(entries)} utterances ({seconds:.0f} s of sound), {len(bad)} left out, {wall:.1f} s")
 
@@ -185,11 +184,9 @@ def _parse_header(file, spec, path):
 def _plan(data, dump_dir, sample_rate, nj, job, keep_all):
     """Return the utterances of a shard, and a hash of everything that its arks depend on."""
     utts = shard(data.utts, nj, job)
-    key = hashlib.sha256(f"1 {dump_dir} {sample_rate} {nj} {job} {keep_all} {audio.RESAMPLER}\n".encode())
-    for utt in utts:
-        for what, path in data.inputs(utt):
-            key.update(f"{utt} {what} {file_fingerprint(path)}\n".encode())
-    return utts, key.hexdigest()
+    settings = f"1 {dump_dir} {sample_rate} {nj} {job} {keep_all} {audio.RESAMPLER}\n"
+    files = (f"{utt} {what} {file_fingerprint(path)}\n" for utt in utts for what, path in data.inputs(utt))
+    return utts, completion.fingerprint(chain([settings], files))
 
 
 def file_fingerprint(path):
@@ -215,8 +212,7 @@ def _read_record(dump_dir, job, key):
     path = _record(dump_dir, job)
     if not path.is_file() or not all(_ark(dump_dir, kind, job).is_file() for kind in _KINDS):
         return None
-    record = json.loads(path.read_text())
-    return record if record["input"] == key else None
+    return completion.read_if_current(path, key)
 
 
 def _invalidate(dump_dir, job):

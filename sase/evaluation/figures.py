@@ -1,42 +1,57 @@
-"""Figures of a scored set: the spectrograms of one utterance, and the improvements by noise and SNR. PNG files."""
+"""Figures of a scored set, as PNG: the spectrograms of one utterance, and the improvements by noise and SNR."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sase.errors import InputError
-from sase.evaluation.scoring import groups
+from sase.evaluation.scoring import Labels, Scores, groups
 from sase.plotting import MAX_GROUPS, draw_spectrograms, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _SHOWN = {"PESQ_WB": "PESQ_WB", "SI_SDR": "SI_SDR (dB)"}
 _TITLES = {"PESQ_WB": "PESQ_WB {:.2f}", "STOI": "STOI {:.3f}", "SI_SDR": "SI_SDR {:.1f} dB"}
 _AXES = {"noise": "noise", "snr": "SNR of the unprocessed input (dB)"}
 _BLUE, _GREY = "#4477aa", "#777777"
-_SEED = 0  # of the sideways scatter of the points in the box plots
-_MAX_UPRIGHT = 6  # names beside each other that need not be turned
+_SEED = 0  # of the horizontal jitter of the points in the box plots
+_MAX_UPRIGHT = 6  # group names that fit side by side without rotation
 
 
-def median_utt(unprocessed, enhanced, measure="PESQ_WB"):
-    """Return the name of the utterance whose improvement is the median one: neither a lucky nor an unlucky example.
+def median_utt(unprocessed: Scores, enhanced: Scores, measure: str = "PESQ_WB") -> str:
+    """Return the name of the utterance of median improvement, by SI_SDR if the measure is undefined everywhere.
 
     Args:
         unprocessed, enhanced: :class:`~sase.evaluation.scoring.Scores`.
-        measure: by which improvement is meant.
+        measure: of the improvement.
     """
     gains = improvements(unprocessed, enhanced, measure) or improvements(unprocessed, enhanced, "SI_SDR")
     if not gains:
-        raise InputError("no utterance has scores both unprocessed and enhanced: there is none to show")
+        raise InputError("no utterance has scores both unprocessed and enhanced: none to show")
     return sorted(gains, key=lambda utt: (gains[utt], utt))[len(gains) // 2]
 
 
-def improvements(unprocessed, enhanced, measure):
+def improvements(unprocessed: Scores, enhanced: Scores, measure: str) -> dict[str, float]:
     """Return {utt: enhanced - unprocessed} of one measure, where both are defined."""
     common = [utt for utt in enhanced.values if utt in unprocessed.values]
     gains = {utt: enhanced.values[utt][measure] - unprocessed.values[utt][measure] for utt in common}
     return {utt: gain for utt, gain in gains.items() if not math.isnan(gain)}
 
 
-def draw_example(path, utt, signals, sample_rate, unprocessed, enhanced):
+def draw_example(
+    path: str | Path,
+    utt: str,
+    signals: tuple[np.ndarray, np.ndarray, np.ndarray],
+    sample_rate: int,
+    unprocessed: Scores,
+    enhanced: Scores,
+) -> None:
     """Draw noisy, enhanced and clean spectrograms of one utterance, with its scores.
 
     Args:
@@ -54,13 +69,13 @@ def draw_example(path, utt, signals, sample_rate, unprocessed, enhanced):
     draw_spectrograms(path, {titles[0]: noisy, titles[1]: cleaned, "clean": clean}, sample_rate, utt)
 
 
-def draw_improvements(path, unprocessed, enhanced, labels):
-    """Draw how much PESQ_WB and SI_SDR improved, by noise and by SNR: a box and the utterances' points for each group.
+def draw_improvements(path: str | Path, unprocessed: Scores, enhanced: Scores, labels: Labels) -> None:
+    """Draw the improvements of PESQ_WB and SI_SDR by noise and by SNR: a box and a point per utterance for each group.
 
     Args:
         path: of the PNG.
         unprocessed, enhanced: :class:`~sase.evaluation.scoring.Scores`.
-        labels: as :func:`sase.evaluation.scoring.labels_of` gives them; without noises and SNRs, one box stands for all.
+        labels: as :func:`sase.evaluation.scoring.labels_of` returns them; without noises and SNRs, one box shows all.
     """
     from matplotlib.figure import Figure
 
@@ -71,7 +86,7 @@ def draw_improvements(path, unprocessed, enhanced, labels):
     axes = figure.subplots(len(_SHOWN), len(kinds), sharey="row", squeeze=False)
     for row, (measure, name) in zip(axes, _SHOWN.items()):
         gains = improvements(unprocessed, enhanced, measure)
-        for axis, (kind, table) in zip(row, kinds.items()):
+        for axis, table in zip(row, kinds.values()):
             _boxes(axis, {group: [gains[u] for u in utts if u in gains] for group, utts in groups(table).items()})
         row[0].set_ylabel(f"improvement of {name}")
     for axis, kind in zip(axes[-1], kinds):
@@ -80,8 +95,8 @@ def draw_improvements(path, unprocessed, enhanced, labels):
     save_figure(figure, path)
 
 
-def _boxes(axis, values):
-    """Draw one box and the points for every group that has values, with the count under its name."""
+def _boxes(axis: Axes, values: Mapping[Any, list[float]]) -> None:
+    """Draw a box and the points of every group that has values, with the count under its name."""
     shown = {group: gains for group, gains in values.items() if gains}
     if not shown:
         axis.text(0.5, 0.5, "nothing to show", ha="center", va="center", transform=axis.transAxes)
@@ -91,8 +106,8 @@ def _boxes(axis, values):
     axis.axhline(0, color=_GREY, linewidth=1, linestyle="--", zorder=0)
     rng = np.random.default_rng(_SEED)
     for place, gains in enumerate(shown.values(), 1):
-        sideways = place + rng.uniform(-0.18, 0.18, len(gains))
-        axis.plot(sideways, gains, ".", color=_BLUE, alpha=0.5, markersize=6, markeredgewidth=0, zorder=1)
+        jittered = place + rng.uniform(-0.18, 0.18, len(gains))
+        axis.plot(jittered, gains, ".", color=_BLUE, alpha=0.5, markersize=6, markeredgewidth=0, zorder=1)
     axis.boxplot(
         list(shown.values()), widths=0.5, whis=(5, 95), showfliers=False, medianprops={"color": "black", "lw": 1.5}
     )
@@ -101,6 +116,6 @@ def _boxes(axis, values):
     axis.grid(axis="y", alpha=0.3)
 
 
-def _scores(row):
+def _scores(row: Mapping[str, float]) -> str:
     known = {name: row[name] for name in _TITLES if not math.isnan(row.get(name, math.nan))}
     return ", ".join(_TITLES[name].format(value) for name, value in known.items())

@@ -1,4 +1,6 @@
-"""How the scores of an experiment came about: versions, machine, and what the folder tells of its training."""
+"""Provenance of an experiment's scores: versions, machine, and the training as recorded in its folder."""
+
+from __future__ import annotations
 
 import os
 import platform
@@ -6,6 +8,7 @@ import subprocess
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import sase
 from sase import audio
@@ -13,18 +16,21 @@ from sase.config import read_yaml
 from sase.jsonfile import read_jsonl
 from sase.machine import cpu_name
 
+if TYPE_CHECKING:
+    from sase.evaluation.scoring import Scores
+
 CONFIGS = ("config.yaml", "fl.yaml")
 _PACKAGES = ("torch", "numpy", "scipy", "pesq", "pystoi", "soundfile", "soxr")
 
 
-def facts_of(exp, enhanced, workers):
-    """Return {what: text}: date, versions, machine, and what the experiment's folder tells.
+def facts_of(exp: str | Path, enhanced: Scores, workers: int) -> dict[str, str]:
+    """Return {name: text}: date, versions, machine, and the training as recorded in the experiment's folder.
 
     Args:
-        exp: the experiment's folder; config.yaml, history.jsonl and timing.jsonl, or of a federated training fl.yaml,
-            rounds.jsonl and round_timing.jsonl, are read where they are there.
+        exp: the experiment's folder, which may hold config.yaml, history.jsonl and timing.jsonl, or of a federated
+            training config.yaml, fl.yaml, rounds.jsonl and round_timing.jsonl.
         enhanced: :class:`~sase.evaluation.scoring.Scores`.
-        workers: how many processes scored.
+        workers: number of processes that scored.
     """
     facts = {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -46,8 +52,8 @@ def facts_of(exp, enhanced, workers):
     return facts
 
 
-def _training(exp):
-    """Return what the trainer's files tell: how long it trained, and which epoch was chosen by what."""
+def _training(exp: Path) -> dict[str, str]:
+    """Return the facts of central training: its length, and the epoch that was selected."""
     epochs, times = (_read_lines(exp / name) for name in ("history.jsonl", "timing.jsonl"))
     if not epochs:
         return {}
@@ -59,25 +65,25 @@ def _training(exp):
     return facts | _chosen(epochs, "epoch")
 
 
-def _federated_training(exp):
-    """Return what the server's files tell: rounds, silos and their shares, what was sent, which round was chosen."""
+def _federated_training(exp: Path) -> dict[str, str]:
+    """Return the facts of federated training: rounds, silos, traffic, and the round that was selected."""
     rounds, times = (_read_lines(exp / name, "round") for name in ("rounds.jsonl", "round_timing.jsonl"))
     if not rounds:
         return {}
-    silos = {}
+    silos: dict[str, list[dict[str, Any]]] = {}
     for entry in rounds.values():
-        for name, told in entry["silos"].items():
-            silos.setdefault(name, []).append(told)
-    steps = {name: sum(told["steps"] for told in silos[name]) for name in sorted(silos, key=int)}
+        for name, reply in entry["silos"].items():
+            silos.setdefault(name, []).append(reply)
+    steps = {name: sum(reply["steps"] for reply in silos[name]) for name in sorted(silos, key=int)}
     absent = sum(len(silos) - len(entry["silos"]) for entry in rounds.values())
-    told = f"{len(rounds)} rounds, {len(silos)} silos, {sum(steps.values()):.0f} steps in all"
+    extent = f"{len(rounds)} rounds, {len(silos)} silos, {sum(steps.values()):.0f} steps in total"
     facts = {
-        "federated training": told + (f"; {absent} times a silo was missing in a round" if absent else ""),
-        "steps of each silo": ", ".join(f"{name}: {count:.0f}" for name, count in steps.items()),
-        "mean weight of each silo": ", ".join(
-            f"{name}: {sum(told['alpha'] for told in silos[name]) / len(silos[name]):.3f}" for name in steps
+        "federated training": extent + (f"; {absent} missing silo replies" if absent else ""),
+        "steps per silo": ", ".join(f"{name}: {count:.0f}" for name, count in steps.items()),
+        "mean weight per silo": ", ".join(
+            f"{name}: {sum(reply['alpha'] for reply in silos[name]) / len(silos[name]):.3f}" for name in steps
         ),
-        "sent": f"{sum(e['bytes_up'] for e in rounds.values()) / 1e6:.1f} MB to the server, "
+        "traffic": f"{sum(e['bytes_up'] for e in rounds.values()) / 1e6:.1f} MB to the server, "
         f"{sum(e['bytes_down'] for e in rounds.values()) / 1e6:.1f} MB to the silos",
     }
     if times.keys() >= rounds.keys():
@@ -86,29 +92,29 @@ def _federated_training(exp):
     return facts | _chosen(rounds, "round")
 
 
-def _chosen(entries, what):
-    """Return the fact which epoch or round was the best on the development set."""
+def _chosen(entries: dict[int, dict[str, Any]], what: str) -> dict[str, str]:
+    """Return which epoch or round was the best on the development set."""
     best = [entry for entry in entries.values() if entry.get("best")]
     if not best:
         return {}
     scores = ", ".join(f"{name} {value}" for name, value in best[-1].items() if name.startswith("dev_"))
-    return {"chosen on the development set": f"{what} {best[-1][what]}: {scores}"}
+    return {"selected on the development set": f"{what} {best[-1][what]}: {scores}"}
 
 
-def _read_lines(path, number="epoch"):
+def _read_lines(path: Path, number: str = "epoch") -> dict[int, dict[str, Any]]:
     """Return {number: entry} of a JSON Lines file; of an epoch or round that was repeated, the last entry."""
     return {entry[number]: entry for entry in read_jsonl(path)}
 
 
-def _version(package):
+def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
 
 
-def _commit():
-    """Return the commit that this code is of, its date, and whether files differ from it."""
+def _commit() -> str:
+    """Return the commit of this code, its date, and whether there are uncommitted changes."""
     root = Path(sase.__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return "unknown: not run from a git checkout"
@@ -120,6 +126,6 @@ def _commit():
     return f"{shown}, with uncommitted changes" if changed else shown
 
 
-def _git(root, *arguments):
+def _git(root: Path, *arguments: str) -> str:
     done = subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True)
     return done.stdout.strip()

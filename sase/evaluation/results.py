@@ -1,53 +1,58 @@
-"""RESULTS.md: the scores of an experiment's sets, and everything that a reader needs to make them again."""
+"""RESULTS.md: the scores of an experiment's sets, and everything needed to reproduce them."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sase import jsonfile, markdown
 from sase.atomic import write_text
-from sase.data.datadir import read_data_dir
 from sase.errors import InputError
 from sase.evaluation import figures
 from sase.evaluation.provenance import CONFIGS, facts_of
-from sase.evaluation.scoring import SAMPLE_RATE, data_pairs, groups, join_shards, labels_of, read
+from sase.evaluation.scoring import SAMPLE_RATE, Labels, ScoredSet, Scores, groups, join_shards, read
 from sase.metrics.measures import METRICS
 from sase.plotting import MAX_GROUPS
 
 SUMMARY = "summary.json"
+Summary = dict[str, Any]  # what summarise returns, and parts of it
 _DECIMALS = {"PESQ_WB": 3, "STOI": 4, "ESTOI": 4, "CSIG": 3, "CBAK": 3, "COVL": 3, "SegSNR": 2, "SI_SDR": 2}
 _UNITS = {"SegSNR": " (dB)", "SI_SDR": " (dB)"}
 _KINDS = {"snr": "SNR (dB)"}
-_MEANING = """Higher is better everywhere. PESQ_WB is wide-band PESQ (ITU-T P.862.2, MOS-LQO), STOI and ESTOI are the
-(extended) short-time objective intelligibility, CSIG, CBAK and COVL the composite ratings of Hu and Loizou (2008) with
-PESQ_WB in them, on 16-bit-scale samples, SegSNR the segmental SNR (frames cut to -10...35 dB), SI_SDR the
-scale-invariant SDR of zero-mean signals. Everything is scored at {rate} Hz. Numbers are means ± standard deviations
-over utterances."""
+_MEANING = """Higher is better for every measure. PESQ_WB is wide-band PESQ (ITU-T P.862.2, MOS-LQO); STOI and ESTOI are
+(extended) short-time objective intelligibility; CSIG, CBAK and COVL are the composite measures of Hu and Loizou (2008),
+computed with PESQ_WB on samples in the 16-bit range; SegSNR is the segmental SNR (frames clipped to -10...35 dB);
+SI_SDR is the scale-invariant SDR of zero-mean signals. Everything is scored at {rate} Hz. Values are means ± standard
+deviations over utterances."""
 
 
-def finish(data_dir, enhanced_dir, out, results_dir=None, nj=1, workers=None, utt=None, log=print):
+def finish(
+    data_dir: str | Path,
+    enhanced_dir: str | Path,
+    out: str | Path,
+    results_dir: str | Path | None = None,
+    nj: int = 1,
+    workers: int | None = None,
+    utt: str | None = None,
+    log: Callable[[str], object] = print,
+) -> Summary:
     """Join the shards of a set's scores, draw the figures, write RESULTS.md, and return the set's summary.
 
     Args:
         data_dir, enhanced_dir, out, nj: as :func:`sase.evaluation.scoring.score_shard`.
-        results_dir: folder for RESULTS.md and images/. By default that of the experiment, which is the one above
-            ``enhanced_dir`` when it holds config.yaml, else ``out``.
-        workers: how many processes scored; as many as shards when None.
+        results_dir: folder for RESULTS.md and images/; by default the experiment's folder, which is the parent of
+            ``enhanced_dir`` if it has a config.yaml, else ``out``.
+        workers: number of processes that scored; by default ``nj``.
         utt: the utterance to show; by default the one of median improvement.
-        log: called with the place of RESULTS.md.
+        log: called with the path of RESULTS.md.
     """
-    unprocessed, enhanced = join_shards(data_dir, enhanced_dir, out, nj)
+    scored, name = join_shards(data_dir, enhanced_dir, out, nj), Path(data_dir).resolve().name
     exp = Path(enhanced_dir).resolve().parent
     folder = Path(results_dir or (exp if (exp / "config.yaml").is_file() else out))
-    data, name = read_data_dir(data_dir), Path(data_dir).resolve().name
-    labels = labels_of(data)
-    utt = utt or figures.median_utt(unprocessed, enhanced)
-    if utt not in enhanced.values:
-        raise InputError(f"--utt {utt}: is not one of the {len(enhanced.values)} scored utterances")
-    example = folder / "images" / f"{name}_spectrograms.png"
-    specs = [data.noisy[utt], next(p.enhanced for p in data_pairs(data, enhanced_dir) if p.utt == utt), data.clean[utt]]
-    wavs, rates = zip(*map(read, specs))
-    figures.draw_example(example, utt, wavs, rates[0], unprocessed, enhanced)
-    figures.draw_improvements(folder / "images" / f"{name}_improvements.png", unprocessed, enhanced, labels)
-    summary = summarise(name, unprocessed, enhanced, labels, facts_of(exp, enhanced, workers or nj))
+    _draw_figures(folder / "images", name, scored, utt)
+    facts = facts_of(exp, scored.enhanced, workers or nj)
+    summary = summarise(name, scored.unprocessed, scored.enhanced, scored.labels, facts)
     write_summary(out, summary)
     others = [other for other in read_summaries(folder) if other["set"] != name]
     write_results(folder, sorted([*others, summary], key=lambda each: each["set"]))
@@ -55,17 +60,30 @@ def finish(data_dir, enhanced_dir, out, results_dir=None, nj=1, workers=None, ut
     return summary
 
 
-def summarise(name, unprocessed, enhanced, labels, facts):
-    """Return everything that RESULTS.md says of one set, as plain dicts.
+def _draw_figures(folder: Path, name: str, scored: ScoredSet, utt: str | None) -> None:
+    """Draw the spectrograms of one utterance, and the improvements of all."""
+    unprocessed, enhanced = scored.unprocessed, scored.enhanced
+    utt = utt or figures.median_utt(unprocessed, enhanced)
+    if utt not in enhanced.values:
+        raise InputError(f"--utt {utt}: is not one of the {len(enhanced.values)} scored utterances")
+    pair = scored.pairs[utt]
+    assert pair.enhanced is not None  # it has scores
+    (noisy, rate), (cleaned, _), (clean, _) = map(read, (scored.data.noisy[utt], pair.enhanced, pair.clean))
+    figures.draw_example(folder / f"{name}_spectrograms.png", utt, (noisy, cleaned, clean), rate, unprocessed, enhanced)
+    figures.draw_improvements(folder / f"{name}_improvements.png", unprocessed, enhanced, scored.labels)
+
+
+def summarise(name: str, unprocessed: Scores, enhanced: Scores, labels: Labels, facts: Mapping[str, str]) -> Summary:
+    """Return everything that RESULTS.md says about one set, as plain dicts.
 
     Args:
         name: of the set.
         unprocessed, enhanced: :class:`~sase.evaluation.scoring.Scores`.
-        labels: as :func:`sase.evaluation.scoring.labels_of` gives them.
-        facts: {what: text} on how the scores came about.
+        labels: as :func:`sase.evaluation.scoring.labels_of` returns them.
+        facts: {name: text} about the provenance of the scores.
     """
     common = [utt for utt in enhanced.values if utt in unprocessed.values]
-    both = set(common)  # a list would be searched through for every utterance
+    both = set(common)
     breakdowns = {
         kind: {
             f"{group:g}" if isinstance(group, float) else group: _both(unprocessed, enhanced, utts)
@@ -85,12 +103,12 @@ def summarise(name, unprocessed, enhanced, labels, facts):
     }
 
 
-def write_results(folder, summaries):
+def write_results(folder: str | Path, summaries: Iterable[Summary]) -> None:
     """Write RESULTS.md of one experiment.
 
     Args:
-        folder: where to; figures are looked for below it.
-        summaries: list of what :func:`summarise` returned, one a set.
+        folder: the experiment's folder, with the figures in images/.
+        summaries: what :func:`summarise` returned for each set.
     """
     lines = [f"# Results of {Path(folder).resolve().name}", "", _MEANING.format(rate=SAMPLE_RATE), ""]
     for summary in summaries:
@@ -98,26 +116,26 @@ def write_results(folder, summaries):
     write_text(Path(folder) / "RESULTS.md", "\n".join(lines).rstrip() + "\n")
 
 
-def read_summaries(folder):
+def read_summaries(folder: str | Path) -> list[Summary]:
     """Return the summaries of all sets of an experiment."""
     paths = sorted(Path(folder).glob(f"enhanced_*/scoring/{SUMMARY}"))
     return [jsonfile.read(path) for path in paths]
 
 
-def write_summary(folder, summary):
+def write_summary(folder: str | Path, summary: Summary) -> None:
     """Write what :func:`summarise` returned."""
     jsonfile.write(Path(folder) / SUMMARY, summary, indent=2)
 
 
-def counts(summary):
+def counts(summary: Summary) -> str:
     """Return the counts of a summary in one line."""
     text = f"{summary['scored']} scored, {summary['failed']} failed, {summary['without_speech']} without speech"
     partly = [f"{name} undefined for {count}" for name, count in summary["undefined"].items() if count]
     return f"{text} ({', '.join(partly)})" if partly else text
 
 
-def text(summary):
-    """Return means and counts for the terminal, of a set's summary or of one without unprocessed input."""
+def text(summary: Summary) -> str:
+    """Return means and counts for the terminal; the summary may lack the unprocessed input."""
     columns = {"mean": summary}
     if "unprocessed" in summary:
         columns = {"unprocessed": summary["unprocessed"], "enhanced": summary}
@@ -128,30 +146,30 @@ def text(summary):
     return "\n".join([*lines, counts(summary)])
 
 
-def table(summary):
-    """Return the lines of a Markdown table of one summary of a set: unprocessed, enhanced, improvement."""
+def table(summary: Summary) -> list[str]:
+    """Return the Markdown table of a set, as lines: unprocessed, enhanced, improvement."""
     rows = [_row(["unprocessed"], summary["unprocessed"], True), _row(["enhanced"], summary, True)]
     common = summary["common"]
     difference = {"mean": _difference(common), "scored": common["enhanced"]["scored"]}
     return _table(["signal"], [*rows, _row(["improvement"], difference, False, "+")])
 
 
-def _both(unprocessed, enhanced, utts):
+def _both(unprocessed: Scores, enhanced: Scores, utts: Sequence[str]) -> Summary:
     return {"unprocessed": unprocessed.summary(utts), "enhanced": enhanced.summary(utts)}
 
 
-def _difference(both):
+def _difference(both: Summary) -> dict[str, float | None]:
     means = [(name, both["enhanced"]["mean"][name], both["unprocessed"]["mean"][name]) for name in METRICS]
     return {name: None if None in (after, before) else after - before for name, after, before in means}
 
 
-def _set_section(summary, folder):
-    """Return the lines of everything on one set."""
+def _set_section(summary: Summary, folder: Path) -> list[str]:
+    """Return the section of one set, as lines."""
     unprocessed = summary["unprocessed"]
     lines = [f"## {summary['set']}", "", *table(summary), ""]
     lines += [f"Enhanced: {counts(summary)}. Unprocessed: {counts(unprocessed)}.", ""]
     if summary["common"]["enhanced"]["scored"] < max(summary["scored"], unprocessed["scored"]):
-        lines += ["The improvement and all that follows is over the utterances that were scored in both.", ""]
+        lines += ["The improvement and the breakdowns below are over the utterances that were scored in both.", ""]
     if summary["failures"]:
         lines += ["Failed:", "", *(f"- {utt}: {reason}" for utt, reason in summary["failures"].items()), ""]
     for kind, breakdown in summary["breakdowns"].items():
@@ -160,33 +178,33 @@ def _set_section(summary, folder):
         lines += [f"![{image.stem.replace('_', ' ')}]({image.relative_to(folder).as_posix()})", ""]
     facts = dict(summary["facts"])
     configs = {name: facts.pop(name) for name in CONFIGS if name in facts}
-    lines += ["### How these came about", "", *markdown.table(["", ""], facts.items(), compact=True), ""]
+    lines += ["### Provenance", "", *markdown.table(["", ""], facts.items(), compact=True), ""]
     for name, config in configs.items():
         lines += [f"<details><summary>{name}</summary>", "", "```yaml", config.rstrip(), "```", "</details>", ""]
     return lines
 
 
-def breakdown_lines(kind, breakdown):
-    """Return the lines of a Markdown table of one break-down of a set's summary, as by ``snr`` or ``noise``."""
+def breakdown_lines(kind: str, breakdown: Summary) -> list[str]:
+    """Return the Markdown table of one breakdown of a set's summary, such as ``snr`` or ``noise``, as lines."""
     if len(breakdown) > MAX_GROUPS:
-        return [f"There are {len(breakdown)} of them; the scores of each utterance are in scores.csv."]
+        return [f"Not shown: there are {len(breakdown)} groups. The scores per utterance are in scores.csv."]
     rows = [
         _row([group, signal], values, False) for group, both in breakdown.items() for signal, values in both.items()
     ]
     return _table([_KINDS.get(kind, kind), "signal"], rows)
 
 
-def _table(columns, rows):
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     names = [f"{name}{_UNITS.get(name, '')}" for name in METRICS]
     return markdown.table([*columns, "utterances", *names], rows, "l" * len(columns) + "r", compact=True)
 
 
-def _row(columns, summary, with_std, sign=""):
+def _row(columns: Sequence[str], summary: Summary, with_std: bool, sign: str = "") -> list[str]:
     cells = [_number(name, summary["mean"][name], sign) for name in METRICS]
     if with_std:
         cells = [f"{cell} ± {_number(name, summary['std'][name])}" for name, cell in zip(METRICS, cells)]
     return [*columns, str(summary["scored"]), *cells]
 
 
-def _number(name, value, sign=""):
+def _number(name: str, value: float | None, sign: str = "") -> str:
     return "–" if value is None else f"{value:{sign}.{_DECIMALS[name]}f}"

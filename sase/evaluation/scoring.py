@@ -1,44 +1,50 @@
-"""Sets of files to scores per utterance, means and break-downs.
+"""Stage 5: scores per utterance of sets of files, their means and breakdowns.
 
 A folder of scores holds ``scores.csv``, one file ``MEASURE`` with ``utt value`` lines for each measure, ``failed`` with
-``utt reason`` lines, and ``scores.json``, which says of what input all of it is; ``shards/`` holds what the jobs made.
-The scores of the unprocessed input stand beside the data (``scoring_unprocessed``) and are made once.
+``utt reason`` lines, and ``scores.json``, which has the fingerprint of the input; ``shards/`` has a record of each job.
+The scores of the unprocessed input are stored in the data directory (``scoring_unprocessed``) and computed once.
 """
 
+from __future__ import annotations
+
 import csv
-import hashlib
 import io
 import math
 import multiprocessing
 import os
 import re
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from sase import audio, jsonfile
+from sase import audio, completion, jsonfile
 from sase.atomic import remove_leftovers, write_text
 from sase.data import dump
-from sase.data.datadir import read_data_dir, read_table, shard, write_table
+from sase.data.datadir import DataDir, read_data_dir, read_table, shard, write_table
 from sase.errors import InputError
 from sase.metrics.measures import METRICS, evaluate
 
-SAMPLE_RATE = 16000  # at which everything is scored; other rates are resampled to it
+SAMPLE_RATE = 16000  # of all scoring, in Hz; other rates are resampled to it
 UNPROCESSED = "scoring_unprocessed"
 MISSING = "no enhanced file"
-LABELS = ("speaker", "noise", "snr")
-_FORMAT = 1  # to be raised when a measure changes, so that kept scores are made again
+_FORMAT = 1  # raise it when a measure changes, so that existing scores are computed again
+
+Log = Callable[[str], object]
+Labels = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One utterance, and where its two signals are: sound files, or ``path.ark:offset``; no enhanced file is None."""
+    """One utterance and its two signals: sound files or ``path.ark:offset``; None if there is no enhanced file."""
 
     utt: str
     clean: str
@@ -47,18 +53,19 @@ class Pair:
 
 @dataclass(frozen=True)
 class Scores:
-    """What scoring gave: values per utterance, why others have none, and how long it took on the clock."""
+    """Values per utterance, the reasons why others have none, and the wall time in seconds."""
 
     values: dict[str, dict[str, float]]
     failed: dict[str, str]
     seconds: float
 
-    def summary(self, utts=None):
-        """Return means, standard deviations and counts, over all utterances or the given ones, as plain dicts.
+    def summary(self, utts: Iterable[str] | None = None) -> dict[str, Any]:
+        """Return means, standard deviations and counts over all utterances, or the given ones, as plain dicts.
 
-        Undefined values (NaN) are left out of means and counted in ``undefined``; ``without_speech`` is the number of
-        utterances that have any. A mean over nothing is None.
+        Undefined values (NaN) are excluded from means and counted in ``undefined``; ``without_speech`` is the number of
+        utterances with at least one. A mean over no values is None.
         """
+        utts = None if utts is None else list(utts)
         rows = [self.values[utt] for utt in (self.values if utts is None else utts) if utt in self.values]
         columns = {name: np.array([row[name] for row in rows]) for name in METRICS}
         defined = {name: column[~np.isnan(column)] for name, column in columns.items()}
@@ -73,10 +80,28 @@ class Scores:
         }
 
 
-def folder_pairs(clean_dir, enhanced_dir):
+@dataclass(frozen=True)
+class ScoredSet:
+    """A data directory, its enhanced speech, and the scores of both, for the results page.
+
+    Attributes:
+        data: the data directory.
+        pairs: {utt: :class:`Pair` of clean and enhanced speech}.
+        labels: as :func:`labels_of` returns them.
+        unprocessed, enhanced: the scores.
+    """
+
+    data: DataDir
+    pairs: dict[str, Pair]
+    labels: Labels
+    unprocessed: Scores
+    enhanced: Scores
+
+
+def folder_pairs(clean_dir: str | Path, enhanced_dir: str | Path) -> tuple[list[Pair], list[str]]:
     """Return the :class:`Pair` of every file under ``clean_dir``, and the files under ``enhanced_dir`` without partner.
 
-    Files belong together by their path below the folder without its suffix.
+    Files are paired by their path below the folder without its suffix.
     """
     clean, enhanced = _sound_files(clean_dir), _sound_files(enhanced_dir)
     if not clean.keys() & enhanced.keys():
@@ -85,13 +110,13 @@ def folder_pairs(clean_dir, enhanced_dir):
     return pairs, sorted(enhanced.keys() - clean.keys())
 
 
-def data_pairs(data, enhanced_dir):
+def data_pairs(data: DataDir, enhanced_dir: str | Path | None) -> list[Pair]:
     """Return the :class:`Pair` of every utterance of a data directory.
 
     Args:
         data: a :class:`~sase.data.datadir.DataDir`.
-        enhanced_dir: a folder with ``spk1.scp``, or with sound files named after the utterances; None pairs the clean
-            speech with the unprocessed input.
+        enhanced_dir: a folder with ``spk1.scp``, or with sound files named after the utterances; None for the
+            unprocessed input.
     """
     if enhanced_dir is None:
         return [Pair(utt, data.clean[utt], data.noisy[utt]) for utt in data.utts]
@@ -100,11 +125,11 @@ def data_pairs(data, enhanced_dir):
     return [Pair(utt, data.clean[utt], enhanced.get(utt)) for utt in data.utts]
 
 
-def score_pair(pair):
+def score_pair(pair: Pair) -> dict[str, float]:
     """Return {measure: value} of one pair, at 16 kHz.
 
     Raises:
-        InputError: there is no enhanced file, one cannot be read, is silent, or their rates or lengths differ.
+        InputError: the enhanced file is missing, a file is unreadable or silent, or rates or lengths differ.
     """
     if pair.enhanced is None:
         raise InputError(MISSING)
@@ -116,18 +141,21 @@ def score_pair(pair):
     for wav, path in ((clean, pair.clean), (enhanced, pair.enhanced)):
         if not wav.any():
             raise InputError(f"{path}: is silent")
-    return evaluate(*(audio.resample(wav, rate, SAMPLE_RATE) for wav in (clean, enhanced)), SAMPLE_RATE)
+    clean, enhanced = (audio.resample(wav, rate, SAMPLE_RATE) for wav in (clean, enhanced))
+    return evaluate(clean, enhanced, SAMPLE_RATE)
 
 
-def score_pairs(pairs, workers=1, log=print):
-    """Return the :class:`Scores` of many pairs; a bad one is told to ``log`` and counted, the rest goes on.
+def score_pairs(pairs: Sequence[Pair], workers: int = 1, log: Log = print) -> Scores:
+    """Return the :class:`Scores` of many pairs; a bad pair is logged, counted and skipped.
 
     Args:
         pairs: list of :class:`Pair`.
-        workers: how many processes share the work.
-        log: called with one line for each bad utterance.
+        workers: number of processes.
+        log: called with a line for each bad utterance.
     """
-    began, values, failed = time.monotonic(), {}, {}
+    started = time.monotonic()
+    values: dict[str, dict[str, float]] = {}
+    failed: dict[str, str] = {}
     workers = min(workers, len(pairs))
     if workers > 1:
         context = multiprocessing.get_context("spawn")  # a fork would copy the locks of the caller's threads
@@ -141,43 +169,54 @@ def score_pairs(pairs, workers=1, log=print):
             log(f"{pair.utt}: {reason}")
         else:
             values[pair.utt] = scored
-    return Scores(values, failed, time.monotonic() - began)
+    return Scores(values, failed, time.monotonic() - started)
 
 
-def score_folders(clean_dir, enhanced_dir, out=None, workers=1, log=print):
+def score_folders(
+    clean_dir: str | Path, enhanced_dir: str | Path, out: str | Path | None = None, workers: int = 1, log: Log = print
+) -> Scores:
     """Return the :class:`Scores` of two folders, as :func:`folder_pairs` pairs them.
 
     Args:
         clean_dir, enhanced_dir: folders of sound files.
-        out: CSV file, or a folder to write scores.csv in; nothing is written when None.
-        workers: how many processes share the work.
-        log: called with one line for each bad utterance.
+        out: CSV file, or a folder for scores.csv; None to write nothing.
+        workers: number of processes.
+        log: called with a line for each bad utterance.
     """
     pairs, surplus = folder_pairs(clean_dir, enhanced_dir)
     if surplus:
-        log(f"{enhanced_dir}: {len(surplus)} files have no clean one, not scored: {' '.join(surplus[:5])} ...")
+        names = " ".join(surplus[:5])
+        log(f"{enhanced_dir}: {len(surplus)} files without a clean counterpart are not scored: {names} ...")
     scores = require_some(score_pairs(pairs, workers, log), str(enhanced_dir))
     if out is not None:
         write_csv(out if Path(out).suffix else Path(out) / "scores.csv", scores)
     return scores
 
 
-def score_shard(data_dir, enhanced_dir, out, nj=1, job=1, workers=1, log=print):
-    """Score shard ``job`` of ``nj`` of a set, and of the unprocessed input where that was not done before.
+def score_shard(
+    data_dir: str | Path,
+    enhanced_dir: str | Path,
+    out: str | Path,
+    nj: int = 1,
+    job: int = 1,
+    workers: int = 1,
+    log: Log = print,
+) -> None:
+    """Score shard ``job`` of ``nj`` of a set, and of its unprocessed input unless that has been scored.
 
-    A shard that is finished, and of the same input, is left as it is.
+    A finished shard of the same input is skipped.
 
     Args:
         data_dir: the (dumped) data directory, with the clean speech.
         enhanced_dir: as in :func:`data_pairs`.
         out: the folder for the scores.
-        nj, job: how many shards there are, and which this is, from 1.
-        workers: how many processes share this shard.
+        nj, job: the number of shards, and which of them to score, from 1.
+        workers: number of processes.
         log: called with each line of the report.
     """
-    for name, pairs, folder in _tasks(data_dir, enhanced_dir, out):
+    for name, pairs, folder in _tasks(read_data_dir(data_dir), data_dir, enhanced_dir, out):
         if _read_record(folder / "scores.json", pairs) is not None:
-            log(f"{name}: scored before, kept (to score again, delete {folder})")
+            log(f"{name}: already scored (to score again, delete {folder})")
             continue
         part, path = _shard(pairs, nj, job), _shard_path(folder, nj, job)
         if _read_record(path, part) is None:
@@ -186,59 +225,58 @@ def score_shard(data_dir, enhanced_dir, out, nj=1, job=1, workers=1, log=print):
             counts = f"{len(scores.values)} scored, {len(scores.failed)} failed"
             log(f"{name}, shard {job} of {nj}: {counts} in {scores.seconds:.1f} s")
         else:
-            log(f"{name}, shard {job} of {nj}: scored before, kept")
+            log(f"{name}, shard {job} of {nj}: already scored")
 
 
-def join_shards(data_dir, enhanced_dir, out, nj=1):
-    """Join the shards of a set and of its unprocessed input, write both folders of scores, and return the two.
+def join_shards(data_dir: str | Path, enhanced_dir: str | Path, out: str | Path, nj: int = 1) -> ScoredSet:
+    """Join the shards of a set and of its unprocessed input, write both folders of scores, and return the set.
 
     Args: as :func:`score_shard`.
-
-    Returns:
-        The :class:`Scores` of the unprocessed input and of the enhanced speech.
 
     Raises:
         InputError: a shard is missing or of other input, or nothing could be scored.
     """
-    labels, joined = labels_of(read_data_dir(data_dir)), []
-    for name, pairs, folder in _tasks(data_dir, enhanced_dir, out):
+    data = read_data_dir(data_dir)
+    labels, joined, tasks = labels_of(data), [], _tasks(data, data_dir, enhanced_dir, out)
+    for name, pairs, folder in tasks:
         scores = _read_record(folder / "scores.json", pairs) or _join(name, pairs, folder, nj)
         write_scores(folder, scores, labels)
         _write_record(folder / "scores.json", pairs, scores)
         joined.append(require_some(scores, name))
-    # Not those of the unprocessed input: another experiment on the same set may be writing there now.
+    # Not in the folder of the unprocessed input: another experiment on the same set may be writing there.
     remove_leftovers(Path(out), Path(out) / "shards")
-    return tuple(joined)
+    unprocessed, enhanced = joined
+    return ScoredSet(data, {pair.utt: pair for pair in tasks[-1][1]}, labels, unprocessed, enhanced)
 
 
-def require_some(scores, name):
-    """Return ``scores``, or raise InputError when there is not one."""
+def require_some(scores: Scores, name: str) -> Scores:
+    """Return ``scores``, or raise InputError if no utterance was scored."""
     if not scores.values:
         utt, reason = next(iter(scores.failed.items()))
         raise InputError(f"{name}: none of {len(scores.failed)} utterances could be scored; the first, {utt}: {reason}")
     return scores
 
 
-def labels_of(data):
+def labels_of(data: DataDir) -> Labels:
     """Return {"speaker": {utt: name}, "noise": {utt: name}, "snr": {utt: dB}} of a data directory."""
-    return dict(zip(LABELS, (data.utt2spk, data.utt2noise, data.utt2snr)))
+    return {"speaker": data.utt2spk, "noise": data.utt2noise, "snr": data.utt2snr}
 
 
-def groups(labels):
-    """Return {group: [utt, ...]} for one kind of label; numbers in their order, else by name."""
-    members = {label: [] for label in sorted(set(labels.values()))}
+def groups(labels: Mapping[str, Any]) -> dict[Any, list[str]]:
+    """Return {group: [utt, ...]} for one kind of label, sorted."""
+    members: dict[Any, list[str]] = {label: [] for label in sorted(set(labels.values()))}
     for utt, label in labels.items():
         members[label].append(utt)
     return members
 
 
-def write_csv(path, scores, labels=None):
-    """Write one row an utterance: its name, the measures (empty where undefined), and the labels that are known.
+def write_csv(path: str | Path, scores: Scores, labels: Labels | None = None) -> None:
+    """Write a row per utterance: its name, the measures (empty if undefined), and the known labels.
 
     Args:
-        path: where to.
+        path: the file to write.
         scores: :class:`Scores`.
-        labels: as :func:`labels_of` gives them.
+        labels: as :func:`labels_of` returns them.
     """
     known = {kind: table for kind, table in (labels or {}).items() if table}
     buffer = io.StringIO()
@@ -251,63 +289,66 @@ def write_csv(path, scores, labels=None):
     write_text(path, buffer.getvalue())
 
 
-def write_scores(folder, scores, labels):
-    """Write ``scores.csv``, a table ``utt value`` for each measure, and ``failed``, as Kaldi's tools read them."""
+def write_scores(folder: Path, scores: Scores, labels: Labels) -> None:
+    """Write ``scores.csv``, a Kaldi table ``utt value`` for each measure, and the table ``failed``."""
     for name in METRICS:
         write_table(folder / name, {utt: f"{row[name]:.6f}" for utt, row in scores.values.items()})
     write_table(folder / "failed", scores.failed)
     write_csv(folder / "scores.csv", scores, labels)
 
 
-def _tasks(data_dir, enhanced_dir, out):
-    """Yield what is to be scored: (name, pairs, folder of the scores)."""
-    data = read_data_dir(data_dir)
-    yield f"{data_dir} unprocessed", data_pairs(data, None), data.path / UNPROCESSED
-    yield str(enhanced_dir), data_pairs(data, enhanced_dir), Path(out)
+def _tasks(
+    data: DataDir, data_dir: str | Path, enhanced_dir: str | Path, out: str | Path
+) -> list[tuple[str, list[Pair], Path]]:
+    """Return the two things to score, unprocessed and enhanced: (name, pairs, folder of the scores)."""
+    return [
+        (f"{data_dir} unprocessed", data_pairs(data, None), data.path / UNPROCESSED),
+        (str(enhanced_dir), data_pairs(data, enhanced_dir), Path(out)),
+    ]
 
 
-def _sound_files(folder):
-    """Return {path below the folder, without suffix: path} of all sound files; hidden ones are passed over."""
+def _sound_files(folder: str | Path) -> dict[str, str]:
+    """Return {path below the folder, without suffix: path} of all sound files except hidden ones."""
     if not Path(folder).is_dir():
         raise InputError(f"{folder}: no such folder")
-    files = {}
+    files: dict[str, str] = {}
     for path in sorted(Path(folder).rglob("*")):
         if path.suffix.lower() in audio.SUFFIXES and not path.name.startswith("."):
             utt = path.relative_to(folder).with_suffix("").as_posix()
             if utt in files:
-                raise InputError(f"{files[utt]} and {path} have the same name: which of them is meant? Remove one")
+                raise InputError(f"{files[utt]} and {path} have the same name; remove one of them")
             files[utt] = str(path)
     if not files:
         raise InputError(f"{folder}: holds no sound files ({' '.join(audio.SUFFIXES)})")
     return files
 
 
-def _is_ark(spec):
+def _is_ark(spec: str) -> bool:
     return re.fullmatch(r".+\.ark:\d+", spec) is not None
 
 
-def read(spec):
+def read(spec: str) -> tuple[np.ndarray, int]:
     """Return float32 (time,) and the rate of a sound file or an ark entry."""
     if _is_ark(spec):
         return dump.read_wav(spec), dump.read_entry(spec).sample_rate
     return audio.read_mono(spec)
 
 
-def _try_pair(pair):
-    """Return the values of a pair and None, or None and why there are none."""
+def _try_pair(pair: Pair) -> tuple[dict[str, float], None] | tuple[None, str]:
+    """Return the values of a pair and None, or None and the reason for the failure."""
     try:
         return score_pair(pair), None
     except (InputError, OSError) as error:
         return None, " ".join(str(error).split())
 
 
-def _bar(outcomes, total):
+def _bar(outcomes: Iterable[Any], total: int) -> Iterable[Any]:
     return tqdm(outcomes, total=total, unit="utt", disable=None, leave=False)  # None: only on a terminal
 
 
 @contextmanager
-def _one_thread_each():
-    """While this is entered, processes that start compute with one thread: several would fight for the same cores."""
+def _one_thread_each() -> Iterator[None]:
+    """Let processes started meanwhile compute with one thread each, since they share the cores."""
     before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
     os.environ.update(dict.fromkeys(before, "1"))
     try:
@@ -319,49 +360,48 @@ def _one_thread_each():
                 os.environ[name] = value
 
 
-def _shard(pairs, nj, job):
+def _shard(pairs: Sequence[Pair], nj: int, job: int) -> list[Pair]:
     return [pairs[index] for index in shard(range(len(pairs)), nj, job)]  # they are sorted by utterance
 
 
-def _shard_path(folder, nj, job):
+def _shard_path(folder: Path, nj: int, job: int) -> Path:
     return folder / "shards" / f"{job}of{nj}.json"
 
 
-def _join(name, pairs, folder, nj):
-    """Return the Scores of all shards together; the time is that of the longest."""
-    shards = {job: _read_record(_shard_path(folder, nj, job), _shard(pairs, nj, job)) for job in range(1, nj + 1)}
-    if missing := [str(job) for job, scores in shards.items() if scores is None]:
+def _join(name: str, pairs: Sequence[Pair], folder: Path, nj: int) -> Scores:
+    """Return the Scores of all shards together; the time is that of the slowest."""
+    records = {job: _read_record(_shard_path(folder, nj, job), _shard(pairs, nj, job)) for job in range(1, nj + 1)}
+    if missing := [str(job) for job, scores in records.items() if scores is None]:
         raise InputError(f"{name}: shards {' '.join(missing)} of {nj} are missing or of other input; score them first")
-    values = {utt: row for scores in shards.values() for utt, row in scores.values.items()}
-    failed = {utt: reason for scores in shards.values() for utt, reason in scores.failed.items()}
-    return Scores(values, failed, max(scores.seconds for scores in shards.values()))
+    shards = [scores for scores in records.values() if scores is not None]
+    values = {utt: row for scores in shards for utt, row in scores.values.items()}
+    failed = {utt: reason for scores in shards for utt, reason in scores.failed.items()}
+    return Scores(values, failed, max(scores.seconds for scores in shards))
 
 
-def _input_key(pairs):
-    """Return a hash of everything that the scores depend on: the files, and what they are measured with."""
+def _input_key(pairs: Iterable[Pair]) -> str:
+    """Return the fingerprint of everything the scores depend on: the files and the tools."""
     tools = [_FORMAT, audio.RESAMPLER, *METRICS, *map(version, ("pesq", "pystoi"))]
-    key = hashlib.sha256(f"{tools}\n".encode())
-    for pair in pairs:
-        key.update(f"{pair.utt} {_stamp(pair.clean)} {_stamp(pair.enhanced)}\n".encode())
-    return key.hexdigest()
+    lines = (f"{pair.utt} {_stamp(pair.clean)} {_stamp(pair.enhanced)}\n" for pair in pairs)
+    return completion.fingerprint(chain([f"{tools}\n"], lines))
 
 
-def _stamp(spec):
+def _stamp(spec: str | None) -> str:
     if spec is None:
         return "none"
     return f"{spec} {dump.file_fingerprint(spec.rpartition(':')[0] if _is_ark(spec) else spec)}"
 
 
-def _write_record(path, pairs, scores):
-    record = {"input": _input_key(pairs), "seconds": scores.seconds, "failed": scores.failed, "values": scores.values}
-    jsonfile.write(path, record, indent=0)
+def _write_record(path: Path, pairs: Iterable[Pair], scores: Scores) -> None:
+    result = {"seconds": scores.seconds, "failed": scores.failed, "values": scores.values}
+    completion.write(path, _input_key(pairs), result)
 
 
-def _read_record(path, pairs):
-    """Return the Scores in a record when it is there and of the same input, else None."""
-    if not path.is_file():
+def _read_record(path: Path, pairs: Iterable[Pair]) -> Scores | None:
+    """Return the Scores of a record, or None if it is missing or of other input."""
+    if not path.is_file():  # the fingerprint of the input takes a while
         return None
-    record = jsonfile.read(path)
-    if record["input"] != _input_key(pairs):
+    record = completion.read_if_current(path, _input_key(pairs))
+    if record is None:
         return None
     return Scores(jsonfile.null_to_nan(record["values"]), record["failed"], record["seconds"])
