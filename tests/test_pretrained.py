@@ -77,7 +77,7 @@ def test_a_release_has_the_best_weights_and_a_card_with_their_training(tmp_path)
     history = [{"epoch": 1, "steps": 750, "best": True, "dev_SI_SNR": 3.5}, {"epoch": 2, "steps": 1500, "best": False}]
     (exp / "history.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history))
     (tmp_path / "notes.md").write_text("## Data\n\nTones.\n")
-    with pytest.raises(InputError, match=r"best\.pt: is missing"):
+    with pytest.raises(InputError, match=r"best\.pt: not found"):
         release(exp, scoring, "tones", tmp_path / "notes.md", tmp_path)
     model = build_model("mini").eval()
     save_model(model, exp / "best.pt")

@@ -152,13 +152,13 @@ def test_bad_utterances_are_named_and_counted_and_the_rest_goes_on(folders, tmp_
         file.truncate(1000)
     reasons = {name: reason for name, (*_, reason) in bad.items()}
     reasons |= {"noise": "not a readable sound file", "empty": "not a readable sound file", "cut": "is cut short"}
-    told = []
-    scores = scoring.score_pairs(scoring.folder_pairs(*folders)[0], log=told.append)
+    lines = []
+    scores = scoring.score_pairs(scoring.folder_pairs(*folders)[0], log=lines.append)
     assert sorted(scores.values) == ["u0", "u1", "u2"]
     assert sorted(scores.failed) == sorted(reasons)
     for name, reason in reasons.items():
         assert reason in scores.failed[name]
-        assert any(line.startswith(f"{name}: ") and reason in line for line in told)
+        assert any(line.startswith(f"{name}: ") and reason in line for line in lines)
     summary = scores.summary()
     assert (summary["scored"], summary["failed"], summary["missing"]) == (3, 8, 0)
 

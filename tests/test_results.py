@@ -1,4 +1,4 @@
-"""RESULTS.md and the figures: what they tell, of whom, and that equal input gives equal files."""
+"""RESULTS.md and the figures: their content, and that equal input gives equal files."""
 
 import json
 import math
@@ -62,7 +62,7 @@ def finish(**options):
 # --- RESULTS.md -------------------------------------------------------------------------------------------------------
 
 
-def test_results_tell_everything_that_a_reader_needs(scored):
+def test_results_have_scores_figures_and_provenance(scored):
     summary = finish()
     text = (scored / "RESULTS.md").read_text()
     for needed in ("| date |", "| commit |", "| python |", "| torch |", "| numpy |", "| pesq |", "| pystoi |"):
@@ -86,7 +86,7 @@ def test_results_tell_everything_that_a_reader_needs(scored):
     assert str(scored.parent) not in text
 
 
-def test_results_of_a_federated_training_tell_of_rounds_and_silos(scored):
+def test_results_of_federated_training_list_rounds_and_silos(scored):
     for name in ("history", "timing"):
         (scored / f"{name}.jsonl").unlink()
     (scored / "fl.yaml").write_text("strategy: sase\n")
@@ -121,7 +121,7 @@ def test_finishing_again_changes_nothing_but_the_date(scored):
         assert all(one == other or b"date" in one for one, other in lines), path
 
 
-def test_results_go_where_they_are_wanted(scored, tmp_path):
+def test_results_are_written_to_the_given_folder(scored, tmp_path):
     finish(results_dir=tmp_path / "there")
     assert (tmp_path / "there/RESULTS.md").is_file()
     assert not (scored / "RESULTS.md").exists()
@@ -172,17 +172,17 @@ def test_failures_are_listed_and_undefined_values_shown_as_such(tmp_path):
     assert "| enhanced | 2 | – ± – | 1.5000 ± 0.5000 |" in text
     assert "| improvement | 2 | – | +0.0000 |" in text
     assert "scored in both" in text
-    assert "nan" not in text
+    assert "nan" not in text.replace("Provenance", "")
     assert results.text(summary).splitlines()[1].split() == ["PESQ_WB", "2.000", "–"]
 
 
-def test_a_long_break_down_is_left_to_the_csv(tmp_path):
+def test_a_breakdown_of_many_groups_is_not_shown(tmp_path):
     utts = [f"u{i:02d}" for i in range(30)]
     labels = {"speaker": {utt: utt for utt in utts}, "noise": {}, "snr": dict.fromkeys(utts, 5.0)}
     summary = results.summarise("tt", made_scores(utts), made_scores(utts), labels, {})
     assert list(summary["breakdowns"]) == ["speaker"]  # one SNR for all of them needs no table
     results.write_results(tmp_path, [summary])
-    assert "There are 30 of them; the scores of each utterance are in" in (tmp_path / "RESULTS.md").read_text()
+    assert "there are 30 groups. The scores per utterance are in" in (tmp_path / "RESULTS.md").read_text()
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
