@@ -1,4 +1,4 @@
-# Options and stages that all recipes share; sourced first by every run.sh.
+# Sourced first by every run.sh: the options and stages that all recipes share.
 #
 # The run.sh then sets its own options, $fl_partition, and $help_message, which includes $recipe_help; sources
 # utils/parse_options.sh; and calls settle_recipe.
