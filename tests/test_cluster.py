@@ -14,7 +14,7 @@ from cluster import outcomes
 from helpers.recipes import QUICK_ARGS
 from sase.data.datadir import read_table
 from sase.endpoints import free_port
-from sase.federated.flower.processes import federation_pids
+from sase.federated.flower.processes import find_pids
 from sase.model import build_model, save_model
 
 QSUB = """\
@@ -345,7 +345,7 @@ def test_the_recipe_trains_on_slurm(slurm_of_three, make_recipe, tmp_path):
     rounds = [json.loads(line) for line in (exp / "rounds.jsonl").open()]
     assert [sorted(entry["silos"]) for entry in rounds] == [["0", "1"], ["0", "1"]]
     assert (exp / "best.pt").exists()
-    assert not any(federation_pids(home) for home in (exp / "flower", *(exp / f"silos/silo{k}/flower" for k in (0, 1))))
+    assert not any(find_pids(home) for home in (exp / "flower", *(exp / f"silos/silo{k}/flower" for k in (0, 1))))
     before = (exp / "rounds.jsonl").read_bytes()
     recipe.run(*stage_3, *federated)  # the server has nothing left to do, and no silo is asked for
     assert (exp / "rounds.jsonl").read_bytes() == before

@@ -1,4 +1,4 @@
-"""The engine ``deployment``: one server and three silos, each a process of its own, and a bad day for all of them."""
+"""The engine ``deployment``: one server and three silos, each a process of its own, with kills and failures."""
 
 import shutil
 import time
@@ -9,7 +9,7 @@ from helpers.federation import PATIENCE_S, configs, kill, kill_all, largest_diff
 from sase.endpoints import free_port
 from sase.federated.certificates import make_certificates
 from sase.federated.config import load_federated_config
-from sase.federated.flower.processes import federation_pids
+from sase.federated.flower.processes import find_pids
 from sase.federated.inproc import local_exchange, local_silos
 from sase.federated.server import Server
 from sase.training.config import load_train_config
@@ -19,7 +19,7 @@ ROUNDS = 8
 
 
 class Federation:
-    """What stands on three machines: a server's folder, and three silos', each with its own data, state and key."""
+    """The folders of a server and of three silos, each with its own data, state and key, as on four machines."""
 
     def __init__(self, folder, silos, dev):
         self.folder, self.exp, self.server = folder, folder / "exp", None
@@ -72,7 +72,7 @@ class Federation:
         )
 
     def start_stranger(self):
-        """A silo that trusts the server, with a key that the server does not know."""
+        """Start a silo that trusts the server, with a key that is not registered."""
         mixed = self.folder / "mixed/silo1"
         mixed.mkdir(parents=True)
         shutil.copy(self.folder / "certificates/silo1/ca.crt", mixed)
@@ -83,8 +83,8 @@ class Federation:
     def home(self, index):
         return self.folder / f"machine{index}/state/flower"
 
-    def asked(self, index, number):
-        """Whether a silo has been asked for a round."""
+    def has_started(self, index, number):
+        """Return whether a silo has received the message of a round."""
         path = self.folder / f"machine{index}/state/supernode.log"
         return path.exists() and f"ROUND {number}]" in path.read_text(errors="replace")
 
@@ -105,7 +105,7 @@ def federation(tmp_path_factory, silos_dir, dev_set):
         kill_all(home)
 
 
-# The tests of this file are one day of one federation, in this order.
+# The tests of this file share one federation and run in this order.
 
 
 def test_silos_wait_for_the_server_and_train(federation):
@@ -122,17 +122,17 @@ def test_silos_wait_for_the_server_and_train(federation):
     assert "registered keys: silo0, silo1, silo2" in said
 
 
-def test_a_server_that_nobody_vouches_for_is_refused(federation):
+def test_a_server_with_another_certificate_is_rejected(federation):
     silo = federation.start_silo(
         1, certificates="strangers", log=federation.folder / "wary.log", machine=federation.folder / "wary"
     )
     assert silo.wait(PATIENCE_S) == 1
-    assert "refused, its certificate is not what" in (federation.folder / "wary.log").read_text()
+    assert "rejected, its certificate is not signed by" in (federation.folder / "wary.log").read_text()
 
 
-def test_a_silo_killed_in_a_round_is_done_without_and_comes_back(federation):
+def test_a_silo_killed_in_a_round_is_skipped_and_rejoins(federation):
     number = len(rounds(federation.exp)) + 1
-    wait_until(lambda: federation.asked(2, number), federation.server, f"silo 2 in round {number}")
+    wait_until(lambda: federation.has_started(2, number), federation.server, f"silo 2 in round {number}")
     kill(federation.silos[2], federation.home(2))
     federation.wait_for_round(number)
     entry = rounds(federation.exp)[number - 1]
@@ -142,10 +142,10 @@ def test_a_silo_killed_in_a_round_is_done_without_and_comes_back(federation):
     wait_until(lambda: "2" in rounds(federation.exp)[-1]["silos"], federation.server, "silo 2 again")
 
 
-def test_a_killed_server_goes_on_with_the_silos_that_are_there(federation):
+def test_a_killed_server_resumes_with_the_connected_silos(federation):
     number = len(rounds(federation.exp)) + 1
     assert number <= ROUNDS, "no round is left to kill the server in"
-    wait_until(lambda: federation.asked(0, number), federation.server, f"silo 0 in round {number}")
+    wait_until(lambda: federation.has_started(0, number), federation.server, f"silo 0 in round {number}")
     kill(federation.server, federation.exp / "flower")
     assert len(rounds(federation.exp)) == number - 1
     assert all(silo.poll() is None for silo in federation.silos)
@@ -155,22 +155,22 @@ def test_a_killed_server_goes_on_with_the_silos_that_are_there(federation):
     assert sorted(rounds(federation.exp)[-1]["silos"]) == ["0", "1", "2"]
 
 
-def test_strangers_were_refused_meanwhile(federation):
+def test_the_silo_with_another_key_was_rejected(federation):
     assert federation.stranger.wait(PATIENCE_S) == 1
-    assert "refuses its key" in (federation.folder / "stranger.log").read_text()
-    assert not federation_pids(federation.folder / "stranger/state/flower")
+    assert "rejects its key" in (federation.folder / "stranger.log").read_text()
+    assert not find_pids(federation.folder / "stranger/state/flower")
 
 
-def test_at_the_end_everybody_goes_home(federation):
+def test_all_processes_exit_at_the_end(federation):
     for index, silo in enumerate(federation.silos):
         assert silo.wait(PATIENCE_S) == 0
         assert "training is over" in (federation.folder / f"machine{index}/silo.log").read_text()
-        assert not federation_pids(federation.home(index))
-    assert not federation_pids(federation.exp / "flower")
+        assert not find_pids(federation.home(index))
+    assert not find_pids(federation.exp / "flower")
 
 
-def test_the_model_is_what_the_plain_loop_makes_of_the_same_silos(federation, tmp_path):
-    """Every kill changed who took part and nothing else: the plain loop with the ledger's silos makes the same."""
+def test_the_model_is_that_of_inproc_with_the_same_silos(federation, tmp_path):
+    """The kills changed only which silos took part: inproc with the ledger's silos gives the same model."""
     config = load_train_config(federation.folder / "train.yaml")
     fed = load_federated_config(federation.folder / "fl.yaml")
     silos_dir = tmp_path / "silos"
@@ -188,7 +188,7 @@ def test_the_model_is_what_the_plain_loop_makes_of_the_same_silos(federation, tm
 
 
 def test_all_silos_fail(federation, tmp_path):
-    """Nobody but broken silos: a clear failure, and status 1."""
+    """All silos are broken: one line that says why, and status 1."""
     silos = tmp_path / "silos"
     for index in range(3):
         shutil.copytree(federation.folder / f"machine{index}/data", silos / f"silo{index}")
@@ -201,4 +201,4 @@ def test_all_silos_fail(federation, tmp_path):
     assert said.startswith("sase federate: round 1 failed 2 times")
     assert "gone.ark" in said
     homes = [tmp_path / "exp/flower", *(tmp_path / f"exp/silos/silo{index}/flower" for index in range(3))]
-    assert not any(federation_pids(home) for home in homes)
+    assert not any(find_pids(home) for home in homes)

@@ -1,14 +1,19 @@
-"""What the Flower engines are made of, without Flower's processes: messages, client app, server loop, privacy."""
+"""The parts of the Flower engines, without Flower's processes: messages, ClientApp, ServerApp, privacy, version."""
 
+import importlib
+import importlib.metadata
 import json
 import math
 import os
+import re
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,22 +26,27 @@ from helpers.checkpoints import assert_same
 from helpers.federation import train_config
 from sase.errors import InputError
 from sase.federated.config import FederatedConfig, checked
-from sase.federated.flower import deployment, simulation
-from sase.federated.flower.app import run_app, write_app
+from sase.federated.flower import deployment, patches, simulation
+from sase.federated.flower.app import COMPONENTS, run_app, write_app
 from sase.federated.flower.client_app import app as client_app
-from sase.federated.flower.client_app import privacy
+from sase.federated.flower.client_app import privacy_mod
 from sase.federated.flower.messages import pack_instruction, pack_reply, unpack_instruction, unpack_reply
-from sase.federated.flower.processes import end, exclusive_federation, federation_environment, federation_pids
-from sase.federated.flower.server_app import FINISH, Silos
+from sase.federated.flower.processes import (
+    federation_environment,
+    find_pids,
+    supervised_federation,
+    terminate_federation,
+)
+from sase.federated.flower.server_app import FINISH, SiloGrid
 from sase.federated.flower.server_app import app as server_app
-from sase.federated.flower.silo_process import FINISHED
+from sase.federated.flower.silo_process import FINISHED_FILE
 from sase.federated.inproc import run as run_inproc
 from sase.federated.silo import Instruction, Reply
 from sase.processes import start
 
 
 class LocalGrid(Grid):
-    """A Flower grid whose nodes answer at once, in this process."""
+    """A Flower grid whose nodes reply immediately, in this process."""
 
     def __init__(self, answer, names):
         self.answer, self.nodes = answer, {100 + k: name for k, name in enumerate(names)}
@@ -127,7 +137,7 @@ def serve(settings, names=("", "", ""), broken=()):
     return grid
 
 
-def test_messages_carry_every_array_to_the_bit():
+def test_messages_preserve_every_array_to_the_bit():
     arrays = {
         "weight": np.array([[1.5, np.nan], [np.inf, -0.0]], np.float32),
         "count": np.array(7),
@@ -151,7 +161,7 @@ def test_messages_carry_every_array_to_the_bit():
             assert got[name].tobytes() == array.tobytes()
 
 
-def test_through_flower_as_without_it(experiment, silos_dir, dev_set, tmp_path):
+def test_rounds_through_flower_equal_inproc_to_the_bit(experiment, silos_dir, dev_set, tmp_path):
     config = fed_config(payload="int8", scaffold=True)
     serve(experiment("flower", config))
     run_inproc(train_config(), config, silos_dir, dev_set, tmp_path / "inproc")
@@ -159,7 +169,7 @@ def test_through_flower_as_without_it(experiment, silos_dir, dev_set, tmp_path):
     assert (tmp_path / "flower/rounds.jsonl").read_text() == (tmp_path / "inproc/rounds.jsonl").read_text()
 
 
-def test_silos_with_norms_of_their_own_are_scored_with_them(experiment, tmp_path):
+def test_silos_with_personal_norms_are_scored_with_them(experiment, tmp_path):
     settings = experiment("own", fed_config(norm="local"), norm="batch")
     serve(settings)
     scores = json.loads((tmp_path / "own/silo_scores.json").read_text())
@@ -169,7 +179,7 @@ def test_silos_with_norms_of_their_own_are_scored_with_them(experiment, tmp_path
         assert values["own/utterances"] >= 1
 
 
-def test_too_few_good_replies_fail_in_one_line_and_a_broken_silo_does_not(experiment, tmp_path):
+def test_one_failing_silo_is_skipped_and_too_few_replies_fail_in_one_line(experiment, tmp_path):
     settings = experiment("few", fed_config())
     serve(settings, broken=(1,))
     first = json.loads((tmp_path / "few/rounds.jsonl").read_text().splitlines()[0])
@@ -181,7 +191,7 @@ def test_too_few_good_replies_fail_in_one_line_and_a_broken_silo_does_not(experi
     assert (tmp_path / "none/flower/error.txt").read_text().count("\n") == 1
 
 
-def test_real_silos_are_told_the_end_and_choose_their_own_folders(experiment, silos_dir, tmp_path):
+def test_real_silos_receive_the_end_and_choose_their_own_folders(experiment, silos_dir, tmp_path):
     settings = experiment("real", fed_config(), simulated=False, order=None, silos_dir="/nowhere")
 
     def answer(message, node):
@@ -197,7 +207,7 @@ def test_real_silos_are_told_the_end_and_choose_their_own_folders(experiment, si
     grid = LocalGrid(answer, ["silo0", "silo1", "silo2"])
     server_app(grid, context(settings, 0))
     assert [message.metadata.message_type for message in grid.sent[-3:]] == [FINISH] * 3
-    assert all((tmp_path / f"mine{silo}" / FINISHED).exists() for silo in range(3))
+    assert all((tmp_path / f"mine{silo}" / FINISHED_FILE).exists() for silo in range(3))
 
 
 def reply_of(silo):
@@ -205,32 +215,33 @@ def reply_of(silo):
     return lambda message, node: Message(pack_reply(Reply(silo(node), 1, arrays, {})), reply_to=message)
 
 
-def ask(grid, count=3, order=None, timeout_s=0.3):
-    return Silos(grid, count, order, 0.0, 0.01).ask(RecordDict({}), MessageType.TRAIN, timeout_s, "1", unpack_reply)
+def exchange(grid, count=3, order=None, timeout_s=0.3):
+    silos = SiloGrid(grid, count, order, 0.0, 0.01)
+    return silos.send_and_receive(RecordDict({}), MessageType.TRAIN, timeout_s, "1", unpack_reply)
 
 
-def test_a_silo_is_who_its_key_says():
+def test_a_silo_is_identified_by_its_key():
     grid = LocalGrid(reply_of(lambda node: 1), ["silo0", "silo1", "silo7"])
-    replies, failures = ask(grid)
+    replies, failures = exchange(grid)
     assert [reply.silo for reply in replies] == [1]
     assert failures[0] == "silo 2: not connected"
-    assert "silo 0: it calls itself silo 1" in failures[1:]
+    assert "silo 0: its reply claims to be silo 1" in failures[1:]
 
 
-def test_without_keys_a_silo_is_who_it_says_but_only_one_of_them_is():
+def test_without_keys_a_silo_is_identified_by_its_reply_and_duplicates_are_rejected():
     grid = LocalGrid(reply_of(lambda node: 0 if node == 102 else node - 100), ["", "", ""])
-    replies, failures = ask(grid)
+    replies, failures = exchange(grid)
     assert [reply.silo for reply in replies] == [0, 1]
-    assert "calls itself silo 0" in failures[0]
+    assert "claims to be silo 0, a duplicate" in failures[0]
 
 
-def test_who_does_not_answer_is_named_and_not_waited_for_when_started_anew(monkeypatch):
+def test_a_silo_without_reply_is_named_and_not_waited_for_after_its_restart(monkeypatch):
     grid = LocalGrid(reply_of(lambda node: node - 100), ["silo0", "silo1", "silo2"])
     grid.silent = {101}
-    replies, failures = ask(grid)
+    replies, failures = exchange(grid)
     assert [reply.silo for reply in replies] == [0, 2]
-    assert failures == ["silo 1: no answer in 0 s"]
-    monkeypatch.setattr("sase.federated.flower.server_app._LOOK_S", 0.0)
+    assert failures == ["silo 1: no reply within 0 s"]
+    monkeypatch.setattr("sase.federated.flower.server_app._RESTART_CHECK_S", 0.0)
     push = grid.push_messages
 
     def push_and_restart(messages):
@@ -239,21 +250,21 @@ def test_who_does_not_answer_is_named_and_not_waited_for_when_started_anew(monke
         return numbers
 
     grid.push_messages = push_and_restart
-    began = time.monotonic()
-    _, failures = ask(grid, timeout_s=60.0)
-    assert failures == ["silo 1: was started anew during the round"]
-    assert time.monotonic() - began < 10.0
+    started = time.monotonic()
+    _, failures = exchange(grid, timeout_s=60.0)
+    assert failures == ["silo 1: restarted during the round"]
+    assert time.monotonic() - started < 10.0
 
 
-def test_replies_that_are_none_are_failures():
+def test_malformed_replies_are_failures():
     grid = LocalGrid(lambda message, node: Message(RecordDict({}), reply_to=message), ["silo0"])
-    replies, failures = ask(grid, count=1)
+    replies, failures = exchange(grid, count=1)
     assert not replies
-    assert "its reply cannot be read" in failures[0]
+    assert "malformed reply" in failures[0]
 
 
 def private(trained, **federated):
-    """What leaves a silo that trained to ``trained`` from zeros, through the privacy mod."""
+    """Return what a silo sends that trained to ``trained`` from zeros, after the privacy mod."""
     federated = {"dp_clip_norm": 0.0, "dp_noise_multiplier": 0.0, "dp_delta": 1e-5, **federated}
     config = {"train": {}, "federated": federated}
     start_arrays = {name: np.zeros_like(value) for name, value in trained.items()}
@@ -265,7 +276,7 @@ def private(trained, **federated):
         np.random.seed(0)  # as careless code might
         return Message(pack_reply(Reply(0, 1, trained, {}), list(trained)), reply_to=message)
 
-    reply = privacy(message, None, train)
+    reply = privacy_mod(message, None, train)
     assert not reply.has_error(), reply.error
     return unpack_reply(reply.content).arrays
 
@@ -285,12 +296,12 @@ def test_updates_are_clipped_and_noised_as_configured():
     noise = np.concatenate([(noised[0][name] - clipped[name]).ravel() for name in trained])
     assert noise.std() == pytest.approx(2.0 * 0.7, rel=0.05)
     assert abs(noise.mean()) < 0.1
-    assert not np.array_equal(noised[0]["b"], noised[1]["b"])  # nobody can seed it away
+    assert not np.array_equal(noised[0]["b"], noised[1]["b"])  # a seed set elsewhere has no effect
     assert noised[0]["a"].dtype == np.float32
 
 
 FLWR = """#!/bin/sh
-# Flower's command as it has been seen: 'run --stream' ends with 0 whatever becomes of the run, or before it is over.
+# Flower's command as observed: 'run --stream' exits with 0 even when the run fails, or before it has finished.
 case $1 in
   run) echo "Successfully started run 7" ;;
   ls) line=$(head -n 1 {folder}/statuses); sed -i 1d {folder}/statuses; echo "$line" ;;
@@ -299,7 +310,7 @@ esac
 
 
 @pytest.mark.parametrize(
-    "statuses, rounds, error",
+    ("statuses", "rounds", "error"),
     [
         (["running", "running", "finished:completed"], 3, None),
         (["", "no JSON", "finished:completed"], 3, None),
@@ -309,9 +320,9 @@ esac
         ([""] * 9, 3, "'unknown'"),
     ],
 )
-def test_flowers_word_is_not_enough(tmp_path, monkeypatch, statuses, rounds, error):
-    monkeypatch.setattr("sase.federated.flower.app._ASK_S", 0.0)
-    monkeypatch.setattr("sase.federated.flower.app._UNTOLD_TIMES", 3)
+def test_a_run_is_checked_by_its_status_and_its_rounds(tmp_path, monkeypatch, statuses, rounds, error):
+    monkeypatch.setattr("sase.federated.flower.app._STATUS_INTERVAL_S", 0.0)
+    monkeypatch.setattr("sase.federated.flower.app._MAX_UNKNOWN", 3)
     answers = [
         json.dumps({"runs": [{"status": s, "status-details": ""}]}) if ":" in s or s == "running" else s
         for s in statuses
@@ -329,11 +340,11 @@ def test_flowers_word_is_not_enough(tmp_path, monkeypatch, statuses, rounds, err
         run_app(tmp_path / "home", env, superlink, tmp_path, 3)
 
 
-def test_processes_of_a_federation_are_found_and_ended(tmp_path):
+def test_processes_of_a_federation_are_found_and_terminated(tmp_path):
     env = federation_environment(tmp_path, 1)
     assert env["FLWR_TELEMETRY_ENABLED"] == "0"
     assert env["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
-    # One that detaches, hides its environment as Flower's executor does, and does not listen to SIGTERM.
+    # One that detaches, hides its environment as Flower's SuperExec does, and ignores SIGTERM.
     hidden = (
         "import ctypes, signal, time; ctypes.CDLL(None).prctl(4, 0); signal.signal(15, signal.SIG_IGN);"
         "print('up', flush=True); time.sleep(300)"
@@ -346,27 +357,27 @@ def test_processes_of_a_federation_are_found_and_ended(tmp_path):
     deadline = time.monotonic() + 30
     while "up" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert len(federation_pids(tmp_path)) == 2
-    assert process.pid in federation_pids(tmp_path)
-    assert not federation_pids(tmp_path / "other")
-    assert end(tmp_path, patience_s=0.5) == 2
-    assert not federation_pids(tmp_path)
+    assert len(find_pids(tmp_path)) == 2
+    assert process.pid in find_pids(tmp_path)
+    assert not find_pids(tmp_path / "other")
+    assert terminate_federation(tmp_path, grace_s=0.5) == 2
+    assert not find_pids(tmp_path)
     process.wait()
 
 
-def test_one_federation_at_a_time(tmp_path):
+def test_a_federation_is_locked_and_sigterm_interrupts_it(tmp_path):
     with (
-        exclusive_federation(tmp_path),
+        supervised_federation(tmp_path),
         pytest.raises(InputError, match="locked by another process"),
-        exclusive_federation(tmp_path),
+        supervised_federation(tmp_path),
     ):
         pass
-    with exclusive_federation(tmp_path), pytest.raises(KeyboardInterrupt), exclusive_federation(tmp_path / "inner"):
+    with supervised_federation(tmp_path), pytest.raises(KeyboardInterrupt), supervised_federation(tmp_path / "inner"):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
 
 
-def test_engines_refuse_what_they_do_not_know(silos_dir, dev_set, tmp_path):
+def test_engines_reject_bad_options(silos_dir, dev_set, tmp_path):
     def engine(module, silos, **options):
         module.run(train_config(), fed_config(), silos, dev_set, tmp_path / "exp", "cpu", options)
 
@@ -379,10 +390,53 @@ def test_engines_refuse_what_they_do_not_know(silos_dir, dev_set, tmp_path):
         engine(deployment, None)
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(InputError, match="choose another"):
         engine(deployment, silos_dir, port=str(taken.getsockname()[1]))
-    assert not federation_pids(tmp_path / "exp/flower")
+    assert not find_pids(tmp_path / "exp/flower")
 
 
-def test_what_takes_longest_begins_first(silos_dir, tmp_path):
+def test_the_largest_silo_trains_first(silos_dir, tmp_path):
     assert simulation.largest_first(silos_dir, 3) == [2, 0, 1]
-    with pytest.raises(InputError, match="wav.scp"):
+    with pytest.raises(InputError, match=r"wav\.scp"):
         simulation.largest_first(tmp_path, 1)
+
+
+def test_the_names_of_the_apps_on_the_wire_do_not_change():
+    """Silos compare them with their own, also those of version 0.1."""
+    assert COMPONENTS["serverapp"] == "sase.federated.server_app:app"
+    assert COMPONENTS["clientapp"] == "sase.federated.client_app:app"
+    assert importlib.import_module("sase.federated.server_app").app is server_app
+    assert importlib.import_module("sase.federated.client_app").app is client_app
+
+
+@pytest.mark.parametrize("found", ["1.40.2", "1.42.0", "2.41.0", None])
+def test_another_version_of_flower_is_an_error_of_one_line(monkeypatch, found):
+    def version(package):
+        if found is None:
+            raise importlib.metadata.PackageNotFoundError(package)
+        return found
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    with pytest.raises(InputError) as error:
+        patches.check_version()
+    expected = f"flwr {found or 'not found'}: version 1.41.0 is needed; run: pip install 'flwr[simulation]==1.41.0'"
+    assert str(error.value) == expected
+
+
+def test_the_version_of_flower_is_the_pinned_one_and_checked_before_private_names(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version", lambda package: "1.41.7")
+    patches.check_version()
+    assert f"flwr[simulation]=={patches.VERSION}" in (Path(__file__).parent.parent / "setup.py").read_text()
+    code = (
+        "import importlib.metadata, sys; importlib.metadata.version = lambda package: '9.0.0'\n"
+        "try: import sase.federated.flower.deployment\n"
+        "except ValueError as error: print(error)\n"
+        "print([name for name in sys.modules if name.startswith('flwr')])"
+    )
+    lines = subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()
+    assert lines[0].startswith("flwr 9.0.0: version 1.41.0 is needed")
+    assert lines[1:] == ["[]"]
+
+
+def test_private_names_of_flower_are_used_in_one_file():
+    folder = Path(patches.__file__).parent
+    private = re.compile(r"(from|import) flwr\.(?!app |clientapp|serverapp )")
+    assert [path.name for path in sorted(folder.glob("*.py")) if private.search(path.read_text())] == ["patches.py"]

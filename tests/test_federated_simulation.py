@@ -1,4 +1,4 @@
-"""The engine ``simulation``, with all its processes: killed, broken and mended, it makes what ``inproc`` makes."""
+"""The engine ``simulation`` with all its processes: after kills and failures it resumes to the result of ``inproc``."""
 
 import hashlib
 import shutil
@@ -6,10 +6,10 @@ import shutil
 import pytest
 
 from helpers.federation import PATIENCE_S, configs, kill, largest_difference, rounds, sase, wait_until
-from sase.federated.flower.processes import federation_pids
+from sase.federated.flower.processes import find_pids
 
 pytestmark = pytest.mark.recipe
-ROUNDS = 12  # short ones: enough of them that it can be killed between two
+ROUNDS = 12  # short ones, enough to kill the run between two
 
 
 @pytest.fixture(scope="module")
@@ -22,21 +22,21 @@ def hash_of(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_killed_broken_and_mended_it_makes_what_the_plain_loop_makes(arguments, silos_dir, tmp_path):
+def test_after_kills_and_failures_the_result_is_that_of_inproc(arguments, silos_dir, tmp_path):
     exp, log, silos = tmp_path / "exp", tmp_path / "log", tmp_path / "silos"
     shutil.copytree(silos_dir, silos)
 
     def simulate():
         return sase("federate", *arguments, "--silos", silos, "--exp", exp, "--engine", "simulation", log=log)
 
-    # Killed in the middle of a round, it leaves nothing running.
+    # Killed during a round, it leaves no process running.
     process = simulate()
     wait_until(lambda: len(rounds(exp)) >= 2, process, "the first rounds")
     kill(process, exp / "flower")
     done = len(rounds(exp))
     assert 2 <= done < ROUNDS
 
-    # With all silos broken it fails, in one line, and keeps the best model so far.
+    # With all silos broken it fails in one line and keeps the best model so far.
     tables = sorted(silos.glob("silo*/tr/wav.scp"))
     kept = {path: path.read_text() for path in tables}
     best = hash_of(exp / "best.pt")
@@ -50,9 +50,9 @@ def test_killed_broken_and_mended_it_makes_what_the_plain_loop_makes(arguments, 
     assert "run the same command to resume" in said
     assert hash_of(exp / "best.pt") == best
     assert len(rounds(exp)) == done
-    assert not federation_pids(exp / "flower")
+    assert not find_pids(exp / "flower")
 
-    # One broken silo of three is done without; that is another training, so it is tried on a copy.
+    # One broken silo of three is skipped; the result differs, so this is a copy of the experiment.
     other = tmp_path / "other"
     shutil.copytree(exp, other, ignore=shutil.ignore_patterns("flower"))
     for path in tables[1:]:
@@ -63,19 +63,19 @@ def test_killed_broken_and_mended_it_makes_what_the_plain_loop_makes(arguments, 
     assert "silo 0" in rounds(other)[done]["failed"][0]
     process.terminate()
     assert process.wait(60) == 130
-    assert not federation_pids(other / "flower")
+    assert not find_pids(other / "flower")
 
-    # Mended, it goes on and ends as if nothing had been.
+    # With all silos repaired, the run resumes and ends as if it had not been interrupted.
     tables[0].write_text(kept[tables[0]])
     assert simulate().wait(PATIENCE_S) == 0
     assert [entry["round"] for entry in rounds(exp)] == list(range(1, ROUNDS + 1))
-    assert not federation_pids(exp / "flower")
+    assert not find_pids(exp / "flower")
     plain = tmp_path / "plain"
     command = [*arguments, "--silos", silos, "--exp", plain, "--engine", "inproc", "--threads", 1]
     assert sase("federate", *command, log=log).wait(PATIENCE_S) == 0
     assert largest_difference(exp / "last.pt", plain / "last.pt") < 1e-5
 
-    # Done is done: typed once more, it says nothing and starts nothing.
+    # A finished experiment: the same command logs nothing and starts nothing.
     before = hash_of(exp / "train.log")
     assert simulate().wait(60) == 0
     assert hash_of(exp / "train.log") == before

@@ -1,4 +1,4 @@
-"""Who is let in: the fence before the server, the apps that a silo runs, certificates and keys."""
+"""Access control: the SuperLink's middleware, the apps that a silo runs, certificates and keys."""
 
 import asyncio
 import inspect
@@ -21,14 +21,15 @@ from sase.endpoints import free_port
 from sase.errors import InputError
 from sase.federated.certificates import make_certificates, make_silo_key
 from sase.federated.flower.app import write_app
-from sase.federated.flower.processes import federation_pids
+from sase.federated.flower.patches import connect_with_fab_check
+from sase.federated.flower.processes import find_pids
 from sase.federated.flower.silo_process import run_silo
-from sase.federated.flower.superlink import Fence
-from sase.federated.flower.supernode import guarded, is_our_app
+from sase.federated.flower.superlink import LocalOnlyMiddleware
+from sase.federated.flower.supernode import is_trusted_fab
 
 
 @pytest.mark.parametrize(
-    "path, client, status",
+    ("path", "client", "status"),
     [
         ("/v1/fleet/pull-messages", ("10.1.2.3", 5), 200),
         ("/health", ("10.1.2.3", 5), 200),
@@ -42,34 +43,35 @@ from sase.federated.flower.supernode import guarded, is_our_app
         ("/v1/control/start-run", ("10.9.9.9", 5), 200),  # the server's own address
     ],
 )
-def test_other_machines_reach_nothing_but_what_silos_need(path, client, status):
-    said = []
+def test_other_machines_reach_only_the_fleet_api(path, client, status):
+    sent = []
 
     async def inner(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
     async def send(event):
-        said.append(event)
+        sent.append(event)
 
     scope = {"type": "http", "path": path, "method": "POST", "headers": [], "client": client}
     scope["server"] = ("10.9.9.9", 18000)
-    asyncio.run(Fence(inner)(scope, None, send))
-    assert said[0]["status"] == status
+    asyncio.run(LocalOnlyMiddleware(inner)(scope, None, send))
+    assert sent[0]["status"] == status
 
 
-def test_the_fence_is_where_flower_looks_for_it():
+def test_the_middleware_is_installed_where_flower_looks_for_it():
     import flwr.superlink.main as superlink
 
     assert callable(superlink._get_middleware)
     assert superlink._get_middleware() is not superlink._get_middleware()
     code = (
-        "import sase.federated.flower.superlink as s; s.command.flower_superlink = lambda: None; s.main();"
+        "from sase.federated.flower.patches import patch_superlink;"
+        "from sase.federated.flower.superlink import LocalOnlyMiddleware; patch_superlink(LocalOnlyMiddleware);"
         "import flwr.superlink.main as m; print(m._get_middleware()[0].cls.__name__)"
     )
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "Fence"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "LocalOnlyMiddleware"
 
 
-def test_a_silo_leaves_messages_of_other_apps_alone():
+def test_a_silo_skips_messages_of_other_apps():
     import flwr.supernode.start_client_internal as node
     from flwr.supercore.run import RunNotRunningException
 
@@ -78,21 +80,21 @@ def test_a_silo_leaves_messages_of_other_apps_alone():
         app = SimpleNamespace(content=b"other")
         yield (5, "receive", "send", "get_run", lambda fab_hash, run_id: app, "pull", "push")
 
-    with guarded(connect, "address") as (node_id, *_, get_fab, pull, push):
+    with connect_with_fab_check(connect, is_trusted_fab, "address") as (node_id, *_, get_fab, pull, push):
         assert (node_id, pull, push) == (5, "pull", "push")
         with pytest.raises(RunNotRunningException):
             get_fab("hash", 1)
-    # What main() replaces is what Flower calls.
+    # patch_supernode() replaces names that Flower uses.
     assert "_init_connection(" in inspect.getsource(node.start_client_internal)
     assert "subprocess.Popen(" in inspect.getsource(node.start_client_internal)
 
 
-def test_silos_run_our_app_and_nothing_else(tmp_path):
+def test_silos_run_only_this_packages_app(tmp_path):
     write_app(tmp_path, "127.0.0.1:1", None, train_config(), fed_config(), exp_dir="a 'quoted' \"path\"\\")
     load_and_validate(tmp_path / "app/pyproject.toml")
     bundle = build_fab_from_disk(tmp_path / "app")
-    assert is_our_app(bundle)
-    assert not is_our_app(b"no zip")
+    assert is_trusted_fab(bundle)
+    assert not is_trusted_fab(b"no zip")
 
     def changed(old="", new="", extra=None):
         out = BytesIO()
@@ -103,10 +105,10 @@ def test_silos_run_our_app_and_nothing_else(tmp_path):
                 target.writestr(extra, "import os")
         return out.getvalue()
 
-    assert is_our_app(changed())
-    assert not is_our_app(changed(extra="sase/federated/flower/client_app.py"))
-    assert not is_our_app(changed("sase.federated.client_app:app", "os:system"))
-    assert not is_our_app(changed("dependencies = []", 'dependencies = ["evil"]'))
+    assert is_trusted_fab(changed())
+    assert not is_trusted_fab(changed(extra="sase/federated/flower/client_app.py"))
+    assert not is_trusted_fab(changed("sase.federated.client_app:app", "os:system"))
+    assert not is_trusted_fab(changed("dependencies = []", 'dependencies = ["evil"]'))
 
 
 @pytest.fixture(scope="module")
@@ -130,11 +132,11 @@ def test_certificates_are_kept_and_private(certificates):
     make_certificates(ours, ["elsewhere"], 3)
     assert (ours / "server/server.crt").read_bytes() != before["server/server.crt"]
     assert (ours / "ca.crt").read_bytes() == before["ca.crt"]
-    with pytest.raises(InputError, match="silo.key"):
+    with pytest.raises(InputError, match=r"silo\.key"):
         make_silo_key(ours / "silo0")
 
 
-def test_a_silo_refuses_a_server_with_another_certificate(certificates, silos_dir, tmp_path):
+def test_a_silo_rejects_a_server_with_another_certificate(certificates, silos_dir, tmp_path):
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificates / "others/server/server.crt", certificates / "others/server/server.key")
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -150,22 +152,21 @@ def test_a_silo_refuses_a_server_with_another_certificate(certificates, silos_di
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
         server = f"127.0.0.1:{listener.getsockname()[1]}"
-        with pytest.raises(InputError, match="refused, its certificate"):
+        with pytest.raises(InputError, match="rejected, its certificate"):
             run_silo(0, silos_dir / "silo0", tmp_path / "state", server, certificates / "ours", wait_s=5)
         context = ssl.create_default_context(cafile=certificates / "others/ca.crt")
-        with socket.create_connection(listener.getsockname()) as plain:
-            with context.wrap_socket(plain, server_hostname="localhost"):
-                pass  # and one whose authority it is does not
+        plain = socket.create_connection(listener.getsockname())
+        context.wrap_socket(plain, server_hostname="localhost").close()  # a client that trusts that authority connects
         thread.join(5)
-    assert not federation_pids(tmp_path / "state/flower")
+    assert not find_pids(tmp_path / "state/flower")
 
 
-def test_what_a_silo_cannot_begin_with_is_told(silos_dir, tmp_path, certificates):
+def test_errors_that_stop_a_silo_from_starting_are_reported(silos_dir, tmp_path, certificates):
     with pytest.raises(InputError, match="no folder tr"):
         run_silo(0, tmp_path, tmp_path / "state", "127.0.0.1:1", None)
-    with pytest.raises(InputError, match="ca.crt: no such file"):
+    with pytest.raises(InputError, match=r"ca\.crt: no such file"):
         run_silo(0, silos_dir / "silo0", tmp_path / "state", "127.0.0.1:1", tmp_path)
     with pytest.raises(InputError, match="HOST:PORT"):
         run_silo(0, silos_dir / "silo0", tmp_path / "state", "nowhere", None)
-    with pytest.raises(InputError, match="nobody answers there"):
+    with pytest.raises(InputError, match="no server answers there"):
         run_silo(0, silos_dir / "silo0", tmp_path / "state", f"127.0.0.1:{free_port()}", None, wait_s=0)

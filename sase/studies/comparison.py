@@ -19,7 +19,7 @@ from sase.data.datadir import read_data_dir, write_data_dir
 from sase.data.dataset import PairSet
 from sase.errors import InputError
 from sase.federated.config import load_federated_config
-from sase.federated.flower.processes import exclusive_federation, federation_environment
+from sase.federated.flower.processes import federation_environment, supervised_federation
 from sase.federated.inproc import count_silos, local_exchange, local_silos
 from sase.federated.server import Server, run_rounds
 from sase.federated.silo import Silo
@@ -111,7 +111,7 @@ def run_all(comparison, folders, only=None):
     """
     rows = _grid(comparison, folders).chosen(only)
     bounds = [name for name in rows if comparison.rows[name].kind != "federated"]
-    with exclusive_federation(folders.out.resolve()):
+    with supervised_federation(folders.out.resolve()):
         pool_silos(folders)
         _run_side_by_side(comparison, folders, [(row, seed) for seed in comparison.seeds for row in bounds])
         gap_db = gap(comparison, folders)

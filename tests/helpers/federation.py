@@ -1,4 +1,4 @@
-"""Federations of real processes, for the tests of the Flower engines: started as a user does, killed by their ids."""
+"""Federations of real processes for the tests of the Flower engines: started by the commands, killed by process id."""
 
 import json
 import os
@@ -6,16 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from sase.config import from_mapping, to_mapping, to_yaml
 from sase.federated.config import FederatedConfig, checked
-from sase.federated.flower.processes import federation_pids
+from sase.federated.flower.processes import find_pids
 from sase.model import load_model, model_config
 from sase.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 900.0  # with anything at all; machines of tests are slow and busy
+PATIENCE_S = 900.0  # for every wait; test machines are slow and busy
 
 
 def train_config(norm="layer", **train):
@@ -34,7 +35,7 @@ def fed_config(**values):
 
 
 def configs(folder, **federated):
-    """Write the two configs of a small experiment; return what names them on the command line."""
+    """Write the two configs of a small experiment; return the options that name them."""
     (folder / "train.yaml").write_text(to_yaml(train_config()))
     lines = {"max_repeats": 1, "repeat_wait_s": 1, "round_timeout_s": 900, **federated}
     (folder / "fl.yaml").write_text("".join(f"{name}: {value}\n" for name, value in lines.items()))
@@ -42,7 +43,7 @@ def configs(folder, **federated):
 
 
 def sase(name, *arguments, log):
-    """Start a command of ours; return its ``Popen``, its output appended to ``log``."""
+    """Start a sase command with its output appended to ``log``; return its ``Popen``."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", f"sase.bin.{name}", *map(str, arguments)]
     with open(log, "ab") as file:
@@ -50,38 +51,36 @@ def sase(name, *arguments, log):
 
 
 def wait_until(true, process=None, what="", patience_s=PATIENCE_S):
-    """Wait until ``true()`` is; fail when ``process`` ends before, or after too long."""
+    """Wait until ``true()`` returns true; fail when ``process`` exits first or after ``patience_s``."""
     deadline = time.monotonic() + patience_s
     while not true():
-        assert process is None or process.poll() is None, f"{what}: ended with status {process.returncode}"
+        assert process is None or process.poll() is None, f"{what}: exited with status {process.returncode}"
         assert time.monotonic() < deadline, f"{what}: not within {patience_s:.0f} s"
         time.sleep(0.05)
 
 
 def kill(process, home):
-    """Kill the process that was started, as the kernel does without memory; what it started must end by itself."""
+    """Kill a process as the kernel does when out of memory; its child processes must exit by themselves."""
     process.send_signal(signal.SIGKILL)
     process.wait()
-    wait_until(lambda: not federation_pids(home), what=f"processes of {home}", patience_s=180.0)
+    wait_until(lambda: not find_pids(home), what=f"processes of {home}", patience_s=180.0)
 
 
 def kill_all(home):
     """Kill every process of a federation at once."""
-    for pid in federation_pids(home):
-        try:
+    for pid in find_pids(home):
+        with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
 def rounds(exp):
-    """Return the ledger of an experiment: one mapping a round."""
+    """Return the ledger of an experiment: one mapping per round."""
     path = exp / "rounds.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def largest_difference(first, second):
-    """Return how far the weights of two models are from each other."""
+    """Return the largest absolute difference between the weights of two models."""
     a, b = load_model(first).state_dict(), load_model(second).state_dict()
     assert a.keys() == b.keys()
     return max((a[name].double() - b[name].double()).abs().max().item() for name in a)

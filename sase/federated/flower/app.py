@@ -1,25 +1,34 @@
-"""The Flower app of an experiment: written beside it, run by ``flwr run``, believed only when rounds have advanced."""
+"""The Flower app of an experiment: written into its folder, run by ``flwr run``, and checked against the ledger."""
 
 import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import sase
 from sase.atomic import write_text
 from sase.config import to_mapping
 from sase.errors import InputError
+from sase.federated.flower.patches import RUN_STARTED
 from sase.processes import last_line, start
 
+if TYPE_CHECKING:  # they import torch, which a SuperNode does without
+    from sase.federated.config import FederatedConfig
+    from sase.training.config import TrainConfig
+
+# Silos compare these names, and silos of version 0.1 know no others.
 COMPONENTS = {"serverapp": "sase.federated.server_app:app", "clientapp": "sase.federated.client_app:app"}
-SCORES = "silo_scores.json"  # in the experiment folder: the best model on each silo's own test part
+SCORES_FILE = "silo_scores.json"  # in the experiment folder: scores of the best model on each silo's own test set
 _CONNECTION = "sase"
-_UNDER_WAY = ("pending", "starting", "running")
-_UNTOLD = "unknown"
-_UNTOLD_TIMES = 20  # in a row, until a superlink that runs and does not tell is given up
-_ASK_S = 5.0  # between two questions how the run is
-_APP = """# Written anew by every run. No dependencies: Flower would install them. No code: everyone runs their own.
+_ACTIVE = ("pending", "starting", "running")
+_UNKNOWN = "unknown"
+_MAX_UNKNOWN = 20  # consecutive failures of 'flwr ls' until a run is given up
+_STATUS_INTERVAL_S = 5.0
+_POLL_S = 0.1
+_PYPROJECT = """# Rewritten by every run. No dependencies: Flower would install them. No code: every node runs its own.
 [project]
 name = "sase"
 version = {version}
@@ -39,122 +48,145 @@ settings = {settings}
 """
 
 
-def write_app(home, address, ca_file, train_config, fed_config, **settings):
-    """Write what ``flwr run`` needs into a federation's folder.
+def write_app(
+    home: Path,
+    address: str,
+    ca_file: Path | None,
+    train_config: "TrainConfig",
+    fed_config: "FederatedConfig",
+    **settings: Any,
+) -> None:
+    """Write the app and the connection that ``flwr run`` reads into a federation's folder.
 
     Args:
         home: the federation's folder.
-        address: HOST:PORT of the superlink.
-        ca_file: certificate that signed the superlink's; None when it does not encrypt.
+        address: HOST:PORT of the SuperLink.
+        ca_file: certificate of the authority that signed the SuperLink's; None without TLS.
         train_config, fed_config: the experiment.
-        settings: plain values for :mod:`sase.federated.flower.server_app` and, simulated, :mod:`sase.federated.flower.client_app`.
+        settings: JSON values for :mod:`sase.federated.flower.server_app` and, in the simulation,
+            :mod:`sase.federated.flower.client_app`.
     """
     settings_path = home / "settings.json"
     everything = {"train": to_mapping(train_config), "federated": to_mapping(fed_config), "home": str(home), **settings}
     write_text(settings_path, json.dumps(everything, indent=1))
     values = {"version": sase.__version__, "settings": str(settings_path), **COMPONENTS}
-    write_text(home / "app" / "pyproject.toml", _APP.format(**{k: json.dumps(v) for k, v in values.items()}))
-    trust = f"root-certificates = {json.dumps(str(ca_file))}" if ca_file else "insecure = true"
+    write_text(home / "app" / "pyproject.toml", _PYPROJECT.format(**{k: json.dumps(v) for k, v in values.items()}))
+    tls = f"root-certificates = {json.dumps(str(ca_file))}" if ca_file else "insecure = true"
     connection = f'[superlink]\ndefault = "{_CONNECTION}"\n\n[superlink.{_CONNECTION}]\n'
-    write_text(home / "flwr" / "config.toml", f"{connection}address = {json.dumps(address)}\n{trust}\n")
+    write_text(home / "flwr" / "config.toml", f"{connection}address = {json.dumps(address)}\n{tls}\n")
 
 
-def run_app(home, env, superlink, exp_dir, num_rounds, federation=None, watch=lambda: None):
-    """Run the app to its end, showing the experiment's log as it grows.
+def run_app(
+    home: Path,
+    env: Mapping[str, str],
+    superlink: subprocess.Popen,
+    exp_dir: Path,
+    num_rounds: int,
+    federation: Mapping[str, Any] | None = None,
+    on_poll: Callable[[], object] = lambda: None,
+) -> None:
+    """Run the app until it has finished, and print the experiment's log as it grows.
 
     Args:
-        home: the federation's folder, with what :func:`write_app` wrote.
+        home: the federation's folder, after :func:`write_app`.
         env: :func:`sase.federated.flower.processes.federation_environment`.
-        superlink: its ``Popen``.
+        superlink: the SuperLink's process.
         exp_dir: the experiment folder.
-        num_rounds: how many rounds there must be at the end.
+        num_rounds: how many rounds the ledger must have at the end.
         federation: settings of Flower's simulation, ``--federation-config``.
-        watch: called now and then; may raise to give up.
+        on_poll: called several times a second; may raise to abort.
 
     Raises:
-        InputError: the run did not finish, or finished without all rounds (Flower's own status is 0 even then).
+        InputError: the run failed, or finished without all rounds (``flwr run`` exits with 0 even then).
     """
     error_path, log_path = home / "error.txt", home / "run.log"
     error_path.unlink(missing_ok=True)
     log_path.unlink(missing_ok=True)
-    command = [_flwr(env), "run", home / "app", _CONNECTION, "--stream"]
+    command: list[str | Path] = [_flwr(env), "run", home / "app", _CONNECTION, "--stream"]
     if federation:
         command += ["--federation-config", " ".join(f"{name}={value}" for name, value in federation.items())]
-    shown = Tail(exp_dir / "train.log")
+    train_log = LogFollower(exp_dir / "train.log")
 
-    def look_after():
-        shown.show()
-        watch()
+    def poll() -> None:
+        train_log.print_new()
+        on_poll()
         if superlink.poll() is not None:
-            raise InputError(f"{home}/superlink.log: the superlink ended: {last_line(home / 'superlink.log')}")
-        time.sleep(0.1)
+            raise InputError(f"{home}/superlink.log: the SuperLink exited: {last_line(home / 'superlink.log')}")
+        time.sleep(_POLL_S)
 
     runner = start(command, env, log_path)
     while runner.poll() is None:
-        look_after()
-    # 'flwr run' follows the run's log, and ends as well when that connection breaks: the run itself may go on.
-    status, details = run_status(env, log_path)
-    untold = 0
-    while status in _UNDER_WAY or (status == _UNTOLD and untold < _UNTOLD_TIMES):
-        untold = untold + 1 if status == _UNTOLD else 0
-        until = time.monotonic() + _ASK_S
-        while time.monotonic() < until:
-            look_after()
-        status, details = run_status(env, log_path)
-    shown.show()
+        poll()
+    status, details = _wait_until_finished(env, log_path, poll)
+    train_log.print_new()
     if error_path.exists():
         raise InputError(error_path.read_text().strip())
     if status != "finished:completed":
         raise InputError(f"{log_path}: Flower's run is '{status}' {details or last_line(log_path)}")
     if (done := rounds_done(exp_dir)) < num_rounds:
-        raise InputError(f"{log_path}: Flower's run has ended after round {done} of {num_rounds}")
+        raise InputError(f"{log_path}: Flower's run finished after round {done} of {num_rounds}")
 
 
-def run_status(env, log_path):
-    """Return (status, details) of the run whose log this is, as ``flwr ls`` has it."""
-    words = log_path.read_text(errors="replace").split("Successfully started run ")
-    if len(words) < 2:
+def _wait_until_finished(env: Mapping[str, str], log_path: Path, poll: Callable[[], None]) -> tuple[str, str]:
+    """Return (status, details) of a run that is over: 'flwr run' also exits when its log stream breaks before that."""
+    status, details = run_status(env, log_path)
+    unknown = 0
+    while status in _ACTIVE or (status == _UNKNOWN and unknown < _MAX_UNKNOWN):
+        unknown = unknown + 1 if status == _UNKNOWN else 0
+        next_query = time.monotonic() + _STATUS_INTERVAL_S
+        while time.monotonic() < next_query:
+            poll()
+        status, details = run_status(env, log_path)
+    return status, details
+
+
+def run_status(env: Mapping[str, str], log_path: Path) -> tuple[str, str]:
+    """Return (status, details), as ``flwr ls`` reports them, of the run that wrote this log."""
+    parts = log_path.read_text(errors="replace").split(RUN_STARTED)
+    if len(parts) < 2:
         return "never started", ""
-    run_id = words[1].split()[0]
-    command = [_flwr(env), "ls", _CONNECTION, "--run-id", run_id, "--format", "json"]
+    run_id = parts[1].split()[0]
+    command: list[str | Path] = [_flwr(env), "ls", _CONNECTION, "--run-id", run_id, "--format", "json"]
     try:
-        answer = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
-        run = json.loads(answer.stdout)["runs"][0]
+        listing = subprocess.run(
+            command, env=env, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
+        )
+        run = json.loads(listing.stdout)["runs"][0]
         return run["status"], run["status-details"]
     except (subprocess.TimeoutExpired, ValueError, LookupError) as error:
-        return _UNTOLD, f"'flwr ls' did not tell ({type(error).__name__})"
+        return _UNKNOWN, f"'flwr ls' gave no status ({type(error).__name__})"
 
 
-def complete(exp_dir, fed_config):
-    """Return whether an experiment has all its rounds, and the silos' own scores where they have norms of their own."""
-    scored = fed_config.norm != "local" or (exp_dir / SCORES).exists()
+def is_complete(exp_dir: Path, fed_config: "FederatedConfig") -> bool:
+    """Return whether an experiment has all rounds and, with personal norms, the silos' own scores."""
+    scored = fed_config.norm != "local" or (exp_dir / SCORES_FILE).exists()
     return rounds_done(exp_dir) >= fed_config.num_rounds and scored
 
 
-def rounds_done(exp_dir):
+def rounds_done(exp_dir: Path) -> int:
     """Return the number of the last round in an experiment's ledger; 0 for none."""
-    last = last_line(Path(exp_dir) / "rounds.jsonl")
+    last = last_line(exp_dir / "rounds.jsonl")
     return json.loads(last)["round"] if last else 0
 
 
-class Tail:
-    """Shows what is appended to a log from now on."""
+class LogFollower:
+    """Prints what is appended to a log from now on, as ``tail -f -n 0`` does."""
 
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.position = path.stat().st_size if path.exists() else 0
 
-    def show(self):
-        """Write the whole lines that are new to standard error."""
+    def print_new(self) -> None:
+        """Write the complete lines that are new to standard error."""
         if not self.path.exists():
             return
         with open(self.path, "rb") as file:
             file.seek(self.position)
             new = file.read()
-        whole = new[: new.rfind(b"\n") + 1]
-        self.position += len(whole)
-        sys.stderr.write(whole.decode(errors="replace"))
+        lines = new[: new.rfind(b"\n") + 1]
+        self.position += len(lines)
+        sys.stderr.write(lines.decode(errors="replace"))
 
 
-def _flwr(env):
+def _flwr(env: Mapping[str, str]) -> Path:
     return Path(env["PATH"].split(":")[0]) / "flwr"

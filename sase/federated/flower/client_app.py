@@ -1,29 +1,34 @@
 """The Flower ClientApp around :class:`sase.federated.silo.Silo`: the same in the simulation and on real silos.
 
-In a deployment everything about a silo is told by whoever starts it (``--node-config``); nothing that the server sends
-can name a folder. In the simulation there is nobody else, and the experiment's own settings say where the silos lie.
+In a deployment the silo's index and folders come from its own ``--node-config``; no message from the server can name a
+folder. In the simulation they come from the experiment's settings.
 """
 
 import functools
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from flwr.app import Error, Message, MessageType
+from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
-from flwr.common.constant import ErrorCode
 
 from sase.atomic import write_text
 from sase.errors import InputError
 from sase.federated.flower.messages import Scores, pack_reply, pack_scores, unpack_instruction
-from sase.federated.flower.processes import die_with_parent
-from sase.federated.flower.silo_process import FINISHED
+from sase.federated.flower.patches import CLIENT_APP_ERROR
+from sase.federated.flower.processes import exit_with_parent
+from sase.federated.flower.silo_process import FINISHED_FILE
+
+if TYPE_CHECKING:
+    from sase.federated.silo import Silo
 
 
-def privacy(message, context, call_next):
-    """Flower mod: clip a silo's update, and give it noise, by Flower's own mods, where the configuration says so."""
+def privacy_mod(message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:
+    """Flower mod: clip a silo's update and add noise to it, with Flower's own mods, as the configuration says."""
     if message.metadata.message_type != MessageType.TRAIN:
         return call_next(message, context)
     federated = unpack_instruction(message.content).config["federated"]
@@ -33,44 +38,45 @@ def privacy(message, context, call_next):
     if not noise:
         return fixedclipping_mod(message, context, call_next)
 
-    def trained(message, context):
+    def train_and_reseed(message: Message, context: Context) -> Message:
         reply = call_next(message, context)
-        np.random.seed()  # Flower draws its noise from here, and nobody may know it beforehand
+        np.random.seed()  # Flower draws its noise from this generator, which must not be predictable
         return reply
 
     # Flower's noise has the standard deviation sensitivity · √(2 ln(1.25/δ)) / ε; this ε makes that noise · clip.
     delta = federated["dp_delta"]
-    return LocalDpMod(clip, clip, math.sqrt(2.0 * math.log(1.25 / delta)) / noise, delta)(message, context, trained)
+    epsilon = math.sqrt(2.0 * math.log(1.25 / delta)) / noise
+    return LocalDpMod(clip, clip, epsilon, delta)(message, context, train_and_reseed)
 
 
-app = ClientApp(mods=[privacy])
+app = ClientApp(mods=[privacy_mod])
 
 
 @app.train()
-def train(message, context):
+def train(message: Message, context: Context) -> Message:
     """Train one round."""
-    return _answer(message, context, _train)
+    return _reply(message, context, _train)
 
 
 @app.evaluate()
-def evaluate(message, context):
-    """Score the global model on the silo's own test part, with its own norm layers as well where it has some."""
-    return _answer(message, context, _evaluate)
+def evaluate(message: Message, context: Context) -> Message:
+    """Score the global model on the silo's own test set, and once more with the silo's personal norms if it has any."""
+    return _reply(message, context, _evaluate)
 
 
 @app.query("finish")
-def finish(message, context):
-    """Note that training is over."""
-    return _answer(message, context, _finish)
+def finish(message: Message, context: Context) -> Message:
+    """Record that training is over."""
+    return _reply(message, context, _finish)
 
 
-def _train(silo, message):
+def _train(silo: "Silo", message: Message) -> RecordDict:
     instruction = unpack_instruction(message.content)
     order = list(instruction.arrays) if instruction.config["federated"]["dp_clip_norm"] else None
     return pack_reply(silo.run(instruction), order)
 
 
-def _evaluate(silo, message):
+def _evaluate(silo: "Silo", message: Message) -> RecordDict:
     instruction = unpack_instruction(message.content)
     scores = {}
     if (silo.data_dir / "tt").is_dir():
@@ -82,34 +88,34 @@ def _evaluate(silo, message):
     return pack_scores(Scores(silo.index, scores))
 
 
-def _finish(silo, message):
-    write_text(silo.personal.folder / FINISHED, message.content["config"]["experiment"] + "\n")
+def _finish(silo: "Silo", message: Message) -> RecordDict:
+    experiment = str(message.content.config_records["config"]["experiment"])
+    write_text(silo.personal.folder / FINISHED_FILE, experiment + "\n")
     return pack_scores(Scores(silo.index, {}))
 
 
-def _answer(message, context, act):
-    """Reply with what ``act(silo, message)`` returns; what a user can mend becomes an error reply of one line."""
+def _reply(message: Message, context: Context, handle: "Callable[[Silo, Message], RecordDict]") -> Message:
+    """Reply with the content that ``handle`` returns, or with one line about an error that users can fix."""
     try:
-        content = act(_silo_here(context), message)
+        content = handle(_local_silo(context), message)
     except (InputError, OSError, FloatingPointError) as error:
-        reason = " ".join(str(error).split())
-        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+        return Message(Error(CLIENT_APP_ERROR, " ".join(str(error).split())), reply_to=message)
     return Message(content, reply_to=message)
 
 
-def _silo_here(context):
+def _local_silo(context: Context) -> "Silo":
     node = context.node_config
     if "silo" in node:
-        die_with_parent()
+        exit_with_parent()
         return _silo(int(node["silo"]), str(node["data-dir"]), str(node["state-dir"]), str(node["device"]))
-    settings = _settings(context.run_config["settings"])
+    settings = _settings(str(context.run_config["settings"]))
     index = settings["order"][int(node["partition-id"])]
     data_dir, state_dir = Path(settings["silos_dir"]) / f"silo{index}", Path(settings["state_dir"]) / f"silo{index}"
     return _silo(index, str(data_dir), str(state_dir), settings["device"])
 
 
-@functools.cache  # a simulated silo's process lives for the whole run, and loads its data once
-def _silo(index, data_dir, state_dir, device):
+@functools.cache  # the process of a simulated silo lives as long as the run and loads its data once
+def _silo(index: int, data_dir: str, state_dir: str, device: str) -> "Silo":
     from sase.federated.silo import Silo
     from sase.training.performance import keep_freed_memory
 
@@ -118,5 +124,5 @@ def _silo(index, data_dir, state_dir, device):
 
 
 @functools.cache
-def _settings(path):
+def _settings(path: str) -> dict[str, Any]:
     return json.loads(Path(path).read_text())

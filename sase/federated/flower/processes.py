@@ -1,38 +1,40 @@
-"""Processes of one federation of the Flower engines: started, found again by what marks them, and ended.
+"""Supervision of the processes of one federation: their environment, how they are found again, and termination.
 
-Flower detaches some of its processes (the superlink's executor, Ray's daemons), and a killed parent leaves others
-behind. So every process of a federation carries a mark in its environment, the federation's home folder, and whoever
-starts the same federation again, or ends it, finds them by it. Linux only, as the recipes are.
+Flower detaches some of its processes (the SuperExec, Ray's daemons), and a killed parent leaves others behind. So every
+process of a federation has the federation's home folder in an environment variable, by which a later command finds and
+terminates it. Linux only, as the recipes are.
 """
 
 import os
 import signal
 import ssl
+import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 from sase.errors import InputError
 from sase.processes import child_environment, folder_lock, kill_with_parent, last_line
 
-_MARK = "SASE_FEDERATION"
+_HOME_VARIABLE = "SASE_FEDERATION"
 
 
-def federation_environment(home, threads):
-    """Return the environment of a federation's processes: nothing of the user's own Flower and Ray, nothing sent home.
+def federation_environment(home: Path, threads: int) -> dict[str, str]:
+    """Return the environment of a federation's processes: the user's without Flower's and Ray's settings, no telemetry.
 
     Args:
-        home: the federation's folder; Flower's own is ``home/flwr``.
+        home: the federation's folder; ``FLWR_HOME`` is ``home/flwr``.
         threads: CPU threads of each process, unless the environment already has ``OMP_NUM_THREADS``.
     """
     inherited = child_environment(threads)
     return {
         **{name: value for name, value in inherited.items() if not name.startswith(("FLWR_", "RAY_"))},
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
-        _MARK: str(home),
+        _HOME_VARIABLE: str(home),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)]),
         "FLWR_HOME": str(home / "flwr"),
         "FLWR_TELEMETRY_ENABLED": "0",
@@ -41,26 +43,26 @@ def federation_environment(home, threads):
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_worker_niceness": "0",  # Ray would be nicer, by 15, than whatever else this machine does
+        "RAY_worker_niceness": "0",  # Ray's default of 15 would slow silos down on a machine with other work
     }
 
 
-def die_with_parent():
-    """Have this process, if it is one of a federation's, killed when its parent ends.
+def exit_with_parent() -> None:
+    """Have this process, if it belongs to a federation, killed when its parent exits.
 
-    Flower's app processes call it themselves: their executor, when it ends, leaves them behind, to train on and to
-    write where a new server writes already.
+    Flower's app processes call it themselves: their SuperExec leaves them running when it exits, and they would go on
+    to train, and to write files that a new server already writes.
     """
-    if _MARK not in os.environ:
+    if _HOME_VARIABLE not in os.environ:
         return
     kill_with_parent()
-    if os.getppid() == 1:  # too late to be told
+    if os.getppid() == 1:  # the parent exited before the signal was set
         os._exit(1)
 
 
-def federation_pids(home):
-    """Return the ids of all running processes that were started for the federation in ``home``."""
-    mark, marked, parents = os.fsencode(f"{_MARK}={home}"), set(), {}
+def find_pids(home: Path) -> set[int]:
+    """Return the ids of all running processes of the federation in ``home``, without this one and its ancestors."""
+    variable, found, parents = os.fsencode(f"{_HOME_VARIABLE}={home}"), set[int](), dict[int, int]()
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
@@ -70,90 +72,99 @@ def federation_pids(home):
             if state == "Z":
                 continue
             parents[int(folder.name)] = int(parent)
-            if mark in (folder / "environ").read_bytes().split(b"\0"):
-                marked.add(int(folder.name))
-        except OSError:  # ended meanwhile, or not ours to look into
+            if variable in (folder / "environ").read_bytes().split(b"\0"):
+                found.add(int(folder.name))
+        except OSError:  # exited meanwhile, or belongs to another user
             continue
-    # Flower's executor hides its environment, so it is found as a child of a process that does not.
-    while grown := {pid for pid, parent in parents.items() if parent in marked} - marked:
-        marked |= grown
-    return marked - _self_and_ancestors(parents)
+    # The SuperExec hides its environment, so it is found as a child of a process that does not.
+    while children := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= children
+    return found - _self_and_ancestors(parents)
 
 
-def end(home, patience_s=10.0):
-    """End every process of the federation in ``home``, first asking, then insisting; return how many there were."""
-    asked, deadline = set(), time.monotonic() + patience_s
-    while found := federation_pids(home):
-        insist = time.monotonic() > deadline
-        for pid in found if insist else found - asked:
-            try:
-                os.kill(pid, signal.SIGKILL if insist else signal.SIGTERM)
-            except ProcessLookupError:
-                pass
-        asked |= found
+def terminate_federation(home: Path, grace_s: float = 10.0) -> int:
+    """Terminate every process of the federation in ``home`` and return how many there were.
+
+    Args:
+        home: the federation's folder.
+        grace_s: seconds between SIGTERM and SIGKILL.
+    """
+    signalled, deadline = set[int](), time.monotonic() + grace_s
+    while found := find_pids(home):
+        expired = time.monotonic() > deadline
+        for pid in found if expired else found - signalled:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL if expired else signal.SIGTERM)
+        signalled |= found
         time.sleep(0.1)
-    return len(asked)
+    return len(signalled)
 
 
 @contextmanager
-def exclusive_federation(home):
-    """Hold the federation in ``home`` for this process; end what an earlier, killed one left, and all of it at the end.
+def supervised_federation(home: Path) -> Iterator[None]:
+    """Lock the federation in ``home``; terminate its processes on entry (left by a killed run) and on exit.
 
     Raises:
-        InputError: another process holds it.
+        InputError: another process has the lock.
     """
     with folder_lock(home):
         try:
-            end(home)
-            with _ended_by_sigterm():
+            terminate_federation(home)
+            with _sigterm_as_interrupt():
                 yield
         finally:
-            end(home)
+            terminate_federation(home)
 
 
 @contextmanager
-def _ended_by_sigterm():
-    """Let SIGTERM end the block as Ctrl-C does, so that what it started is ended too."""
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM raise KeyboardInterrupt in the block, so that its child processes are terminated too."""
 
-    def stop(number, frame):
+    def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread: whoever called us sees to signals
+        previous = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread: the caller handles signals
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
-def wait_healthy(process, port, ca_file, log_path, timeout_s=120.0):
-    """Wait until a superlink on the loopback answers.
+def wait_until_healthy(
+    process: subprocess.Popen, port: int, ca_file: Path | None, log_path: Path, timeout_s: float = 120.0
+) -> None:
+    """Wait until a SuperLink on the loopback interface answers.
 
     Args:
-        ca_file: the certificate that signed its own; None when it does not encrypt.
+        process: the SuperLink.
+        port: where it listens.
+        ca_file: the certificate of the authority that signed its own; None without TLS.
+        log_path: its output.
+        timeout_s: how long to wait.
 
     Raises:
-        InputError: it ended instead, or did not answer in time; with the last lines of its log.
+        InputError: it exited, or did not answer in time; with the last line of its log.
     """
     context = ssl.create_default_context(cafile=ca_file) if ca_file else None
-    address = f"{'https' if ca_file else 'http'}://127.0.0.1:{port}/health"
+    url = f"{'https' if ca_file else 'http'}://127.0.0.1:{port}/health"
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            with urllib.request.urlopen(address, timeout=5, context=context):
+            with urllib.request.urlopen(url, timeout=5, context=context):
                 return
-        except (urllib.error.URLError, OSError):
+        except OSError:
             time.sleep(0.1)
-    what = "did not answer" if process.poll() is None else f"ended with status {process.poll()}"
-    raise InputError(f"{log_path}: the superlink on port {port} {what}: {last_line(log_path)}")
+    what = f"did not answer in {timeout_s:.0f} s" if process.poll() is None else f"exited with status {process.poll()}"
+    raise InputError(f"{log_path}: the SuperLink on port {port} {what}: {last_line(log_path)}")
 
 
-def _self_and_ancestors(parents):
-    line, pid = set(), os.getpid()
-    while pid and pid not in line:
-        line.add(pid)
+def _self_and_ancestors(parents: dict[int, int]) -> set[int]:
+    ancestors, pid = set[int](), os.getpid()
+    while pid and pid not in ancestors:
+        ancestors.add(pid)
         pid = parents.get(pid, 0)
-    return line
+    return ancestors

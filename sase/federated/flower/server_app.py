@@ -3,201 +3,255 @@
 import json
 import logging
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from flwr.app import ConfigRecord, Message, MessageType, RecordDict
-from flwr.serverapp import ServerApp
+from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.serverapp import Grid, ServerApp
 
 from sase.atomic import write_text
 from sase.config import from_mapping
 from sase.errors import InputError
-from sase.federated.flower.app import SCORES
-from sase.federated.flower.messages import pack_instruction, unpack_reply, unpack_scores
-from sase.federated.flower.processes import die_with_parent
+from sase.federated.flower.app import SCORES_FILE
+from sase.federated.flower.messages import Scores, pack_instruction, unpack_reply, unpack_scores
+from sase.federated.flower.processes import exit_with_parent
+from sase.federated.silo import Instruction, Reply
+
+if TYPE_CHECKING:
+    from sase.federated.server import Server
 
 FINISH = "query.finish"
-_SAY_EVERY_S = 30.0
-_LOOK_S = 5.0  # between two looks for silos that were started anew
+_LOG_INTERVAL_S = 30.0
+_RESTART_CHECK_S = 5.0  # between two checks for silos that were restarted
 _FINISH_TIMEOUT_S = 60.0
+_EXTRA_TTL_S = 3600.0  # a message outlives its timeout, so that this module and not Flower decides who was late
 
+R = TypeVar("R", Reply, Scores)
 log = logging.getLogger(__name__)
 app = ServerApp()
 
 
 @app.main()
-def main(grid, context):
-    """Run all rounds that are left; what a user can mend goes to ``error.txt``, for whoever started the run."""
-    settings = json.loads(Path(context.run_config["settings"]).read_text())
-    die_with_parent()
+def main(grid: Grid, context: Context) -> None:
+    """Run all remaining rounds; an error that users can fix is written to ``error.txt`` for the parent process."""
+    settings = json.loads(Path(str(context.run_config["settings"])).read_text())
+    exit_with_parent()
     handler = logging.FileHandler(Path(settings["exp_dir"]) / "train.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    ours = logging.getLogger("sase")
-    ours.setLevel(logging.INFO)
-    ours.propagate = False  # Flower would tell it all again
-    ours.addHandler(handler)
+    logger = logging.getLogger("sase")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # Flower's root handler would print every line a second time
+    logger.addHandler(handler)
     try:
         _run(grid, settings)
     except (InputError, OSError) as error:
         write_text(Path(settings["home"]) / "error.txt", " ".join(str(error).split()) + "\n")
         raise
     finally:
-        ours.removeHandler(handler)
+        logger.removeHandler(handler)
         handler.close()
 
 
-def _run(grid, settings):
+def _run(grid: Grid, settings: dict[str, Any]) -> None:
+    from sase.federated.server import run_rounds
+
+    server = _make_server(settings)
+    config = server.config
+    silos = SiloGrid(grid, config.num_silos, settings["order"], settings["connect_s"], settings["poll_s"])
+
+    def exchange(instruction: Instruction) -> tuple[list[Reply], list[str]]:
+        silos.wait_for_silos(config.needed_silos)
+        content, group_id = pack_instruction(instruction), str(instruction.round)
+        return silos.send_and_receive(content, MessageType.TRAIN, config.round_timeout_s, group_id, unpack_reply)
+
+    run_rounds(server, exchange)
+    if config.norm == "local" and not (server.exp_dir / SCORES_FILE).exists():
+        _score_personal_norms(server, silos)
+    if not settings["simulated"]:
+        content = RecordDict({"config": ConfigRecord({"experiment": str(settings["exp_dir"])})})
+        silos.send_and_receive(content, FINISH, _FINISH_TIMEOUT_S, "finish", unpack_scores)
+
+
+def _make_server(settings: dict[str, Any]) -> "Server":
     import torch
 
     from sase.federated.config import FederatedConfig
-    from sase.federated.server import Server, run_rounds
+    from sase.federated.server import Server
     from sase.training.config import TrainConfig
 
     torch.set_num_threads(settings["server_threads"])
     train = from_mapping(TrainConfig, settings["train"])
     federated = from_mapping(FederatedConfig, settings["federated"])
-    server = Server(train, federated, settings["dev_set"], settings["exp_dir"], settings["device"])
-    silos = Silos(grid, federated.num_silos, settings["order"], settings["connect_s"], settings["poll_s"])
-
-    def exchange(instruction):
-        silos.wait_for(federated.needed_silos)
-        content = pack_instruction(instruction)
-        return silos.ask(content, MessageType.TRAIN, federated.round_timeout_s, str(instruction.round), unpack_reply)
-
-    run_rounds(server, exchange)
-    scores_path = server.exp_dir / SCORES
-    if federated.norm == "local" and not scores_path.exists():
-        silos.wait_for(federated.num_silos)
-        content = pack_instruction(server.best_instruction())
-        scores, failures = silos.ask(content, MessageType.EVALUATE, federated.round_timeout_s, "test", unpack_scores)
-        for failure in failures:
-            log.warning("test of the silos' own norms: %s", failure)
-        scores.sort(key=lambda answer: answer.silo)
-        write_text(scores_path, json.dumps({str(answer.silo): answer.values for answer in scores}, indent=1) + "\n")
-    if not settings["simulated"]:
-        experiment = ConfigRecord({"experiment": str(settings["exp_dir"])})
-        silos.ask(RecordDict({"config": experiment}), FINISH, _FINISH_TIMEOUT_S, "finish", unpack_scores)
+    return Server(train, federated, settings["dev_set"], settings["exp_dir"], settings["device"])
 
 
-class Silos:
-    """The nodes of a Flower grid, by the silos that they are.
+def _score_personal_norms(server: "Server", silos: "SiloGrid") -> None:
+    """Have every silo score the best model on its own test set with its personal norms; write the scores."""
+    silos.wait_for_silos(server.config.num_silos)
+    content, timeout_s = pack_instruction(server.best_instruction()), server.config.round_timeout_s
+    scores, failures = silos.send_and_receive(content, MessageType.EVALUATE, timeout_s, "test", unpack_scores)
+    for failure in failures:
+        log.warning("test of the personal norms: %s", failure)
+    scores.sort(key=lambda reply: reply.silo)
+    text = json.dumps({str(reply.silo): reply.values for reply in scores}, indent=1)
+    write_text(server.exp_dir / SCORES_FILE, text + "\n")
+
+
+class SiloGrid:
+    """A Flower grid addressed by silo: maps nodes to silos and exchanges one message with all of them.
 
     Args:
         grid: Flower's.
-        count: how many silos there are.
-        order: simulated nodes, in the order in which Flower made them, are these silos; None where nodes are real:
-            those are known by the name, ``silo2``, under which their key was registered, or else by what they reply.
-        connect_s: how long to wait for silos that are not connected, the first time.
-        poll_s: between two looks for replies.
+        count: the number of silos.
+        order: the silos of simulated nodes, in the order in which Flower created the nodes; None for real nodes, which
+            are identified by the name with which their key is registered (``silo2``) or, without keys, by their reply.
+        connect_s: how long the first round waits for silos to connect.
+        poll_s: seconds between two polls for replies.
     """
 
-    def __init__(self, grid, count, order, connect_s, poll_s):
+    def __init__(self, grid: Grid, count: int, order: Sequence[int] | None, connect_s: float, poll_s: float) -> None:
         self.grid, self.count, self.order = grid, count, order
         self.connect_s, self.poll_s = connect_s, poll_s
-        self.learned = {}  # node to the silo that it called itself, where keys do not tell
-        self.waited = False
+        self._claimed: dict[int, int] = {}  # node to the silo that its last reply named, for nodes without a key
+        self._waited = False
 
-    def wait_for(self, needed):
-        """Wait for silos to connect: the first time for all of them, later for as many as a round needs.
+    def wait_for_silos(self, needed: int) -> None:
+        """Wait for silos to connect: the first time for all of them, later for the ``needed`` ones of a round.
 
-        Returns when they are there or ``connect_s`` has passed; a round that still lacks silos fails by itself.
+        Returns when they are connected or ``connect_s`` has passed; a round with too few silos then fails.
         """
-        wanted, said = needed if self.waited else self.count, time.monotonic()
+        wanted, logged_at = needed if self._waited else self.count, time.monotonic()
         deadline = time.monotonic() + self.connect_s
-        self.waited = True
-        while len(nodes := self._online()) < wanted and time.monotonic() < deadline:
-            if time.monotonic() - said > _SAY_EVERY_S:
-                said = time.monotonic()
-                log.info("waiting for silos: %d of %d are connected%s", len(nodes), wanted, self._missing(nodes))
+        self._waited = True
+        while len(nodes := self._connected()) < wanted and time.monotonic() < deadline:
+            if time.monotonic() - logged_at > _LOG_INTERVAL_S:
+                logged_at = time.monotonic()
+                absent = ", ".join(map(str, self._absent(nodes)))
+                missing = f", missing: {absent}" if absent else ""
+                log.info("waiting for silos: %d of %d are connected%s", len(nodes), wanted, missing)
             time.sleep(self.poll_s)
 
-    def ask(self, content, kind, timeout_s, group, read):
-        """Send one message to every silo that is connected and collect what they answer.
+    def send_and_receive(
+        self, content: RecordDict, message_type: str, timeout_s: float, group_id: str, unpack: Callable[[RecordDict], R]
+    ) -> tuple[list[R], list[str]]:
+        """Send one message to every connected silo and collect the replies.
 
         Args:
-            content: RecordDict.
-            kind: Flower's message type.
-            timeout_s: who has not answered by then has failed.
-            group: what Flower's log is to call it.
-            read: called with a reply's content; returns what is collected, which has an attribute ``silo``.
+            content: of the message.
+            message_type: Flower's.
+            timeout_s: a silo that has not replied by then has failed.
+            group_id: names the message in Flower's log.
+            unpack: called with the content of a reply.
 
         Returns:
-            (list of what ``read`` returned, list of lines of who failed and why).
+            (list of what ``unpack`` returned, list of str: which silo failed and why).
         """
-        nodes = self._online()
+        nodes, started = self._connected(), time.monotonic()
+        replies: list[R] = []
         failures = [f"silo {silo}: not connected" for silo in self._absent(nodes)]
-        began, sent = time.monotonic(), {}
-        for node, silo in sorted(nodes.items(), key=lambda item: self._place(item[1])):
-            message = Message(content, node, kind, ttl=timeout_s + 3600.0, group_id=group)
-            (message_id,) = self.grid.push_messages([message]) or [None]
-            if message_id is None:
-                failures.append(f"{self._name(node, silo)}: Flower did not take the message")
-            else:
-                sent[message_id] = node
-        activations = {info.node_id: info.last_activated_at for info in self.grid.get_nodes()}
-        answers, looked = [], time.monotonic()
-        while sent and time.monotonic() - began < timeout_s:
-            for message in self.grid.pull_messages(list(sent)):
-                node = sent.pop(message.metadata.reply_to_message_id, None)
+        pending = self._push(content, message_type, timeout_s + _EXTRA_TTL_S, group_id, nodes, failures)
+        activations, checked_at = self._activations(), time.monotonic()
+        while pending and time.monotonic() - started < timeout_s:
+            for message in self.grid.pull_messages(list(pending)):
+                node = pending.pop(message.metadata.reply_to_message_id, None)
                 if node is not None:
-                    self._take(message, node, nodes[node], read, answers, failures)
-            if time.monotonic() - looked > _LOOK_S:
-                looked = time.monotonic()
-                self._drop_restarted(sent, nodes, activations, failures)
-            if sent:
+                    self._receive(message, node, nodes[node], unpack, replies, failures)
+            if time.monotonic() - checked_at > _RESTART_CHECK_S:
+                checked_at = time.monotonic()
+                self._drop_restarted(pending, nodes, activations, failures)
+            if pending:
                 time.sleep(self.poll_s)
-        failures += [f"{self._name(node, nodes[node])}: no answer in {timeout_s:.0f} s" for node in sent.values()]
-        return answers, failures
+        failures += [f"{_label(node, nodes[node])}: no reply within {timeout_s:.0f} s" for node in pending.values()]
+        return replies, failures
 
-    def _take(self, message, node, silo, read, answers, failures):
-        name = self._name(node, silo)
+    def _push(
+        self,
+        content: RecordDict,
+        message_type: str,
+        ttl: float,
+        group_id: str,
+        nodes: dict[int, int | None],
+        failures: list[str],
+    ) -> dict[str, int]:
+        """Send the message to every node; return message id to node."""
+        pending = {}
+        for node, silo in sorted(nodes.items(), key=lambda item: self._send_order(item[1])):
+            message = Message(content, node, message_type, ttl=ttl, group_id=group_id)
+            message_id = next(iter(self.grid.push_messages([message])), None)
+            if message_id is None:
+                failures.append(f"{_label(node, silo)}: Flower did not accept the message")
+            else:
+                pending[message_id] = node
+        return pending
+
+    def _receive(
+        self,
+        message: Message,
+        node: int,
+        silo: int | None,
+        unpack: Callable[[RecordDict], R],
+        replies: list[R],
+        failures: list[str],
+    ) -> None:
+        label = _label(node, silo)
         if message.has_error():
-            failures.append(f"{name}: {' '.join(message.error.reason.split()) or f'error {message.error.code}'}")
+            reason = " ".join((message.error.reason or "").split())
+            failures.append(f"{label}: {reason or f'error {message.error.code}'}")
             return
         try:
-            answer = read(message.content)
+            reply = unpack(message.content)
         except (ValueError, KeyError, TypeError) as error:
-            failures.append(f"{name}: its reply cannot be read ({' '.join(str(error).split())})")
+            failures.append(f"{label}: malformed reply ({' '.join(str(error).split())})")
             return
-        if silo is not None and answer.silo != silo:
-            failures.append(f"{name}: it calls itself silo {answer.silo}")
-        elif answer.silo not in range(self.count) or answer.silo in [other.silo for other in answers]:
-            failures.append(f"{name}: it calls itself silo {answer.silo}, of which there is one already, or none to be")
+        if silo is not None and reply.silo != silo:
+            failures.append(f"{label}: its reply claims to be silo {reply.silo}")
+        elif reply.silo not in range(self.count) or reply.silo in [other.silo for other in replies]:
+            failures.append(f"{label}: its reply claims to be silo {reply.silo}, a duplicate or out of range")
         else:
-            self.learned[node] = answer.silo
-            answers.append(answer)
+            self._claimed[node] = reply.silo
+            replies.append(reply)
 
-    def _drop_restarted(self, sent, nodes, activations, failures):
-        """Wait no longer for silos that were started anew since they were asked: they know nothing of it."""
-        now = {info.node_id: info.last_activated_at for info in self.grid.get_nodes()}
-        for message_id, node in list(sent.items()):
+    def _drop_restarted(
+        self,
+        pending: dict[str, int],
+        nodes: dict[int, int | None],
+        activations: dict[int, str],
+        failures: list[str],
+    ) -> None:
+        """Stop waiting for silos that were restarted after the message was sent: it is lost."""
+        now = self._activations()
+        for message_id, node in list(pending.items()):
             if node in now and now[node] != activations.get(node):
-                failures.append(f"{self._name(node, nodes[node])}: was started anew during the round")
-                del sent[message_id]
+                failures.append(f"{_label(node, nodes[node])}: restarted during the round")
+                del pending[message_id]
 
-    def _online(self):
-        """Return node to silo, None for a node that has not told yet, of all that are connected."""
+    def _activations(self) -> dict[int, str]:
+        return {info.node_id: info.last_activated_at for info in self.grid.get_nodes()}
+
+    def _connected(self) -> dict[int, int | None]:
+        """Return connected node to silo, None for a node that is not identified yet."""
         infos = list(self.grid.get_nodes())
         if self.order is not None:
             infos.sort(key=lambda info: info.registered_at)
             return {info.node_id: silo for info, silo in zip(infos, self.order)}
-        return {info.node_id: self._registered(info.name, info.node_id) for info in infos}
+        return {info.node_id: self._identify(info.name, info.node_id) for info in infos}
 
-    def _registered(self, name, node):
+    def _identify(self, name: str, node: int) -> int | None:
         number = name.removeprefix("silo")
-        return int(number) if name.startswith("silo") and number.isdecimal() else self.learned.get(node)
+        return int(number) if name.startswith("silo") and number.isdecimal() else self._claimed.get(node)
 
-    def _absent(self, nodes):
+    def _absent(self, nodes: dict[int, int | None]) -> list[int]:
         known = set(nodes.values())
         if None in known:  # it may be any of them
             return []
         return [silo for silo in range(self.count) if silo not in known]
 
-    def _missing(self, nodes):
-        absent = self._absent(nodes)
-        return f", missing: {', '.join(map(str, absent))}" if absent else ""
+    def _send_order(self, silo: int | None) -> tuple[bool, int]:
+        if silo is None:
+            return True, 0
+        return False, self.order.index(silo) if self.order is not None else silo
 
-    def _place(self, silo):
-        return (silo is None, self.order.index(silo) if self.order is not None else silo or 0)
 
-    def _name(self, node, silo):
-        return f"node {node}" if silo is None else f"silo {silo}"
+def _label(node: int, silo: int | None) -> str:
+    return f"node {node}" if silo is None else f"silo {silo}"

@@ -1,205 +1,230 @@
-"""A real silo: the supernode process beside its data, kept alive, and what it means when it cannot connect."""
+"""A real silo: its SuperNode process, restarted when it exits, and why it cannot connect."""
 
 import logging
 import os
-import re
 import socket
 import ssl
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 from sase.endpoints import free_port, resolve_endpoint
 from sase.errors import InputError
-from sase.federated.flower.processes import exclusive_federation, federation_environment
+from sase.federated.flower.patches import ACTIVATION_FAILED, ROUND_LINE
+from sase.federated.flower.processes import federation_environment, supervised_federation
 from sase.processes import last_line, start
 
-FINISHED = "finished"  # in a silo's state folder: the server has said that training is over
-_RESTART_S = 8.0
-_REFUSED_S = 40.0  # a silo that was killed is connected still, for the server, for as long as a few heartbeats
-_CHECK_S = 1.0
+FINISHED_FILE = "finished"  # in a silo's state folder once the server has said that training is over
+_RESTART_DELAY_S = 8.0
+_REJECTED_S = 40.0  # to the server, a killed silo stays connected for a few heartbeats, and its restart is rejected
+_POLL_S = 1.0
+_REACHABLE_CHECK_S = 10.0
 
 log = logging.getLogger(__name__)
 
 
 class SiloProcess:
-    """One silo's supernode.
+    """One silo's SuperNode.
 
     Args:
-        index: which silo.
-        data_dir: its data, with ``tr/`` and perhaps ``tt/``; never leaves this machine.
-        state_dir: what the silo keeps: personal state, log, Flower's home.
+        index: of the silo, from 0.
+        data_dir: with ``tr/`` and optionally ``tt/``; its contents never leave this machine.
+        state_dir: for the silo's personal state, log and Flower home.
         server: HOST:PORT.
-        trust: folder with ``ca.crt`` and ``silo.key``; None for a server that does not encrypt.
-        device: where it trains.
+        credentials: folder with ``ca.crt`` and ``silo.key``; None for a server without TLS.
+        device: torch device to train on.
         threads: CPU threads.
-    """
-
-    def __init__(self, index, data_dir, state_dir, server, trust, device, threads):
-        self.index, self.data_dir, self.state_dir = index, Path(data_dir).resolve(), Path(state_dir).resolve()
-        self.server, self.trust, self.device = server, trust, device
-        self.home = self.state_dir / "flower"
-        self.log_path = self.state_dir / "supernode.log"
-        self.env = federation_environment(self.home, threads)
-        self.process, self.began_at = None, 0
-        self.ended_at, self.refused_since = None, None
-        self._held = ExitStack()
-        if not (self.data_dir / "tr").is_dir():
-            raise InputError(f"{self.data_dir}: has no folder tr; make it with 'sase partition' or 'sase dump'")
-
-    @property
-    def finished(self):
-        """Whether the server has said that training is over."""
-        return (self.state_dir / FINISHED).exists()
-
-    def open(self):
-        """Start the supernode; ends what an earlier, killed one left."""
-        self._held.enter_context(exclusive_federation(self.home))
-        (self.state_dir / FINISHED).unlink(missing_ok=True)
-        self._start()
-
-    def ask_to_end(self):
-        """Ask the supernode to say goodbye and end, and do not wait for it."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-
-    def close(self):
-        """End it, with all its processes."""
-        self._held.close()
-
-    def tend(self):
-        """Start the supernode again if it has ended.
-
-        Raises:
-            InputError: the server refuses it.
-        """
-        if self.process.poll() is None:
-            self.ended_at = None
-            return
-        now = time.monotonic()
-        if self.ended_at is None:
-            self.ended_at = now
-            if "Failed to activate SuperNode" in self._latest():
-                self.refused_since = self.refused_since or now
-                if now - self.refused_since > _REFUSED_S:
-                    raise InputError(
-                        f"silo {self.index}: {self.server} refuses its key ({self.trust}/silo.key); the server needs "
-                        f"silo.pub as silo{self.index}.pub in its certificates folder, and no second silo {self.index}"
-                    )
-            else:
-                self.refused_since = None
-                log.info(
-                    "silo %d: its process has ended (status %s: %s)",
-                    self.index,
-                    self.process.returncode,
-                    last_line(self.log_path),
-                )
-        elif now - self.ended_at > _RESTART_S:
-            self.ended_at = None
-            self._start()
-
-    def _start(self):
-        self.began_at = self.log_path.stat().st_size if self.log_path.exists() else 0
-        config = {"data-dir": self.data_dir, "state-dir": self.state_dir, "device": self.device}
-        if bad := [str(value) for value in config.values() if "'" in str(value)]:
-            raise InputError(f"{bad[0]}: Flower cannot be told a name with a quote in it; use another")
-        words = [f"silo={self.index}", *(f"{name}='{value}'" for name, value in config.items())]
-        command = [
-            sys.executable,
-            "-m",
-            "sase.federated.flower.supernode",
-            "--superlink",
-            self.server,
-            "--host",
-            "127.0.0.1",
-            "--port",
-            free_port(),
-            "--node-config",
-            " ".join(words),
-        ]
-        if self.trust is None:
-            command += ["--insecure"]
-        else:
-            command += ["--root-certificates", self.trust / "ca.crt"]
-            command += ["--auth-supernode-private-key", self.trust / "silo.key"]
-        self.process = start(command, self.env, self.log_path)
-
-    def _latest(self):
-        with open(self.log_path, "rb") as file:
-            file.seek(self.began_at)
-            return file.read().decode(errors="replace")
-
-
-def run_silo(index, data_dir, state_dir, server, certificates, device="cpu", threads=None, wait_s=600.0):
-    """Be one silo of a federation: connect, train when asked, return when the server says that training is over.
-
-    Args:
-        index: which silo, from 0.
-        data_dir, state_dir, device: as :class:`SiloProcess` has them.
-        server: HOST:PORT, or a file into which the server writes it (``announce`` of the deployment).
-        certificates: the folder ``silo<index>/`` that ``tools/make_certificates.sh`` made, or the one above it; None
-            for a server that does not encrypt.
-        threads: CPU threads; all cores when None.
-        wait_s: how long to wait for a server that is not there yet, and for one that has gone.
 
     Raises:
-        InputError: the server is not who it should be, refuses the silo, or is not there for too long.
+        InputError: ``data_dir`` has no ``tr/``.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        data_dir: str | Path,
+        state_dir: str | Path,
+        server: str,
+        credentials: Path | None,
+        device: str,
+        threads: int,
+    ) -> None:
+        self.index, self.data_dir, self.state_dir = index, Path(data_dir).resolve(), Path(state_dir).resolve()
+        self.server, self.credentials, self.device = server, credentials, device
+        self.home = self.state_dir / "flower"
+        self.log_path = self.state_dir / "supernode.log"
+        self.log_offset = 0  # where the log of the running process starts
+        self.env = federation_environment(self.home, threads)
+        self._process: subprocess.Popen | None = None
+        self._exited_at: float | None = None
+        self._rejected_since: float | None = None
+        self._supervision = ExitStack()
+        if not (self.data_dir / "tr").is_dir():
+            raise InputError(f"{self.data_dir}: no folder tr in it; make it with 'sase partition' or 'sase dump'")
+
+    @property
+    def finished(self) -> bool:
+        """Whether the server has said that training is over."""
+        return (self.state_dir / FINISHED_FILE).exists()
+
+    def start(self) -> None:
+        """Start the SuperNode, after terminating what a killed run of this silo left behind."""
+        self._supervision.enter_context(supervised_federation(self.home))
+        (self.state_dir / FINISHED_FILE).unlink(missing_ok=True)
+        self._launch()
+
+    def terminate(self) -> None:
+        """Send SIGTERM to the SuperNode, which then unregisters, and do not wait."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
+    def close(self) -> None:
+        """Terminate all processes of the silo and wait for them."""
+        self._supervision.close()
+
+    def restart_if_exited(self) -> None:
+        """Restart the SuperNode some seconds after it has exited; call it periodically.
+
+        Raises:
+            InputError: the server rejects its key.
+        """
+        assert self._process is not None, "start() comes first"
+        now = time.monotonic()
+        if self._process.poll() is None:
+            self._exited_at = None
+        elif self._exited_at is None:
+            self._exited_at = now
+            self._report_exit(self._process.returncode, now)
+        elif now - self._exited_at > _RESTART_DELAY_S:
+            self._exited_at = None
+            self._launch()
+
+    def _report_exit(self, status: int, now: float) -> None:
+        if ACTIVATION_FAILED not in _read_from(self.log_path, self.log_offset):
+            self._rejected_since = None
+            log.info("silo %d: its SuperNode exited (status %s: %s)", self.index, status, last_line(self.log_path))
+            return
+        self._rejected_since = self._rejected_since or now
+        if now - self._rejected_since > _REJECTED_S:
+            raise InputError(
+                f"silo {self.index}: {self.server} rejects its key ({self.credentials}/silo.key); the server needs "
+                f"silo.pub as silo{self.index}.pub in its certificates folder, and no second silo {self.index}"
+            )
+
+    def _launch(self) -> None:
+        self.log_offset = self.log_path.stat().st_size if self.log_path.exists() else 0
+        self._process = start(self._command(), self.env, self.log_path)
+
+    def _command(self) -> list[str | Path | int]:
+        paths = {"data-dir": self.data_dir, "state-dir": self.state_dir, "device": self.device}
+        if bad := [str(value) for value in paths.values() if "'" in str(value)]:
+            raise InputError(f"{bad[0]}: Flower does not accept a path with a quote in it; use another")
+        node_config = " ".join([f"silo={self.index}", *(f"{name}='{value}'" for name, value in paths.items())])
+        command: list[str | Path | int] = [sys.executable, "-m", "sase.federated.flower.supernode"]
+        command += ["--superlink", self.server, "--host", "127.0.0.1", "--port", free_port()]
+        command += ["--node-config", node_config]
+        if self.credentials is None:
+            return [*command, "--insecure"]
+        command += ["--root-certificates", self.credentials / "ca.crt"]
+        return [*command, "--auth-supernode-private-key", self.credentials / "silo.key"]
+
+
+def run_silo(
+    index: int,
+    data_dir: str | Path,
+    state_dir: str | Path,
+    server: str,
+    certificates: str | Path | None,
+    device: str = "cpu",
+    threads: int | None = None,
+    wait_s: float = 600.0,
+) -> None:
+    """Run one silo of a federation: connect, train on request, return when the server says that training is over.
+
+    Args:
+        index: of the silo, from 0.
+        data_dir, state_dir, device: as for :class:`SiloProcess`.
+        server: HOST:PORT, or a file into which the server writes it (``announce`` of the deployment).
+        certificates: the folder ``silo<index>/`` of ``tools/make_certificates.sh``, or its parent; None for a server
+            without TLS.
+        threads: CPU threads; all cores when None.
+        wait_s: how long to wait for a server that is not reachable, at the start and later.
+
+    Raises:
+        InputError: the server has another certificate, rejects the silo, or is not reachable for too long.
     """
     server = resolve_endpoint(server, wait_s)
-    trust = None
-    if certificates is not None:
-        certificates = Path(certificates).resolve()
-        trust = certificates / f"silo{index}" if (certificates / f"silo{index}").is_dir() else certificates
-        for name in ("ca.crt", "silo.key"):
-            if not (trust / name).is_file():
-                raise InputError(f"{trust / name}: no such file; tools/make_certificates.sh makes it")
-    silo = SiloProcess(index, data_dir, state_dir, server, trust, device, threads or len(os.sched_getaffinity(0)))
-    ca_file = trust and trust / "ca.crt"
+    credentials = None if certificates is None else _credentials(Path(certificates).resolve(), index)
+    ca_file = None if credentials is None else credentials / "ca.crt"
+    threads = threads or len(os.sched_getaffinity(0))
+    silo = SiloProcess(index, data_dir, state_dir, server, credentials, device, threads)
     _wait_for_server(server, ca_file, wait_s)
     log.info("silo %d: data %s, server %s, log %s", index, silo.data_dir, server, silo.log_path)
     try:
-        silo.open()
-        told, gone_since, looked, before = set(), None, time.monotonic(), silo.began_at
-        while not silo.finished:
-            silo.tend()
-            for number in _asked(silo.log_path, before, told):
-                log.info("silo %d: round %s", index, number)
-            if time.monotonic() - looked > 10.0:
-                looked = time.monotonic()
-                gone_since = None if _reachable(server, ca_file) else gone_since or looked
-                if gone_since and looked - gone_since > wait_s:
-                    raise InputError(f"{server}: has not been there for {wait_s:.0f} s; type the same again when it is")
-            time.sleep(_CHECK_S)
+        silo.start()
+        _supervise(silo, ca_file, wait_s)
         log.info("silo %d: the server says that training is over", index)
     finally:
         silo.close()
 
 
-def _asked(path, start, told):
-    """Yield the numbers of rounds that a supernode's log shows after ``start`` and that are not yet in ``told``."""
-    with open(path, "rb") as file:
-        file.seek(start)
-        text = file.read().decode(errors="replace")
-    for number in re.findall(r"\[RUN \d+, ROUND (\d+)\]", text):
-        if number not in told:
-            told.add(number)
+def _credentials(folder: Path, index: int) -> Path:
+    """Return the folder with a silo's ``ca.crt`` and ``silo.key``: ``folder`` itself or ``silo<index>`` in it."""
+    if (folder / f"silo{index}").is_dir():
+        folder = folder / f"silo{index}"
+    for name in ("ca.crt", "silo.key"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name}: no such file; tools/make_certificates.sh makes it")
+    return folder
+
+
+def _supervise(silo: SiloProcess, ca_file: Path | None, wait_s: float) -> None:
+    """Keep a started silo running and log its rounds until the server says that training is over."""
+    start_offset, logged_rounds = silo.log_offset, set[str]()
+    unreachable_since, checked_at = None, time.monotonic()
+    while not silo.finished:
+        silo.restart_if_exited()
+        for number in _new_rounds(silo.log_path, start_offset, logged_rounds):
+            log.info("silo %d: round %s", silo.index, number)
+        now = time.monotonic()
+        if now - checked_at > _REACHABLE_CHECK_S:
+            checked_at = now
+            unreachable_since = None if _reachable(silo.server, ca_file) else unreachable_since or now
+            if unreachable_since and now - unreachable_since > wait_s:
+                raise InputError(f"{silo.server}: not reachable for {wait_s:.0f} s; run the same command when it is")
+        time.sleep(_POLL_S)
+
+
+def _new_rounds(path: Path, offset: int, logged_rounds: set[str]) -> Iterator[str]:
+    """Yield the round numbers in a SuperNode's log after ``offset`` that are not in ``logged_rounds``; add them."""
+    for number in ROUND_LINE.findall(_read_from(path, offset)):
+        if number not in logged_rounds:
+            logged_rounds.add(number)
             yield number
 
 
-def _wait_for_server(server, ca_file, wait_s):
+def _read_from(path: Path, offset: int) -> str:
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read().decode(errors="replace")
+
+
+def _wait_for_server(server: str, ca_file: Path | None, wait_s: float) -> None:
     deadline = time.monotonic() + wait_s
     while not _reachable(server, ca_file):
         if time.monotonic() > deadline:
-            raise InputError(f"{server}: nobody answers there; is the server running, and the port open?")
-        time.sleep(_CHECK_S)
+            raise InputError(f"{server}: no server answers there; is it running, and is the port open?")
+        time.sleep(_POLL_S)
 
 
-def _reachable(server, ca_file):
-    """Return whether the server answers.
+def _reachable(server: str, ca_file: Path | None) -> bool:
+    """Return whether the server accepts connections.
 
     Raises:
-        InputError: it does, and is not the one whose certificate we trust.
+        InputError: it does, but has another certificate than the authority in ``ca_file`` signed.
     """
     host, _, port = server.rpartition(":")
     if not host or not port.isdecimal():
@@ -213,9 +238,9 @@ def _reachable(server, ca_file):
                     pass
             return True
     except ssl.SSLCertVerificationError as error:
-        why = f"its certificate is not what {ca_file} vouches for ({error.verify_message})"
-        raise InputError(f"{server}: refused, {why}") from None
+        reason = f"its certificate is not signed by {ca_file} for this name ({error.verify_message})"
+        raise InputError(f"{server}: rejected, {reason}") from None
     except ssl.SSLError as error:
-        raise InputError(f"{server}: does not speak TLS ({error.reason}); is it run with insecure=true?") from None
+        raise InputError(f"{server}: no TLS there ({error.reason}); does it run with insecure=true?") from None
     except OSError:
         return False

@@ -1,54 +1,51 @@
-"""``python -m sase.federated.flower.superlink``: Flower's superlink, of which other machines see only what silos need.
+"""``python -m sase.federated.flower.superlink``: Flower's SuperLink, with only the Fleet API open to other machines.
 
-Flower 1.41 serves everything on one port, and whoever reaches that port may start runs (code, on the server and on
-every silo) and register keys. Silos need none of it, so it is answered to this machine alone. Takes flower-superlink's
-arguments.
+Flower 1.41 serves all its APIs on one port, and everyone who reaches that port may start runs (code, on the server and
+on every silo) and register keys. Silos need the Fleet API alone, so all else is restricted to this machine. Takes the
+arguments of flower-superlink.
 """
 
-import importlib
 import ipaddress
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
 
-import flwr.superlink.main as superlink
-from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 
-from sase.processes import kill_with_parent
+from sase.federated.flower.patches import patch_superlink
 
-command = importlib.import_module("flwr.superlink.cli.flower_superlink")  # the package has a function of this name
-_FOR_SILOS = ("/v1/fleet/", "/health")
+_PUBLIC_PATHS = ("/v1/fleet/", "/health")
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
-class Fence:
-    """ASGI middleware: 403 to other machines, but for the calls of Flower's silos, which their keys sign."""
+class LocalOnlyMiddleware:
+    """ASGI middleware: 403 for other machines, except on the Fleet API, where SuperNodes sign their requests."""
 
-    def __init__(self, app):
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
         self.app = app
 
-    async def __call__(self, scope, receive, send):
-        if scope["type"] == "http" and not (scope["path"].startswith(_FOR_SILOS) or is_local(scope)):
-            refusal = PlainTextResponse("only the server's own machine may do this", status_code=403)
-            return await refusal(scope, receive, send)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not (scope["path"].startswith(_PUBLIC_PATHS) or is_local(scope)):
+            forbidden = PlainTextResponse("allowed from the server's own machine only", status_code=403)
+            return await forbidden(scope, receive, send)
         return await self.app(scope, receive, send)
 
 
-def is_local(scope):
-    """Return whether an ASGI connection comes from this machine: from its loopback, or from the address it came to."""
+def is_local(scope: Scope) -> bool:
+    """Return whether an ASGI request comes from this machine: from a loopback address, or the one it was sent to."""
     client, server = scope.get("client"), scope.get("server")
+    if client is None:
+        return False
     try:
-        return bool(client) and (
-            ipaddress.ip_address(client[0]).is_loopback or (bool(server) and client[0] == server[0])
-        )
+        return ipaddress.ip_address(client[0]).is_loopback or (server is not None and client[0] == server[0])
     except ValueError:
         return False
 
 
-def main():
-    """Run the superlink behind its fence; its executor ends with it, killed or not."""
-    # Flower's executor looks for its parent's id, which is there for as long as nobody has asked how the parent ended.
-    command.get_popen_detach_kwargs = lambda: {"preexec_fn": kill_with_parent}
-    middleware = superlink._get_middleware
-    superlink._get_middleware = lambda: [Middleware(Fence), *middleware()]
-    command.flower_superlink()
+def main() -> None:
+    """Run the SuperLink behind :class:`LocalOnlyMiddleware`; its SuperExec is killed with it."""
+    patch_superlink(LocalOnlyMiddleware)()
 
 
 if __name__ == "__main__":
