@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The silos of a real federation: one, on the machine where its data lies, or all of them on this machine.
-# Ends when the server (run-server.sh) says that training is over. DEPLOYMENT.md tells what to type on which machine.
+# The silos of a deployed federation: one, on the machine with its data, or all of them on this machine.
+# Exits when the server (run-server.sh) says that training is over. DEPLOYMENT.md has the commands.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 # shellcheck source=../../utils/recipe.sh
@@ -16,18 +16,18 @@ threads=
 wait_s=3600
 fl_partition=silo
 
-help_message="Usage: $0 --silo N --data_dir DIR --server HOST:PORT     one silo, where its data is
-       $0 --num_clients N                                all of them here, of this recipe's dump
-  --silo N                    which silo this is, from 0
-  --data_dir DIR              its data: tr/, a dump directory, and perhaps tt/; it never leaves this machine
+help_message="Usage: $0 --silo N --data_dir DIR --server HOST:PORT     one silo, on the machine with its data
+       $0 --num_clients N                                all silos here, from this recipe's dump
+  --silo N                    index of this silo, from 0
+  --data_dir DIR              its data: dump directories tr/ and optionally tt/; they never leave this machine
   --server HOST:PORT          where the server listens ($server)
-  --certificates DIR          with ca.crt and silo.key, or with silo0/, silo1/ ... in it ($certificates)
-  --insecure true|false       no encryption and no keys: for tests on one machine ($insecure)
-  --state_dir DIR             for the silo's own state and logs (state<N>, beside its data)
-  --threads N                 CPU threads of a silo (all cores, shared by the silos that are here)
-  --wait_s N                  patience with a server that is not there, in seconds ($wait_s)
-  --ngpu N                    0: the processor, 1: a graphics card ($ngpu)
-  --num_clients N, --fl_partition WHICH, --fl_alpha X, --mini true|false    as for run.sh, where all silos are here
+  --certificates DIR          folder with ca.crt and silo.key, or with silo0/, silo1/ ... ($certificates)
+  --insecure true|false       no TLS and no keys: for tests on one machine ($insecure)
+  --state_dir DIR             folder for the silo's state and logs (state<N>, beside its data)
+  --threads N                 CPU threads per silo (all cores, divided among the silos here)
+  --wait_s N                  how long to wait for an unreachable server, in seconds ($wait_s)
+  --ngpu N                    0: CPU, 1: GPU ($ngpu)
+  --num_clients N, --fl_partition WHICH, --fl_alpha X, --mini true|false    as for run.sh, when all silos are here
   --config FILE               a shell file that sets any of these"
 # shellcheck source=../../utils/parse_options.sh
 . "$root/utils/parse_options.sh"
@@ -35,7 +35,7 @@ help_message="Usage: $0 --silo N --data_dir DIR --server HOST:PORT     one silo,
 data_dir=$(absolute "$data_dir") state_dir=$(absolute "$state_dir") certificates=$(absolute "$certificates")
 [ -n "$silo$data_dir" ] || all=true
 if [ -z "${all:-}" ]; then
-  [ -n "$silo" ] && [ -n "$data_dir" ] || fail "--silo and --data_dir belong together"
+  [ -n "$silo" ] && [ -n "$data_dir" ] || fail "--silo and --data_dir must be given together"
 fi
 settle_recipe "$@"
 device=cpu
@@ -52,7 +52,7 @@ sase partition --train "$dump/tr" --test "$dump/tt" --out "$silos" \
   --by "$fl_partition" --num-silos "$num_clients" --alpha "$fl_alpha"
 : "${threads:=$((nj / num_clients > 1 ? nj / num_clients : 1))}"
 pids=()
-trap 'if ((${#pids[@]})); then kill "${pids[@]}"; fi' INT TERM # each ends what it has started
+trap 'if ((${#pids[@]})); then kill "${pids[@]}"; fi' INT TERM # each terminates its own processes
 for ((k = 0; k < num_clients; k++)); do
   sase silo --silo "$k" --data-dir "$silos/silo$k" "${options[@]}" --threads "$threads" &
   pids+=($!)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The server of a real federation: waits for its silos (run-client.sh), trains with them, and keeps the model.
-# Typed again after any end, it goes on from the last whole round. DEPLOYMENT.md tells what to type on which machine.
+# The server of a deployed federation: waits for its silos (run-client.sh), trains with them, and writes the model.
+# Run again after an interruption, it resumes after the last completed round. DEPLOYMENT.md has the commands.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 # shellcheck source=../../utils/recipe.sh
@@ -14,33 +14,33 @@ connect_s=3600
 fl_partition=deployed
 
 help_message="Usage: $0 [options]
-  --num_clients N             how many silos there are ($num_clients)
-  --port N                    where they find this server ($port)
-  --hosts \"NAME ADDRESS\"      names and addresses by which they reach it; its certificate is made for these
-  --certificates DIR          of tools/make_certificates.sh; made when it is missing ($certificates)
-  --insecure true|false       no encryption and no keys: for tests on one machine ($insecure)
-  --connect_s N               how long to wait for silos at the beginning, in seconds ($connect_s)
-  --mini true|false           of the generated corpus ($mini)
+  --num_clients N             number of silos ($num_clients)
+  --port N                    port to listen on ($port)
+  --hosts \"NAME ADDRESS\"      names and addresses by which silos reach the server, for its certificate
+  --certificates DIR          of tools/make_certificates.sh; made if missing ($certificates)
+  --insecure true|false       no TLS and no keys: for tests on one machine ($insecure)
+  --connect_s N               how long the first round waits for silos, in seconds ($connect_s)
+  --mini true|false           use the generated corpus ($mini)
   --train_config FILE         YAML file of the network and its training (conf/train_small.yaml)
-  --fl_config FILE            YAML file of what is federated (conf/fl.yaml)
+  --fl_config FILE            YAML file of the federated training (conf/fl.yaml)
   --train_args, --fl_args     more options for 'sase federate', such as \"--fl-set num_rounds=50\"
-  --fl_strategy, --fl_server, --num_rounds, --local_epochs, --fedprox_mu, --fl_payload   instead of what the file says
+  --fl_strategy, --fl_server, --num_rounds, --local_epochs, --fedprox_mu, --fl_payload   override the file
   --seed N, --ngpu N, --tag NAME   as for run.sh
   --config FILE               a shell file that sets any of these
-The development set is dump/cv, of this machine's own data: ./run.sh --stop-stage 2 makes it."
+The development set is dump/cv, from this machine's own data: ./run.sh --stop-stage 2 makes it."
 # shellcheck source=../../utils/parse_options.sh
 . "$root/utils/parse_options.sh"
 
 fl=true
 certificates=$(absolute "$certificates")
 settle_recipe "$@"
-[ -d "$dump/cv" ] || fail "$PWD/$dump/cv is missing, which scores every round; ./run.sh --stop-stage 2 makes it"
+[ -d "$dump/cv" ] || fail "$PWD/$dump/cv not found, the development set; ./run.sh --stop-stage 2 makes it"
 engine_options=(--engine-option port="$port" --engine-option connect_s="$connect_s")
 if $insecure; then
   engine_options+=(--engine-option insecure=true --engine-option host=127.0.0.1)
 else
   if [ ! -d "$certificates" ]; then
-    [ -n "$hosts" ] || fail "--hosts: by which names and addresses do the silos reach this machine?"
+    [ -n "$hosts" ] || fail "needs --hosts: the names and addresses by which silos reach this machine"
     "$root/tools/make_certificates.sh" --out "$certificates" --hosts "$hosts" --silos "$num_clients"
   fi
   engine_options+=(--engine-option certificates="$certificates")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A federation's bad days, with real processes on the generated corpus: a silo is killed and started again, then the
-# server is. What comes of it is compared with a federation that nothing happened to.
+# Failures of a federation, with real processes on the generated corpus: a silo is killed and restarted, then the
+# server is. The result is compared with that of a federation without failures.
 set -euo pipefail
 recipe=$(cd "$(dirname "$0")/.." && pwd)
 root=$(cd "$recipe/../.." && pwd)
@@ -10,8 +10,8 @@ port=18200
 nj=$(getconf _NPROCESSORS_ONLN)
 
 help_message="Usage: $0 [options]
-  --undisturbed TAG   the federation to compare with, of ./run.sh --mini true --fl true; run when missing ($undisturbed)
-  --port N            where silos find the server ($port)
+  --undisturbed TAG   a federation without failures, of ./run.sh --mini true --fl true; run if missing ($undisturbed)
+  --port N            port of the server ($port)
   --nj N              jobs of stages 2, 4 and 5 ($nj)"
 # shellcheck source=../../../utils/parse_options.sh
 . "$root/utils/parse_options.sh"
@@ -23,16 +23,16 @@ exp=mini/exp/$tag
 logs=$exp/logs
 declare -A pids=()
 
-start() { # start NAME command...: in a process group of its own
+start() { # start NAME COMMAND...: in its own process group
   setsid "${@:2}" >>"$logs/$1.log" 2>&1 &
   pids[$1]=$!
 }
 
-kill_group() { # kill_group NAME: as the kernel does when memory runs out
+kill_group() { # kill_group NAME: as the kernel does when out of memory
   local pid=${pids[$1]}
   unset "pids[$1]"
   kill -KILL -- "-$pid"
-  if wait "$pid" 2>/dev/null; then echo "$1 had ended before" >&2; exit 1; fi
+  if wait "$pid" 2>/dev/null; then echo "$1 had already exited" >&2; exit 1; fi
 }
 
 silo() { start "silo$1" ./run-client.sh --silo "$1" --data_dir "mini/dump/silos/silo_4/silo$1" --threads 1 \
@@ -41,15 +41,15 @@ silo() { start "silo$1" ./run-client.sh --silo "$1" --data_dir "mini/dump/silos/
 server() { start server ./run-server.sh --mini true --tag $tag --num_clients 4 --port "$port" --hosts localhost \
   --certificates "$exp/certificates"; }
 
-wait_for_round() { # wait_for_round N
+wait_for_round() { # wait_for_round N [WHAT NEXT]
   until [ -f "$exp/rounds.jsonl" ] && [ "$(wc -l <"$exp/rounds.jsonl")" -ge "$1" ]; do
-    kill -0 "${pids[server]}" 2>/dev/null || { echo "the server has ended: see $recipe/$logs/server.log" >&2; exit 1; }
+    kill -0 "${pids[server]}" 2>/dev/null || { echo "the server has exited: see $recipe/$logs/server.log" >&2; exit 1; }
     sleep 0.2
   done
   echo "$(date '+%F %T') round $1 is done${2:+; $2}"
 }
 
-scores() { # scores TAG: its line of the table
+scores() { # scores TAG: its row of the table
   python -c "
 import json, sys
 mean = json.load(open('mini/exp/$1/enhanced_tt/scoring/summary.json'))['mean']
@@ -71,13 +71,13 @@ until [ -f "$exp/certificates/silo3/silo.key" ]; do sleep 0.2; done
 for k in 0 1 2 3; do silo "$k"; done
 wait_for_round 4 "silo 2 is killed"
 kill_group silo2
-wait_for_round 7 "silo 2 is started again"
+wait_for_round 7 "silo 2 is restarted"
 silo 2
-wait_for_round 12 "the server is killed, and its command typed again"
+wait_for_round 12 "the server is killed and restarted"
 kill_group server
 server
 for name in server silo0 silo1 silo2 silo3; do
-  wait "${pids[$name]}" || { echo "$name has ended with status $?: see $recipe/$logs/$name.log" >&2; exit 1; }
+  wait "${pids[$name]}" || { echo "$name exited with status $?: see $recipe/$logs/$name.log" >&2; exit 1; }
   unset "pids[$name]"
 done
 ./run.sh --mini true --stage 4 --tag $tag --nj "$nj" >"$logs/scoring.log"
