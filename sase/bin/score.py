@@ -42,11 +42,11 @@ def main() -> int:
     else:
         out = args.out or f"{args.enhanced}/scoring"
         if not args.finish:
-            jobs = dict(job=args.job, nj=args.nj) if args.job else dict(workers=args.nj)
+            jobs = {"job": args.job, "nj": args.nj} if args.job else {"workers": args.nj}
             scoring.score_shard(args.data, args.enhanced, out, log=log, **jobs)
             if args.job:
                 return 0
-        shards = dict(nj=args.nj) if args.finish else dict(workers=args.nj)
+        shards = {"nj": args.nj} if args.finish else {"workers": args.nj}
         summary = results.finish(args.data, args.enhanced, out, args.results, utt=args.utt, log=log, **shards)
     short = {key: summary[key] for key in ("mean", "scored", "failed")}
     print(json.dumps(short) if args.json else results.text(summary))
