@@ -1,4 +1,4 @@
-# Sourced first by every run.sh: the options and stages that all recipes share.
+# Sourced by every run.sh first: the options and stages that all recipes share.
 #
 # The run.sh then sets its own options, $fl_partition, and $help_message, which includes $recipe_help; sources
 # utils/parse_options.sh; and calls settle_recipe.
