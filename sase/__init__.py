@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 __all__ = ["Enhancer", "__version__"]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> object:
     # Imported on first use: data preparation and scoring must not wait seconds for torch.
     if name == "Enhancer":
         from sase.enhancer import Enhancer

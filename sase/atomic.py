@@ -1,13 +1,14 @@
-"""Files and folders that are whole or not there: written beside their place, then renamed."""
+"""Atomic files and folders: written under a temporary name, then renamed."""
 
 import os
 import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def atomic_path(path):
+def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to; it takes the place of ``path`` when the block ends without an error.
 
     A killed or failing writer leaves the old file (or none), never half a file.
@@ -28,13 +29,13 @@ def atomic_path(path):
         partial.unlink(missing_ok=True)
 
 
-def write_text(path, text):
+def write_text(path: str | Path, text: str) -> None:
     """Write ``text`` (UTF-8) to ``path``, whole or not at all."""
     with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
-def remove_leftovers(*folders):
+def remove_leftovers(*folders: str | Path) -> None:
     """Delete what killed writers of :func:`atomic_path` left in folders; only for folders that nobody writes to now."""
     for folder in folders:
         for leftover in Path(folder).glob(".*.partial*"):
@@ -42,7 +43,7 @@ def remove_leftovers(*folders):
 
 
 @contextmanager
-def atomic_folder(path):
+def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield an empty folder beside ``path``; it takes the place of ``path`` when the block ends without an error.
 
     A killed or failing writer leaves the old folder (or none), never half a folder; the next one clears up behind it.

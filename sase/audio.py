@@ -2,11 +2,13 @@
 
 import logging
 import struct
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import soundfile
 import soxr
 
@@ -31,17 +33,17 @@ class AudioInfo:
     num_channels: int
 
     @property
-    def duration_s(self):
+    def duration_s(self) -> float:
         return self.num_samples / self.sample_rate
 
 
-def info(path):
+def info(path: str | Path) -> AudioInfo:
     """Return the :class:`AudioInfo` of a sound file; raise InputError when it is missing, no sound or cut short."""
     with _open(path) as file:
         return AudioInfo(file.samplerate, file.frames, file.channels)
 
 
-def read(path):
+def read(path: str | Path) -> tuple[np.ndarray, int]:
     """Return all samples of a sound file.
 
     Args:
@@ -61,7 +63,7 @@ def read(path):
         return wav, file.samplerate
 
 
-def read_mono(path, sample_rate=None):
+def read_mono(path: str | Path, sample_rate: int | None = None) -> tuple[np.ndarray, int]:
     """Return a one-channel file as float32 (time,) and its rate, resampled when ``sample_rate`` (Hz) is given.
 
     Raises:
@@ -76,7 +78,7 @@ def read_mono(path, sample_rate=None):
 
 
 @contextmanager
-def open_blocks(path, block_s=10.0):
+def open_blocks(path: str | Path, block_s: float = 10.0) -> Iterator[tuple[AudioInfo, Iterator[np.ndarray]]]:
     """Yield ``(info, blocks)`` of a sound file: an iterator over float32 (channels, time) blocks, in bounded memory.
 
     Of an MP3, ``info`` may tell some samples more than the blocks hold.
@@ -89,7 +91,7 @@ def open_blocks(path, block_s=10.0):
             raise InputError(f"{path}: holds no samples")
         size = max(1, round(block_s * file.samplerate))
 
-        def blocks():
+        def blocks() -> Iterator[np.ndarray]:
             done = 0
             while (wav := _read_frames(file, size, path)).shape[1]:
                 done += wav.shape[1]
@@ -99,7 +101,7 @@ def open_blocks(path, block_s=10.0):
         yield AudioInfo(file.samplerate, file.frames, file.channels), blocks()
 
 
-def write(path, wav, sample_rate):
+def write(path: str | Path, wav: npt.ArrayLike, sample_rate: int) -> None:
     """Write float samples as a 16-bit WAV or FLAC, an OGG or an MP3, by the suffix; whole or not at all.
 
     Args:
@@ -107,12 +109,12 @@ def write(path, wav, sample_rate):
         wav: float (time,) or (channels, time).
         sample_rate: in Hz.
     """
-    with open_writer(path, sample_rate, 1 if np.ndim(wav) == 1 else len(wav)) as put:
+    with open_writer(path, sample_rate, 1 if np.ndim(wav) == 1 else np.shape(wav)[0]) as put:
         put(wav)
 
 
 @contextmanager
-def open_writer(path, sample_rate, num_channels):
+def open_writer(path: str | Path, sample_rate: int, num_channels: int) -> Iterator[Callable[[npt.ArrayLike], None]]:
     """Yield ``put(wav)``, which appends float (time,) or (channels, time) samples; the file appears at the end, whole.
 
     Raises:
@@ -125,14 +127,14 @@ def open_writer(path, sample_rate, num_channels):
     with atomic_path(path) as partial:
         file, clipped = _create(path, partial, sample_rate, num_channels), 0
 
-        def put(wav):
+        def put(wav: npt.ArrayLike) -> None:
             nonlocal clipped
-            wav = np.asarray(wav, dtype=np.float32)
-            clipped += np.count_nonzero(np.abs(wav) > 1.0)
-            wav = np.clip(wav, -1.0, 1.0)
-            for start in range(0, wav.shape[-1], _WRITE_FRAMES):
+            samples = np.asarray(wav, dtype=np.float32)
+            clipped += int(np.count_nonzero(np.abs(samples) > 1.0))
+            samples = np.clip(samples, -1.0, 1.0)
+            for start in range(0, samples.shape[-1], _WRITE_FRAMES):
                 with _write_errors(path):
-                    file.write(wav[..., start : start + _WRITE_FRAMES].T)
+                    file.write(samples[..., start : start + _WRITE_FRAMES].T)
 
         try:
             yield put
@@ -143,7 +145,7 @@ def open_writer(path, sample_rate, num_channels):
             log.warning("%s: %d samples were beyond full scale and are clipped", path, clipped)
 
 
-def resample(wav, from_rate, to_rate):
+def resample(wav: npt.ArrayLike, from_rate: int, to_rate: int) -> np.ndarray:
     """Return ``wav`` (..., time) at another rate, by soxr at its HQ setting, float32; as it is if rates are equal."""
     wav = np.asarray(wav, dtype=np.float32)
     if from_rate == to_rate:
@@ -161,27 +163,28 @@ class Resampler:
         num_channels: of the signal.
     """
 
-    def __init__(self, from_rate, to_rate, num_channels):
-        self._stream = None
+    def __init__(self, from_rate: int, to_rate: int, num_channels: int) -> None:
+        self._stream: soxr.ResampleStream | None = None
         if from_rate != to_rate:
             self._stream = soxr.ResampleStream(from_rate, to_rate, num_channels, dtype="float32")
         self._num_channels = num_channels
 
-    def feed(self, wav):
+    def feed(self, wav: np.ndarray) -> np.ndarray:
         """Take the next samples, float32 (channels, n); return those that are ready, (channels, m), m ≥ 0."""
-        return wav if self._stream is None else self._resample(wav)
+        return wav if self._stream is None else _resample_chunk(self._stream, wav)
 
-    def flush(self):
+    def flush(self) -> np.ndarray:
         """Return what is left, (channels, rest)."""
         silence = np.zeros((self._num_channels, 0), dtype=np.float32)
-        return silence if self._stream is None else self._resample(silence, last=True)
+        return silence if self._stream is None else _resample_chunk(self._stream, silence, last=True)
 
-    def _resample(self, wav, last=False):
-        return np.ascontiguousarray(self._stream.resample_chunk(np.ascontiguousarray(wav.T), last).T)
+
+def _resample_chunk(stream: soxr.ResampleStream, wav: np.ndarray, last: bool = False) -> np.ndarray:
+    return np.ascontiguousarray(stream.resample_chunk(np.ascontiguousarray(wav.T), last).T)
 
 
 @contextmanager
-def _open(path):
+def _open(path: str | Path) -> Iterator[soundfile.SoundFile]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -197,7 +200,7 @@ def _open(path):
         yield file
 
 
-def _create(path, partial, sample_rate, num_channels):
+def _create(path: Path, partial: Path, sample_rate: int, num_channels: int) -> soundfile.SoundFile:
     suffix = path.suffix.lower()
     subtype = _LOSSY_SUBTYPES.get(suffix, "PCM_16")
     try:
@@ -208,7 +211,7 @@ def _create(path, partial, sample_rate, num_channels):
 
 
 @contextmanager
-def _write_errors(path):
+def _write_errors(path: Path) -> Iterator[None]:
     """Tell libsndfile's errors while writing as what they are: the disk's."""
     try:
         yield
@@ -217,13 +220,13 @@ def _write_errors(path):
         raise OSError(f"{path}: cannot be written ({reason}); is the disk full?") from None
 
 
-def _refuse_cut_short(file, num_samples, path):
+def _refuse_cut_short(file: soundfile.SoundFile, num_samples: int, path: str | Path) -> None:
     slack = _MP3_SLACK if file.format == "MP3" else 0
     if num_samples < file.frames - slack:
         raise InputError(f"{path}: is cut short: {num_samples} of {file.frames} samples can be read")
 
 
-def _read_frames(file, frames, path):
+def _read_frames(file: soundfile.SoundFile, frames: int, path: str | Path) -> np.ndarray:
     try:
         wav = file.read(frames, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError) as error:
@@ -233,7 +236,7 @@ def _read_frames(file, frames, path):
     return np.ascontiguousarray(wav.T)  # (time, channels) -> (channels, time)
 
 
-def _refuse_truncated_wav(path):
+def _refuse_truncated_wav(path: Path) -> None:
     """Raise InputError when a RIFF file ends before its data chunk does: libsndfile would not say a word."""
     size = path.stat().st_size
     with open(path, "rb") as file:

@@ -3,14 +3,18 @@
 import dataclasses
 import types
 import typing
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import yaml
 
 from sase.errors import InputError
 
+Config = TypeVar("Config")
 
-def read_yaml(path):
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
     """Return the mapping in a YAML file; raise InputError, with the file's name, when there is none."""
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -27,7 +31,7 @@ def read_yaml(path):
     return mapping
 
 
-def apply_overrides(mapping, overrides):
+def apply_overrides(mapping: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """Return a copy of a nested mapping with ``["train.lr=1e-4", ...]`` set in it.
 
     Values are read as YAML, so ``true``, ``3``, ``1e-4``, ``[1, 2]`` and ``null`` mean what they mean in the file.
@@ -47,7 +51,7 @@ def apply_overrides(mapping, overrides):
     return result
 
 
-def from_mapping(cls, mapping, where=""):
+def from_mapping(cls: type[Config], mapping: Any, where: str = "") -> Config:
     """Build a (nested) frozen dataclass from a mapping.
 
     Args:
@@ -61,7 +65,7 @@ def from_mapping(cls, mapping, where=""):
     """
     if not isinstance(mapping, dict):
         raise InputError(f"config: {where or 'the file'} must be a section of 'key: value' lines, not {mapping!r}")
-    fields = {field.name: field for field in dataclasses.fields(cls)}
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # cls is a dataclass
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(mapping) - set(fields))
     if unknown:
@@ -70,9 +74,9 @@ def from_mapping(cls, mapping, where=""):
     return cls(**{key: _convert(hints[key], value, _join(where, key)) for key, value in mapping.items()})
 
 
-def to_mapping(config):
+def to_mapping(config: Any) -> Any:
     """Return a dataclass as plain dicts, lists and scalars: what YAML and a checkpoint can hold."""
-    if dataclasses.is_dataclass(config):
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
         return {field.name: to_mapping(getattr(config, field.name)) for field in dataclasses.fields(config)}
     if isinstance(config, dict):
         return {key: to_mapping(value) for key, value in config.items()}
@@ -81,22 +85,22 @@ def to_mapping(config):
     return config
 
 
-def to_yaml(config):
+def to_yaml(config: Any) -> str:
     """Return a dataclass as YAML text that :func:`from_mapping` reads back to an equal one."""
     return yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
 
 
-def _join(where, key):
+def _join(where: str, key: str) -> str:
     return f"{where}.{key}" if where else str(key)
 
 
-def _convert(hint, value, where):
+def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
         return _convert(next(a for a in arguments if a is not type(None)), value, where)
-    if dataclasses.is_dataclass(hint):
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_mapping(hint, value, where)
     if origin is tuple and isinstance(value, (list, tuple)):
         if arguments[-1] is not Ellipsis and len(arguments) != len(value):

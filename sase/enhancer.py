@@ -1,17 +1,23 @@
 """The public face: enhance arrays, sound files and folders of them with a trained network."""
 
+from __future__ import annotations
+
 import glob
 import math
 import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat, takewhile
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from sase import audio, pretrained
 from sase.errors import InputError
+from sase.model import SASE
 
+Wav = TypeVar("Wav", np.ndarray, torch.Tensor)
 _BLOCK_S = 2.0  # of a file at a time
 _PAD_S = 0.01  # of silence behind a signal that is resampled
 _MANY_CHANNELS = 32
@@ -33,11 +39,11 @@ class Enhancer:
         model: a :class:`sase.model.SASE`; it is put in eval mode.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: SASE) -> None:
         self.model = model.eval()
 
     @classmethod
-    def from_pretrained(cls, name_or_path=pretrained.DEFAULT, device="cpu"):
+    def from_pretrained(cls, name_or_path: str | Path = pretrained.DEFAULT, device: str = "cpu") -> Enhancer:
         """Return an Enhancer with trained weights.
 
         Args:
@@ -52,11 +58,11 @@ class Enhancer:
             return cls(pretrained.load(name_or_path, _device(device)))
 
     @property
-    def sample_rate(self):
+    def sample_rate(self) -> int:
         """The rate in Hz that the network works at."""
         return self.model.config.sample_rate
 
-    def enhance(self, wav, sample_rate):
+    def enhance(self, wav: Wav, sample_rate: int) -> Wav:
         """Enhance samples in memory.
 
         Args:
@@ -79,7 +85,9 @@ class Enhancer:
             return torch.from_numpy(enhanced).to(wav.device, wav.dtype)
         return enhanced.astype(wav.dtype, copy=False)
 
-    def enhance_file(self, source, target, on_block=None):
+    def enhance_file(
+        self, source: str | Path, target: str | Path, on_block: Callable[[float], None] | None = None
+    ) -> float:
         """Enhance a sound file, in bounded memory when the network is causal; rate, channels and length stay.
 
         Args:
@@ -96,23 +104,27 @@ class Enhancer:
         if os.path.realpath(source) == os.path.realpath(target):
             raise InputError(f"{target}: is the input; an input is never overwritten")
         num_samples = 0
-        with audio.open_blocks(source, _BLOCK_S) as (info, blocks):
-            with audio.open_writer(target, info.sample_rate, info.num_channels) as put:
-                for enhanced in self._enhance_blocks(blocks, info.sample_rate, info.num_channels):
-                    put(enhanced)
-                    num_samples += enhanced.shape[1]
-                    if on_block is not None:
-                        on_block(enhanced.shape[1] / info.sample_rate)
+        with (
+            audio.open_blocks(source, _BLOCK_S) as (info, blocks),
+            audio.open_writer(target, info.sample_rate, info.num_channels) as put,
+        ):
+            for enhanced in self._enhance_blocks(blocks, info.sample_rate, info.num_channels):
+                put(enhanced)
+                num_samples += enhanced.shape[1]
+                if on_block is not None:
+                    on_block(enhanced.shape[1] / info.sample_rate)
         return num_samples / info.sample_rate
 
-    def _enhance_blocks(self, blocks, sample_rate, num_channels):
+    def _enhance_blocks(
+        self, blocks: Iterable[np.ndarray], sample_rate: int, num_channels: int
+    ) -> Iterator[np.ndarray]:
         """Yield the enhanced signal of numpy blocks (channels, n): as many samples in all, in place with the input."""
         network = (_Streams if self.model.config.causal else _Whole)(self.model, num_channels, self._device)
         down = audio.Resampler(sample_rate, self.sample_rate, num_channels)
         up = audio.Resampler(self.sample_rate, sample_rate, num_channels)
         missing = 0  # samples that came in and have not gone out
 
-        def enhanced():
+        def enhanced() -> Iterator[np.ndarray]:
             nonlocal missing
             for wav in blocks:
                 missing += wav.shape[1]
@@ -130,10 +142,10 @@ class Enhancer:
             yield wav
 
     @property
-    def _device(self):
+    def _device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def _padding(self, sample_rate):
+    def _padding(self, sample_rate: int) -> int:
         """Return how many samples of silence go behind a signal, so that no rounding of lengths takes its end."""
         return 0 if sample_rate == self.sample_rate else math.ceil(_PAD_S * sample_rate)
 
@@ -141,13 +153,13 @@ class Enhancer:
 class _Streams:
     """The stream of each channel of a causal network: numpy (channels, n) in, what is ready (channels, m) out."""
 
-    def __init__(self, model, num_channels, device):
+    def __init__(self, model: SASE, num_channels: int, device: torch.device) -> None:
         self._streams, self._device = [model.stream() for _ in range(num_channels)], device
 
-    def feed(self, wav):
+    def feed(self, wav: np.ndarray) -> np.ndarray:
         return _per_channel([stream.feed for stream in self._streams], wav, self._device)
 
-    def flush(self):
+    def flush(self) -> Iterator[np.ndarray]:
         with torch.inference_mode():
             yield np.concatenate([_numpy(stream.flush()) for stream in self._streams])
 
@@ -155,20 +167,21 @@ class _Streams:
 class _Whole:
     """The same for a network that hears the whole signal first: all of it comes out at the end, in blocks."""
 
-    def __init__(self, model, num_channels, device):
-        self._model, self._blocks, self._device = model, [], device
+    def __init__(self, model: SASE, num_channels: int, device: torch.device) -> None:
+        self._model, self._device = model, device
+        self._blocks: list[np.ndarray] = []
 
-    def feed(self, wav):
+    def feed(self, wav: np.ndarray) -> np.ndarray:
         self._blocks.append(wav)
         return wav[:, :0]
 
-    def flush(self):
+    def flush(self) -> Iterator[np.ndarray]:
         wav = _per_channel(repeat(self._model), np.concatenate(self._blocks, axis=1), self._device)
         size = round(_BLOCK_S * self._model.config.sample_rate)
         yield from (wav[:, start : start + size] for start in range(0, wav.shape[1], size))
 
 
-def plan(inputs, out):
+def plan(inputs: Sequence[str | Path], out: str | Path) -> list[tuple[Path, Path]]:
     """Return (source, target) of every sound file that ``sase enhance`` is asked for, in the order given.
 
     A file goes to its name in ``out``, a folder's to the same place below ``out``, a pattern's to the same place as
@@ -188,7 +201,7 @@ def plan(inputs, out):
         pairs = [(Path(inputs[0]), out)]
     else:
         pairs = [(source, out / name) for item in inputs for source, name in _expand(item, out)]
-    sources, targets = {os.path.realpath(source): source for source, _ in pairs}, {}
+    sources, targets = {os.path.realpath(source): source for source, _ in pairs}, dict[str, Path]()
     for source, target in pairs:
         place = os.path.realpath(target)
         if place in sources:
@@ -199,16 +212,17 @@ def plan(inputs, out):
     return pairs
 
 
-def _expand(item, out):
+def _expand(item: str | Path, out: Path) -> Iterator[tuple[Path, Path]]:
     """Yield every sound file that ``item`` stands for, and its place below the output folder."""
     path = Path(item)
+    found: Iterable[Path]
     if path.is_dir():
         base, found = path, path.rglob("*")
     elif _is_pattern(item):
         fixed = takewhile(lambda part: not glob.has_magic(part), path.parts)
-        base, found = Path(*fixed), map(Path, glob.glob(item, recursive=True))
+        base, found = Path(*fixed), map(Path, glob.glob(str(item), recursive=True))
     else:
-        yield path, path.name
+        yield path, Path(path.name)
         return
     files = [file for file in sorted(found) if file.suffix.lower() in audio.SUFFIXES and file.name[0] != "."]
     if out.resolve() != base.resolve():  # what an earlier run has written below the input folder is no input
@@ -218,11 +232,11 @@ def _expand(item, out):
     yield from ((file, file.relative_to(base)) for file in files)
 
 
-def _is_pattern(item):
+def _is_pattern(item: str | Path) -> bool:
     return glob.has_magic(str(item)) and not Path(item).exists()
 
 
-def _device(name):
+def _device(name: str) -> str:
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:  # a wrong name, and a torch built without that device
@@ -230,7 +244,9 @@ def _device(name):
     return name
 
 
-def _per_channel(functions, wav, device):
+def _per_channel(
+    functions: Iterable[Callable[[torch.Tensor], torch.Tensor]], wav: np.ndarray, device: torch.device
+) -> np.ndarray:
     """Return what each function gives of its channel of numpy (channels, time), one after the other.
 
     So no channel can tell how many others there are, and there need be room for one only.
@@ -240,7 +256,7 @@ def _per_channel(functions, wav, device):
         return np.concatenate([_numpy(run(torch.from_numpy(channel).to(device))) for run, channel in channels])
 
 
-def _checked(wav, sample_rate):
+def _checked(wav: np.ndarray | torch.Tensor, sample_rate: float) -> np.ndarray:
     """Return samples as float32 numpy of the same shape, or raise what :meth:`Enhancer.enhance` says."""
     if not isinstance(wav, (np.ndarray, torch.Tensor)):
         raise InputError(f"samples must be a numpy array or a torch tensor, got {type(wav).__name__}")
@@ -258,5 +274,5 @@ def _checked(wav, sample_rate):
     return noisy
 
 
-def _numpy(wav):
+def _numpy(wav: torch.Tensor) -> np.ndarray:
     return wav.float().cpu().numpy()

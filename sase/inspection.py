@@ -1,15 +1,21 @@
-"""What a network does with one sound: gates, attention and mask, collected by hooks while it runs as ever."""
+"""What a network does with one sound: gates, attention and mask, collected by hooks during a normal pass."""
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from sase.model import SASE
 from sase.nn.attention import SAGOEA, SAGUEA, FrequencyAttention, TimeAttention
+from sase.nn.config import ModelConfig
 from sase.nn.gates import TFGA
 from sase.nn.softmax_attention import SoftmaxTimeAttention
 
+Hook = Callable[[nn.Module, tuple[Any, ...], object], None]
 _SILENT_DB = -120.0  # re the loudest bin: of what is quieter, nobody needs the mask
 _POINTS = 200  # of a curve
 _RANGES = {SAGOEA: (-4.0, 4.0), SAGUEA: (0.0, 2.5)}  # of their inputs: projections, and sizes of those
@@ -50,14 +56,14 @@ class Inspection:
     frames_per_s: float
     noisy: torch.Tensor
     mask: torch.Tensor
-    gates: dict = field(default_factory=dict)
-    memory_s: dict = field(default_factory=dict)
-    sigmoids: dict = field(default_factory=dict)
-    weights: dict = field(default_factory=dict)
+    gates: dict[str, Gates] = field(default_factory=dict)
+    memory_s: dict[str, torch.Tensor] = field(default_factory=dict)
+    sigmoids: dict[str, Sigmoids] = field(default_factory=dict)
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 @torch.no_grad()
-def inspect_model(model, wav):
+def inspect_model(model: SASE, wav: torch.Tensor) -> Inspection:
     """Return an :class:`Inspection` of one sound; the network is left as it was.
 
     Args:
@@ -69,7 +75,8 @@ def inspect_model(model, wav):
     stft, config = model.stft, model.config
     frames = stft.num_frames(len(wav))
     spec = stft(F.pad(wav[None], (stft.context, frames * stft.hop - len(wav))))
-    gates, weights = {}, {}
+    gates: dict[str, Gates] = {}
+    weights: dict[str, torch.Tensor] = {}
     with _evaluated(model), _hooks(model.network, gates, weights):
         enhanced = model.enhance_spec(spec)
     noisy, size = spec[0].abs(), enhanced[0].abs()
@@ -88,7 +95,7 @@ def inspect_model(model, wav):
 
 
 @contextmanager
-def _evaluated(model):
+def _evaluated(model: SASE) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:
@@ -98,19 +105,21 @@ def _evaluated(model):
 
 
 @contextmanager
-def _hooks(network, gates, weights):
+def _hooks(network: nn.Module, gates: dict[str, Gates], weights: dict[str, torch.Tensor]) -> Iterator[None]:
     """While this is entered, fill ``gates`` and ``weights`` from what the layers are given."""
 
-    def gate_hook(name):
-        def hook(layer, arguments, output):
+    def gate_hook(name: str) -> Hook:
+        def hook(layer: nn.Module, arguments: tuple[Any, ...], output: object) -> None:
+            assert isinstance(layer, TFGA)
             # Without the state of a stream, so that nothing is changed by looking.
             frequency, time = layer.gates(arguments[0], None, arguments[2])
             gates[name] = Gates(frequency[0, 0], time[0, 0, 0])
 
         return hook
 
-    def weight_hook(name):
-        def hook(layer, arguments, output):
+    def weight_hook(name: str) -> Hook:
+        def hook(layer: nn.Module, arguments: tuple[Any, ...], output: object) -> None:
+            assert isinstance(layer, FrequencyAttention)
             weights[name] = layer.weights(arguments[0]).flatten(0, -3).mean(0)
 
         return hook
@@ -128,15 +137,16 @@ def _hooks(network, gates, weights):
             handle.remove()
 
 
-def _memory_s(layer, config):
+def _memory_s(layer: TimeAttention, config: ModelConfig) -> torch.Tensor:
     if not layer.causal:
         return torch.full((layer.heads,), torch.inf)
     if isinstance(layer, SoftmaxTimeAttention):
         return torch.full((layer.heads,), (layer.past_frames + 1) / config.frames_per_s)
+    assert isinstance(layer, SAGOEA)
     return layer.log_memory.exp() / config.frames_per_s  # = -1 / ln λ frames
 
 
-def _sigmoids(layer):
+def _sigmoids(layer: SAGOEA | SAGUEA) -> Sigmoids:
     x = torch.linspace(*_RANGES[type(layer)], _POINTS, device=layer.alpha.device)
     alpha, beta = (value.reshape(-1, 1) for value in (layer.alpha, layer.beta))
     if isinstance(layer, SAGUEA):

@@ -1,15 +1,27 @@
 """The figure of an inspection: under the spectrogram the mask and the gates, then what attention learnt."""
 
+from __future__ import annotations
+
 import math
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sase.plotting import RANGE_DB, save_figure
 
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.axes import Axes
+    from matplotlib.figure import SubFigure
+    from matplotlib.image import AxesImage
+
+    from sase.inspection import Inspection, Sigmoids
+
 _MASK_DB = (-40.0, 10.0)
 
 
-def draw_inspection(path, inspection, title=""):
+def draw_inspection(path: str | Path, inspection: Inspection, title: str = "") -> None:
     """Draw what :func:`sase.inspection.inspect_model` collected; what the network does not have is left out.
 
     Args:
@@ -28,14 +40,14 @@ def draw_inspection(path, inspection, title=""):
     rows = {draw: (count, height) for draw, (count, height) in rows.items() if count}
     heights = [count * height for count, height in rows.values()]
     figure = Figure(figsize=(11, 0.6 + sum(heights)), layout="constrained")
-    parts = np.atleast_1d(figure.subfigures(len(rows), 1, height_ratios=heights))
+    parts = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
     for part, (draw, (count, _)) in zip(parts, rows.items()):
         draw(part, count, inspection)
     figure.suptitle(title, fontsize=11)
     save_figure(figure, path)
 
 
-def _draw_along_time(figure, rows, inspection):
+def _draw_along_time(figure: SubFigure, rows: int, inspection: Inspection) -> None:
     """The spectrogram, the mask and the gates of each frame, on one time axis."""
     axes = figure.subplots(rows, 1, sharex=True)
     noisy, mask = (values[1:].cpu().numpy() for values in (inspection.noisy, inspection.mask))  # without DC
@@ -55,7 +67,7 @@ def _draw_along_time(figure, rows, inspection):
     axes[2].legend(fontsize=7, ncols=4, loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False)
 
 
-def _draw_frequency_gates(figure, rows, inspection):
+def _draw_frequency_gates(figure: SubFigure, rows: int, inspection: Inspection) -> None:
     """The gates of each frequency over time, all on one scale, so that they can be compared."""
     axes = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False)
     maps = {name: gates.frequency.cpu().numpy() for name, gates in inspection.gates.items()}
@@ -71,7 +83,7 @@ def _draw_frequency_gates(figure, rows, inspection):
     figure.colorbar(image, ax=axes, label="gate", pad=0.01, aspect=20 * rows)
 
 
-def _draw_attention(figure, rows, inspection):
+def _draw_attention(figure: SubFigure, rows: int, inspection: Inspection) -> None:
     """A row for each attention: its sigmoids, and its memory (over time) or its weights (over frequency)."""
     axes = figure.subplots(rows, 2, squeeze=False)
     for pair, name in zip(axes, [*inspection.memory_s, *inspection.weights]):
@@ -82,12 +94,19 @@ def _draw_attention(figure, rows, inspection):
             _draw_weights(pair[1], inspection.weights[name], name)
 
 
-def _extent(inspection):
+def _extent(inspection: Inspection) -> tuple[float, float, float, float]:
     """(left, right, bottom, top) of an image of all frames and frequencies: seconds and kHz."""
     return 0.0, inspection.noisy.shape[1] / inspection.frames_per_s, 0.0, inspection.sample_rate / 2000.0
 
 
-def _image(axis, values, inspection, colours, limits, label=None):
+def _image(
+    axis: Axes,
+    values: np.ndarray,
+    inspection: Inspection,
+    colours: str,
+    limits: tuple[float, float],
+    label: str | None = None,
+) -> AxesImage:
     low, high = limits
     image = axis.imshow(
         values,
@@ -105,7 +124,7 @@ def _image(axis, values, inspection, colours, limits, label=None):
     return image
 
 
-def _draw_sigmoids(axis, sigmoids, name):
+def _draw_sigmoids(axis: Axes, sigmoids: Sigmoids | None, name: str) -> None:
     axis.set_title(f"{name}: sigmoids φ", loc="left", fontsize=10)
     if sigmoids is None:
         axis.text(0.5, 0.5, "softmax: no sigmoids", ha="center", va="center", transform=axis.transAxes)
@@ -118,7 +137,7 @@ def _draw_sigmoids(axis, sigmoids, name):
     axis.grid(alpha=0.3)
 
 
-def _draw_memory(axis, memory_s, name):
+def _draw_memory(axis: Axes, memory_s: torch.Tensor, name: str) -> None:
     values = memory_s.cpu().tolist()
     shown = [0.0 if math.isinf(value) else value for value in values]
     bars = axis.barh(range(len(values)), shown, color="#4477aa", height=0.5)
@@ -130,7 +149,7 @@ def _draw_memory(axis, memory_s, name):
     axis.set_title(f"{name}: memory", loc="left", fontsize=10)
 
 
-def _draw_weights(axis, weights, name):
+def _draw_weights(axis: Axes, weights: torch.Tensor, name: str) -> None:
     # How much more or less than its equal share each position gets.
     share = weights.cpu().numpy() * weights.shape[-1]
     spread = max(1.05, float(np.nanmax(share)), 1.0 / max(float(np.nanmin(share)), 0.05))

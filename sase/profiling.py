@@ -2,14 +2,17 @@
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from sase.model import SASE
+
 _FRAMES = 64  # a whole number of the chunks in which layers work along time
 
 
-def profile(model):
+def profile(model: SASE) -> dict[str, Any]:
     """Return what a network is and costs, as plain values for a table or JSON.
 
     Args:
@@ -25,12 +28,12 @@ def profile(model):
     }
 
 
-def count_parameters(model):
+def count_parameters(model: torch.nn.Module) -> int:
     """Return the number of trained values; fixed ones, such as random features and running statistics, do not count."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def macs_per_s(model):
+def macs_per_s(model: SASE) -> int:
     """Return the multiply-accumulates that one second of sound costs a :class:`sase.model.SASE`.
 
     It is the difference between two lengths, so what is done once a call (folding norms into convolutions) is left out.
@@ -39,7 +42,7 @@ def macs_per_s(model):
     return round((long - short) * model.config.frames_per_s / _FRAMES)
 
 
-def count_macs(module, *inputs):
+def count_macs(module: torch.nn.Module, *inputs: torch.Tensor) -> int:
     """Return the multiply-accumulates of one call in eval mode: of convolutions, linear and recurrent layers, products.
 
     What works element by element (gates, activations, norms) and the Fourier transform are not counted.
@@ -51,7 +54,7 @@ def count_macs(module, *inputs):
     return counter.get_total_flops() // 2
 
 
-def with_unit(count):
+def with_unit(count: float) -> str:
     """Return a count in three digits and a unit: 31.2 k, 84.1 M, 8.61 G, 1.15 T."""
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= 0.9995 * size:

@@ -3,7 +3,7 @@
 import argparse
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="exp/<tag>/best.pt, its folder, or a name")
     parser.add_argument("--data", required=True, metavar="DIR", help="the dumped set")

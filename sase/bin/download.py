@@ -4,7 +4,7 @@ import argparse
 import importlib
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     corpora = parser.add_subparsers(dest="corpus", required=True, metavar="CORPUS")
 

@@ -1,7 +1,7 @@
 """Write a data directory's sound as 16 kHz arks (stage 2)."""
 
 
-def main():
+def main() -> None:
     import argparse
 
     parser = argparse.ArgumentParser(prog="sase dump", description=__doc__)
@@ -18,7 +18,7 @@ def main():
 
     from sase.data import dump
 
-    settings = dict(sample_rate=args.sample_rate, nj=args.nj, keep_all=args.keep_all)
+    settings = {"sample_rate": args.sample_rate, "nj": args.nj, "keep_all": args.keep_all}
     for job in () if args.finish else [args.job] if args.job is not None else range(1, args.nj + 1):
         dump.dump_set(args.data, args.out, job=job, **settings)
     if args.job is None:

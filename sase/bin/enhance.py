@@ -6,7 +6,7 @@ EPILOG = """Rate, channels, length and kind of file stay; folders keep their str
 enhanced is named and counted, and the others go on; the exit status is then 1. An input is never overwritten."""
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="WAV, FLAC, OGG or MP3 files, folders, patterns")
     parser.add_argument("-o", "--out", required=True, help="folder, or the output file when there is one input file")

@@ -3,7 +3,7 @@
 import argparse
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(prog="sase inspect", description=__doc__)
     parser.add_argument("input", help="sound file of one channel, at any rate")
     parser.add_argument("-o", "--out", required=True, metavar="FIGURE.png", help="the figure")

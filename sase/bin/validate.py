@@ -3,7 +3,7 @@
 import argparse
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dirs", nargs="+", metavar="DIR", help="with wav.scp, spk1.scp, utt2spk; or mixtures.tsv")
     parser.add_argument("--audio", action="store_true", help="open the sound files too: do rates and lengths agree?")
