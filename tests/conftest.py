@@ -94,6 +94,7 @@ def make_recipe(root, tmp_path_factory):
     return make
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Keep a file's tests on one process, and start the longest groups first, so that both processes end together."""
     for item in items:
