@@ -1,4 +1,4 @@
-"""Rows × seeds as processes: side by side, resumable, one failure stopping nothing else."""
+"""Rows × seeds as processes: several at a time, resumable, a failure stops no others."""
 
 import sys
 
@@ -10,7 +10,9 @@ from sase.data.dataset import PairSet
 from sase.errors import InputError
 from sase.metrics.measures import si_sdr
 from sase.processes import folder_lock, sase_command
-from sase.studies.grid import Grid, Unprocessed, mean_std, score_set
+from sase.studies.grid import Grid
+from sase.studies.page import mean_std
+from sase.studies.scores import Identity, score_set
 
 SCRIPT = """
 import json, pathlib, sys, time
@@ -31,8 +33,8 @@ def command_of(grid, failing=()):
     return command
 
 
-def test_every_task_runs_once_and_what_is_done_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr("sase.studies.grid._LOOK_EVERY_S", 0.02)
+def test_every_task_runs_once_and_finished_runs_are_skipped(tmp_path, monkeypatch):
+    monkeypatch.setattr("sase.studies.grid._POLL_S", 0.02)
     grid = Grid(tmp_path, ("one", "+ two"), (0, 1))
     tasks = [(row, seed) for seed in grid.seeds for row in grid.rows]
     with pytest.raises(InputError, match=r"1 of 4 failed; \+ two, seed 0: sase: no luck"):
@@ -45,8 +47,8 @@ def test_every_task_runs_once_and_what_is_done_is_kept(tmp_path, monkeypatch):
     assert grid.result("+ two", 0) == {"value": 1}
 
 
-def test_jobs_run_side_by_side(tmp_path, monkeypatch):
-    monkeypatch.setattr("sase.studies.grid._LOOK_EVERY_S", 0.02)
+def test_jobs_run_at_the_same_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("sase.studies.grid._POLL_S", 0.02)
     grid, running, most = Grid(tmp_path, ("a", "b", "c"), (0,)), [], 0
     command = command_of(grid)
 
@@ -60,33 +62,36 @@ def test_jobs_run_side_by_side(tmp_path, monkeypatch):
     assert most == 2
 
 
-def test_names_and_files_that_are_wrong_are_told(tmp_path):
+def test_bad_names_and_files_are_rejected(tmp_path):
     with pytest.raises(InputError, match=r"'\+ a' and 'A' would share"):
         Grid(tmp_path, ("+ a", "A"), (0,))
     grid = Grid(tmp_path, ("a", "b"), (0,))
-    assert grid.chosen(["b"]) == ["b"]
-    assert grid.chosen(None) == ["a", "b"]
-    with pytest.raises(InputError, match="no row c; there are a, b"):
-        grid.chosen(["a", "c"])
+    assert grid.selected(["b"]) == ["b"]
+    assert grid.selected(None) == ["a", "b"]
+    with pytest.raises(InputError, match="no row c; rows are a, b"):
+        grid.selected(["a", "c"])
     grid.write("a", 0, {"x": 1})
     assert grid.results() == {"a": {0: {"x": 1}}, "b": {}}
     (grid.folder("a", 0) / "result.json").write_text("{")
-    with pytest.raises(InputError, match="is no JSON"):
+    with pytest.raises(InputError, match="not valid JSON"):
         grid.results()
 
 
-def test_a_folder_is_held_by_one_process(tmp_path):
-    with folder_lock(tmp_path / "out"), pytest.raises(InputError, match="locked by another process"):
-        with folder_lock(tmp_path / "out"):
-            pass
+def test_a_folder_is_locked_by_one_process(tmp_path):
+    with (
+        folder_lock(tmp_path / "out"),
+        pytest.raises(InputError, match="locked by another process"),
+        folder_lock(tmp_path / "out"),
+    ):
+        pass
     with folder_lock(tmp_path / "out"):
         pass
     assert sase_command("info", 3)[1:] == ["-m", "sase.bin.main", "info", "3"]
 
 
-def test_the_noisy_input_is_scored_as_it_is(tmp_path):
+def test_the_unprocessed_input_is_scored(tmp_path):
     pairs = PairSet(dumped(tmp_path, [9000, 16000], seed=1))
-    scores = score_set(Unprocessed(), pairs, ("SI_SDR",))
+    scores = score_set(Identity(), pairs, ("SI_SDR",))
     assert list(scores) == pairs.utts
     for index, utt in enumerate(pairs.utts):
         where = torch.tensor([index]), torch.zeros(1, dtype=torch.long), int(pairs.lengths[index])

@@ -1,4 +1,4 @@
-"""Where the time of a federated training went."""
+"""How the time of a federated training is spent, and the size of uploads."""
 
 import json
 
@@ -18,9 +18,9 @@ def entry(number, seconds, intervals):
 
 def test_training_is_the_time_in_which_some_silo_trains(tmp_path):
     lines = [
-        entry(1, 99.0, [(0, 9)]),  # was done again
+        entry(1, 99.0, [(0, 9)]),  # repeated below
         entry(1, 20.0, [(5, 7), (1, 4), (2, 3), (6, 10)]),  # 1 to 4 and 5 to 10
-        entry(2, 20.0, [(0, 5), (5, 9), (9, 10)]),  # one after the other
+        entry(2, 20.0, [(0, 5), (5, 9), (9, 10)]),  # sequential
     ]
     (tmp_path / "round_timing.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     row = outside_training(tmp_path)
@@ -28,8 +28,8 @@ def test_training_is_the_time_in_which_some_silo_trains(tmp_path):
     assert row["outside training %"] == pytest.approx(55.0)
     assert row["scoring %"] == pytest.approx(5.0)
     assert row["aggregation %"] == pytest.approx(2.5)
-    assert row["s a round"] == 20.0
-    with pytest.raises(InputError, match="tells of no round"):
+    assert row["s per round"] == 20.0
+    with pytest.raises(InputError, match="no rounds found"):
         outside_training(tmp_path / "nothing")
 
 

@@ -1,4 +1,4 @@
-"""The comparison of ways of training in silos: its settings, its rows, its page."""
+"""The comparison of federated strategies: settings, rows, page."""
 
 import json
 import subprocess
@@ -14,6 +14,7 @@ from sase.config import to_mapping
 from sase.data.datadir import read_data_dir, write_data_dir
 from sase.errors import InputError
 from sase.federated.config import checked, load_federated_config
+from sase.studies import page
 from sase.studies.comparison import (
     Comparison,
     Folders,
@@ -25,7 +26,7 @@ from sase.studies.comparison import (
     read_results,
     run_one,
 )
-from sase.studies.comparison_page import verdicts, write_page
+from sase.studies.comparison_page import WORST, page_spec, summarise, worst, write_page
 from sase.training.config import load_train_config
 
 
@@ -92,15 +93,15 @@ def test_the_federated_configs_of_the_recipes_load(root):
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         ({"rowz": {}}, "unknown key rowz"),
         ({"rows": {}}, "needs 'config:'"),
         ({"rows": {"a": {"knid": "alone"}}}, "unknown key rows.a.knid; known here: federated, kind, model, train"),
-        ({"rows": {"a": {"kind": "lonely"}}}, "'lonely'; there are federated, alone, central"),
+        ({"rows": {"a": {"kind": "lonely"}}}, "'lonely'; known are federated, alone, central"),
     ],
 )
-def test_bad_settings_are_refused(tmp_path, change, message):
+def test_bad_settings_are_rejected(tmp_path, change, message):
     path = tmp_path / "compare.yaml"
     path.write_text(yaml.safe_dump(settings(**change)))
     with pytest.raises(InputError, match=message):
@@ -108,7 +109,7 @@ def test_bad_settings_are_refused(tmp_path, change, message):
 
 
 @pytest.mark.recipe
-def test_rows_are_trained_scored_and_told(plan, folders):
+def test_rows_are_trained_and_scored_and_shown(plan, folders):
     pool_silos(folders)
     results = {row: run_one(plan, folders, row, 0) for row in plan.rows}
     assert read_results(plan, folders)["FedBN"] == {0: json.loads(json.dumps(results["FedBN"]))}
@@ -124,51 +125,92 @@ def test_rows_are_trained_scored_and_told(plan, folders):
     own, parts = results["FedBN"]["own"], results["FedBN"]["parts"]
     assert [own[k]["utterances"] for k in range(3)] == counts
     assert any(abs(own[k]["SI_SDR"] - parts[k]["SI_SDR"]) > 1e-6 for k in range(3))
-    # What was written is what 'sase federate' takes.
+    # The written configs are what 'sase federate' accepts.
     folder = folders.of("FedBN", 0)
     assert load_train_config(folder / "train.yaml").model.norm == "batch"
     assert load_federated_config(folder / "federated.yaml").norm == "local"
+    # Scores per utterance have the means that are shown.
+    for result in results.values():
+        scores = result["scores"]["test"]
+        for name in ("SI_SDR", "STOI"):
+            assert np.mean([row[name] for row in scores.values()]) == pytest.approx(result["common"][name])
+        for silo, part in result["part_scores"].items():
+            assert np.mean([row["SI_SDR"] for row in part.values()]) == pytest.approx(result["parts"][silo]["SI_SDR"])
     assert gap(plan, folders) is None  # the second seed is missing
     write_page(plan, folders, before_training(plan, folders))
-    page = (folders.out / "RESULTS.md").read_text()
-    assert "| FedBN (1 of 2 seeds) |" in page
-    assert "its silo's own norms" in page
-    assert "| unprocessed |" in page
+    text = (folders.out / "RESULTS.md").read_text()
+    assert "| FedBN (1 of 2 seeds) |" in text
+    assert "its silo's own norms" in text
+    assert "| unprocessed |" in text
     assert (folders.out / "images/alphas.png").stat().st_size > 5000
 
 
-def made_up(values, kind="federated"):
-    """Seed to result, of {seed: (SI_SDR, of the worst silo)}."""
-    return {
-        seed: {"kind": kind, "common": {"SI_SDR": value}, "parts": {"0": {"SI_SDR": least}, "1": {"SI_SDR": 99.0}}}
-        for seed, (value, least) in values.items()
-    }
+def made_up(values, kind="federated", scores=True):
+    """Seed to result, of {seed: (SI_SDR, of the worst silo)}; scores spread around the means as utterances' do."""
+
+    def table(mean, names):
+        spread = np.linspace(-3.0, 3.0, len(names))
+        return {utt: dict.fromkeys(("SI_SDR", "PESQ_WB", "STOI"), mean + more) for utt, more in zip(names, spread)}
+
+    results = {}
+    for seed, (value, least) in values.items():
+        parts = {"0": table(least, [f"a{i}" for i in range(5)]), "1": table(99.0, [f"b{i}" for i in range(5)])}
+        results[seed] = {
+            "kind": kind,
+            "common": dict.fromkeys(("SI_SDR", "PESQ_WB", "STOI"), value),
+            "parts": {"0": {"SI_SDR": least}, "1": {"SI_SDR": 99.0}},
+            "trained": [{"seconds": 1.0, "bytes_up": 2_000_000, "bytes_down": 3_000_000}],
+            **({"scores": {"test": table(value, [*parts["0"], *parts["1"]])}, "part_scores": parts} if scores else {}),
+        }
+    return results
 
 
-def test_the_words_follow_the_numbers(tmp_path):
+def shown(tmp_path, scores=True):
     rows = {"alone": Row("alone"), "central": Row("central")}
     rows |= {name: Row() for name in ("examples", "good", "bad", "same")}
-    results = {
-        "alone": made_up({0: (4.0, 1.0), 1: (4.2, 1.0), 2: (3.8, 1.0)}),
-        "central": made_up({0: (8.0, 5.0), 1: (8.1, 5.0), 2: (7.9, 5.0)}),
-        "examples": made_up({0: (7.0, 4.0), 1: (7.1, 4.1), 2: (6.9, 3.9)}),
-        "good": made_up({0: (7.5, 5.0), 1: (7.6, 5.1), 2: (7.4, 4.9)}),
-        "bad": made_up({0: (6.0, 3.0), 1: (6.1, 3.0), 2: (5.9, 3.0)}),
-        "same": made_up({0: (7.4, 4.0), 1: (6.8, 4.0), 2: (7.0, 4.0)}),
+    values = {
+        "alone": {0: (4.0, 1.0), 1: (4.2, 1.0), 2: (3.8, 1.0)},
+        "central": {0: (8.0, 5.0), 1: (8.1, 5.0), 2: (7.9, 5.0)},
+        "examples": {0: (7.0, 4.0), 1: (7.1, 4.1), 2: (6.9, 3.9)},
+        "good": {0: (7.5, 5.0), 1: (7.6, 5.1), 2: (7.4, 4.9)},
+        "bad": {0: (6.0, 3.0), 1: (6.1, 3.0), 2: (5.9, 3.0)},
+        "same": {0: (7.4, 4.0), 1: (6.8, 4.0), 2: (7.0, 4.0)},
     }
-    said = verdicts(Comparison(tmp_path, rows, seeds=(0, 1, 2)), results)
-    assert said[0] == "Central training is 4.00 ± 0.10 dB above the mean silo alone."
-    assert "examples closes 75% of that gap, the best row, good, 88%" in said[1]
-    assert said[2] == (
-        "good against examples: +0.50 ± 0.00 dB SI_SDR, a gain; for the worst silo +1.00 ± 0.00 dB, a gain."
+    results = {row: made_up(seeds, rows[row].kind, scores) for row, seeds in values.items()}
+    comparison = Comparison(tmp_path, rows, seeds=(0, 1, 2))
+    summary = summarise(comparison, results, {}, 10)
+    spec = page_spec(comparison, summary, {})
+    return summary, page.lines(spec, summary)
+
+
+def test_verdicts_follow_the_intervals_and_the_seeds(tmp_path):
+    summary, lines = shown(tmp_path)
+    said = [line for line in lines if line.startswith("- ")]
+    assert said[0] == (
+        "- examples closes 75% of the gap between silos alone and central training, the best row, good, 88%."
     )
-    assert said[3].startswith("bad against examples: -1.00 ± 0.00 dB SI_SDR, a loss;")
-    assert said[4].startswith("same against examples: +0.07 ± 0.35 dB SI_SDR, no difference; for the worst silo +0.00")
-    assert "worst silo +0.00 ± 0.10" in said[4]
+    assert said[1].startswith("- **central** against alone: SI_SDR (dB) better, +4.00 ± 0.10 [+4.00, +4.00];")
+    assert said[2].startswith("- **good** against examples: SI_SDR (dB) better, +0.50 ± 0.00 [+0.50, +0.50];")
+    assert "worst silo's SI_SDR (dB) better, +1.00 ± 0.00 [+1.00, +1.00]." in said[2]
+    assert said[3].startswith("- **bad** against examples: SI_SDR (dB) worse, -1.00 ± 0.00")
+    assert said[4].startswith("- **same** against examples: SI_SDR (dB) no reliable difference, +0.07 ± 0.35")
+    assert "worst silo's SI_SDR (dB) no reliable difference, +0.00 ± 0.10" in said[4]
+    assert summary["rows"]["good"]["differences"]["test"]["silo"]["0"]["SI_SDR"]["mean"] == pytest.approx(1.0)
+    assert summary["rows"]["examples"]["against"] is None
+    assert any(line.startswith("| good | 7.50 ± 0.10 |") and "| 88% | 2.0, 3.0 | 1 ± 0 |" in line for line in lines)
+
+
+def test_results_without_scores_per_utterance_are_shown_without_intervals(tmp_path):
+    summary, lines = shown(tmp_path, scores=False)
+    assert any("delete their result.json and run the same command" in line for line in lines)
+    (said,) = [line for line in lines if line.startswith("- **good**")]
+    assert "SI_SDR (dB) undecided without interval, +0.50 ± 0.00;" in said
+    assert summary["rows"]["good"]["differences"]["test"]["all"][WORST]["mean"] == pytest.approx(1.0)
+    assert worst(made_up({0: (4.0, 1.0)})[0]) == 1.0
 
 
 @pytest.mark.recipe
-def test_the_command_runs_all_rows_goes_on_and_stops_where_silos_are_alike(plan, folders):
+def test_the_command_runs_all_rows_resumes_and_stops_if_silos_are_similar(plan, folders):
     def command(*more):
         words = [
             "--config",

@@ -1,15 +1,19 @@
-"""How fast the package is on this machine: enhancing, training, dumping, scoring.
+"""Speed of enhancement, training, dumping and scoring on this machine.
 
-Every function returns rows for a table. Times are of the clock; where one thread works, that of the processor stands
-beside it, since other programs on the machine cannot make it much longer.
+Every function returns rows for a table. Times are wall-clock times; for single-threaded work CPU time is given as well,
+which other programs on the machine hardly affect.
 """
+
+from __future__ import annotations
 
 import contextlib
 import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,28 +30,34 @@ from sase.profiling import macs_per_s, with_unit
 from sase.training.loop import GradientGuard, TrainingStep, train_epoch
 from sase.training.performance import compile_network, keep_freed_memory, training_precision
 
-_REFERENCE_SIZE, _REFERENCE_COUNT = 512, 8  # matrices, and how many products of them: 1.07 GMAC
+if TYPE_CHECKING:
+    from sase.model import SASE
+    from sase.training.config import TrainConfig
+
+_REFERENCE_SIZE, _REFERENCE_COUNT = 512, 8  # size of matrices and number of products: 1.07 GMAC
 _TEST_UTTERANCES = 824  # of VoiceBank+DEMAND
 TEST_UTTERANCE_S = 2.5  # their mean length
 
 
-def machine():
-    """Return the machine in one line: processor, cores, load, torch."""
+def machine() -> str:
+    """Return a line that describes the machine: processor, cores, load, torch."""
     load = f"load {os.getloadavg()[0]:.1f} before, " if hasattr(os, "getloadavg") else ""
     return f"{cpu_name()}, {os.cpu_count()} cores, {load}torch {torch.__version__}"
 
 
-def bench_enhance(models, durations_s=(4.0, 60.0), repeats=5):
+def bench_enhance(
+    models: Mapping[str, SASE], durations_s: Sequence[float] = (4.0, 60.0), repeats: int = 5
+) -> list[dict[str, Any]]:
     """Measure the real-time factor of :meth:`Enhancer.enhance`, from waveform to waveform at 16 kHz, on one thread.
 
     Args:
-        models: mapping name to network.
+        models: name to network.
         durations_s: lengths of the input.
-        repeats: times that each is measured, after one that is not.
+        repeats: measurements of each, after one warm-up.
 
     Returns:
-        For each network and length: median and best real-time factor by the clock, best by the processor's time, and
-        ``GMAC``: the median as the work in matrix products that takes as long, measured in the same run.
+        For each network and length: median and best real-time factor by wall-clock time, best by CPU time, and
+        ``GMAC``: the matrix products that take as long as the median, measured in the same run.
     """
     rows = []
     with threads(1):
@@ -70,24 +80,26 @@ def bench_enhance(models, durations_s=(4.0, 60.0), repeats=5):
                         "input s": duration_s,
                         "RTF median": statistics.median(clock),
                         "RTF best": min(clock),
-                        "RTF processor": min(processor),
+                        "RTF CPU time": min(processor),
                         "GMAC": statistics.median(clock) / statistics.median(reference) * gmacs,
                     }
                 )
     return rows
 
 
-def bench_train(configs, switches=False, steps=10, device="cpu"):
-    """Measure training as configs say, on a made-up corpus and all cores: batch, step, everything but validation.
+def bench_train(
+    configs: Sequence[TrainConfig], switches: bool = False, steps: int = 10, device: str = "cpu"
+) -> list[dict[str, Any]]:
+    """Measure training with given configs on a synthetic corpus and all cores: batches and steps, without validation.
 
     Args:
-        configs: :class:`sase.training.config.TrainConfig` objects of one sample rate.
-        switches: measure each without kept memory, bfloat16 and compiling as well, and with each added in turn.
-        steps: how many are measured, after two that are not.
-        device: the processor, or a GPU.
+        configs: of one sample rate.
+        switches: measure each without kept memory, bfloat16 and compilation, and with each added in turn.
+        steps: number measured, after two of warm-up.
+        device: ``cpu`` or a GPU.
 
     Returns:
-        A row each: median and best of the hours of sound that one hour trains on; median of the processor's time of a
+        A row each: median and best speed relative to real time, in seconds of sound per second; median CPU time of a
         step, all threads together.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -95,7 +107,7 @@ def bench_train(configs, switches=False, steps=10, device="cpu"):
         _dump(make_corpus(folder, 24, 5.0, rate), dump_dir)
         pairs = PairSet(dump_dir, rate, device)
     rows = []
-    if switches:  # kept memory cannot be given back, so what does without comes first
+    if switches:  # kept memory cannot be released, so measure without it first
         rows += [_bench_train(config, pairs, "none", "float32", False, steps) for config in configs]
         keep_freed_memory()
         for name, precision, compiled in (
@@ -106,18 +118,20 @@ def bench_train(configs, switches=False, steps=10, device="cpu"):
             rows += [_bench_train(config, pairs, name, precision, compiled, steps) for config in configs]
         return rows
     keep_freed_memory()
-    return [_bench_train(c, pairs, "of the config", c.train.precision, c.train.compile, steps) for c in configs]
+    return [_bench_train(c, pairs, "as configured", c.train.precision, c.train.compile, steps) for c in configs]
 
 
-def _bench_train(config, pairs, switches, precision, compiled, steps):
+def _bench_train(
+    config: TrainConfig, pairs: PairSet, switches: str, precision: str, compiled: bool, steps: int
+) -> dict[str, Any]:
     mixtures = Mixtures(pairs, config.data, config.seed)
     model, train = build_model(config.model).to(pairs.device), config.train
     if compiled:
-        torch.compiler.reset()  # what was compiled for another network makes this one's shapes dynamic
+        torch.compiler.reset()  # code compiled for another network would make this one's shapes dynamic
         compile_network(model.network)
     optimizer = torch.optim.AdamW(model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay)
     guard = GradientGuard(train.clip_norm, train.max_bad_steps)
-    training_step, times = TrainingStep(model, build_loss(config.loss), optimizer, guard), []
+    training_step, times = TrainingStep(model, build_loss(config.loss), optimizer, guard), list[tuple[float, float]]()
     with training_precision(precision, pairs.device):
         for step in range(steps + 2):
             batches = (mixtures.batch(step) for _ in range(1))
@@ -131,17 +145,17 @@ def _bench_train(config, pairs, switches, precision, compiled, steps):
         "loss": " ".join(config.loss),
         "switches": switches,
         "threads": torch.get_num_threads(),
-        "hours an hour, median": batch_s / statistics.median(seconds[2:]),
-        "hours an hour, best": batch_s / min(seconds[2:]),
-        "processor s a step": statistics.median(processor[2:]),
+        "× real time, median": batch_s / statistics.median(seconds[2:]),
+        "× real time, best": batch_s / min(seconds[2:]),
+        "CPU s per step": statistics.median(processor[2:]),
     }
 
 
-def bench_dump(pairs=60, duration_s=5.0, sample_rate=48000):
-    """Measure stage 2 on made-up WAV files, on one core.
+def bench_dump(pairs: int = 60, duration_s: float = 5.0, sample_rate: int = 48000) -> list[dict[str, Any]]:
+    """Measure stage 2 on synthetic WAV files, on one core.
 
     Returns:
-        One row: seconds of sound (noisy and clean both counted) that a second dumps, by the clock and by the processor.
+        One row: seconds of sound (noisy plus clean) dumped per second, by wall-clock and by CPU time.
     """
     with tempfile.TemporaryDirectory() as folder:
         data = make_corpus(folder, pairs, duration_s, sample_rate)
@@ -152,16 +166,16 @@ def bench_dump(pairs=60, duration_s=5.0, sample_rate=48000):
             "rate": f"{sample_rate} Hz",
             "sound s": sound_s,
             "× real time": sound_s / clock,
-            "× real time, processor": sound_s / processor,
+            "× real time, CPU time": sound_s / processor,
         }
     ]
 
 
-def bench_score(utterances=60, workers=1):
-    """Measure stage 5, every measure, on made-up utterances as long as VoiceBank+DEMAND's test utterances are.
+def bench_score(utterances: int = 60, workers: int = 1) -> list[dict[str, Any]]:
+    """Measure stage 5, every measure, on synthetic utterances as long as those of VoiceBank+DEMAND's test set.
 
     Returns:
-        One row: time for the utterances, and what it comes to for the 824 of the test set.
+        One row: time for the utterances, and extrapolated to the 824 of the test set.
     """
     from sase.evaluation import scoring
 
@@ -175,19 +189,20 @@ def bench_score(utterances=60, workers=1):
             "utterances": utterances,
             "processes": workers,
             "s": clock,
-            "ms an utterance": 1000 * clock / utterances,
-            **({"ms an utterance, processor": 1000 * processor / utterances} if workers == 1 else {}),
+            "ms per utterance": 1000 * clock / utterances,
+            **({"ms per utterance, CPU time": 1000 * processor / utterances} if workers == 1 else {}),
             f"s for {_TEST_UTTERANCES}": clock / utterances * _TEST_UTTERANCES,
         }
     ]
 
 
-def make_corpus(folder, pairs, duration_s, sample_rate):
-    """Write pairs of made-up speech, noisy and clean, as WAV files and a data directory; return its path."""
+def make_corpus(folder: str | Path, pairs: int, duration_s: float, sample_rate: int) -> Path:
+    """Write pairs of synthetic speech, noisy and clean, as WAV files and a data directory; return its path."""
     generator = np.random.default_rng(0)
-    noisy, clean = {}, {}
+    noisy: dict[str, str] = {}
+    clean: dict[str, str] = {}
     for number in range(pairs):
-        speech = _made_up_speech(generator, round(duration_s * sample_rate), sample_rate)
+        speech = _synthetic_speech(generator, round(duration_s * sample_rate), sample_rate)
         utt = f"s{number % 8}_{number:04d}"
         signals = (clean, speech), (noisy, speech + 0.02 * generator.standard_normal(len(speech)))
         for kind, (table, wav) in zip(("clean", "noisy"), signals):
@@ -196,8 +211,8 @@ def make_corpus(folder, pairs, duration_s, sample_rate):
     return write_data_dir(Path(folder) / "data", noisy, clean, {utt: utt.split("_")[0] for utt in noisy}).path
 
 
-def _made_up_speech(generator, num_samples, sample_rate):
-    """Harmonics of a gliding pitch in four syllables a second with pauses: enough for measures that look for speech."""
+def _synthetic_speech(generator: np.random.Generator, num_samples: int, sample_rate: int) -> np.ndarray:
+    """Harmonics of a gliding pitch, four syllables per second with pauses: speech enough for the measures."""
     time_s = np.arange(num_samples) / sample_rate
     pitch = generator.uniform(90, 220) * (1 + 0.1 * np.sin(2 * np.pi * 0.7 * time_s + generator.uniform(0, 6)))
     phase = 2 * np.pi * np.cumsum(pitch) / sample_rate
@@ -206,31 +221,31 @@ def _made_up_speech(generator, num_samples, sample_rate):
     return 0.15 * voice * syllables
 
 
-def _dump(data_dir, dump_dir):
+def _dump(data_dir: str | Path, dump_dir: Path) -> None:
     dump.dump_set(data_dir, dump_dir, log=_silent)
     dump.finish(data_dir, dump_dir, log=_silent)
 
 
-def _silent(line):
+def _silent(line: str) -> None:
     pass
 
 
-def _reference():
+def _reference() -> None:
     matrix = torch.ones(_REFERENCE_SIZE, _REFERENCE_SIZE)
     for _ in range(_REFERENCE_COUNT):
-        matrix @ matrix
+        torch.mm(matrix, matrix)
 
 
-def _time(function, *args):
-    """Call; return the seconds that it took by the clock, and those of this process on the processor."""
+def _time(function: Callable[..., Any], *args: Any) -> tuple[float, float]:
+    """Call a function; return the wall-clock time and the CPU time of this process, in seconds."""
     clock, processor = time.perf_counter(), time.process_time()
     function(*args)
     return time.perf_counter() - clock, time.process_time() - processor
 
 
 @contextlib.contextmanager
-def threads(count):
-    """Let torch have ``count`` threads while this is entered."""
+def threads(count: int) -> Iterator[None]:
+    """Limit torch to ``count`` threads in this context."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,22 +1,22 @@
-"""Train and score the rows of an ablation with every seed, as a YAML file says; run again, it does what is missing."""
+"""Train and score the rows of an ablation with every seed; finished runs are skipped, interrupted ones resume."""
 
 import argparse
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(prog="sase ablation", description=__doc__)
-    parser.add_argument("--config", required=True, help="YAML file, as conf/ablation.yaml")
-    parser.add_argument("--train-set", required=True, metavar="DUMP", help="to train on")
-    parser.add_argument("--dev-set", required=True, metavar="DUMP", help="chooses the best epoch; is scored as well")
-    parser.add_argument("--test-set", required=True, metavar="DUMP", help="is scored")
+    parser.add_argument("--config", required=True, help="YAML file, such as conf/ablation.yaml")
+    parser.add_argument("--train-set", required=True, metavar="DUMP", help="training set")
+    parser.add_argument("--dev-set", required=True, metavar="DUMP", help="selects the best epoch; also scored")
+    parser.add_argument("--test-set", required=True, metavar="DUMP", help="scored")
     parser.add_argument("--out", required=True, metavar="DIR", help="for trainings, RESULTS.md, images, summary.json")
-    parser.add_argument("--row", action="append", help="only this row (again for more)")
-    parser.add_argument("--seed", type=int, help="with one --row: train it here and now with this seed")
+    parser.add_argument("--row", action="append", help="only this row (repeat for more)")
+    parser.add_argument("--seed", type=int, help="with one --row: train it in this process with this seed")
     parser.add_argument("--ngpu", type=int, default=0, choices=(0, 1), help="train on a GPU")
-    parser.add_argument("--page", action="store_true", help="write RESULTS.md of what is done, train nothing")
+    parser.add_argument("--page", action="store_true", help="only write RESULTS.md of finished runs")
     args = parser.parse_args()
     if args.seed is not None and len(args.row or ()) != 1:
-        parser.error("--seed goes with one --row")
+        parser.error("--seed requires exactly one --row")
 
     import logging
     from pathlib import Path

@@ -1,10 +1,10 @@
-"""Measure how fast this machine enhances, trains, dumps or scores, and what federating costs."""
+"""Measure the speed of enhancement, training, dumping and scoring, and the overhead of federated training."""
 
 import argparse
 
 
-def main():
-    parser = argparse.ArgumentParser(description=f"{__doc__} 'sase bench scale' reckons from there.")
+def main() -> None:
+    parser = argparse.ArgumentParser(description=f"{__doc__} 'sase bench scale' estimates costs from these.")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a Markdown table")
     subjects = parser.add_subparsers(dest="subject", required=True, metavar="SUBJECT")
     enhance = subjects.add_parser("enhance", help="real-time factor from waveform to waveform, one thread")
@@ -12,19 +12,19 @@ def main():
     enhance.add_argument("--model", help="a saved model, instead of presets")
     enhance.add_argument("--seconds", nargs="+", type=float, default=[4, 60], help="lengths of the input (4 60)")
     enhance.add_argument("--repeats", type=int, default=5, help="(%(default)s)")
-    train = subjects.add_parser("train", help="hours of sound that an hour trains on, all cores")
+    train = subjects.add_parser("train", help="× real time of training, all cores")
     train.add_argument("--config", default="egs/voicebank_demand/conf/train_small.yaml", help="(%(default)s)")
-    train.add_argument("--preset", nargs="+", help="networks in place of the config's")
-    train.add_argument("--switches", action="store_true", help="also without kept memory, bfloat16 and compiling")
+    train.add_argument("--preset", nargs="+", help="networks instead of the config's")
+    train.add_argument("--switches", action="store_true", help="also without kept memory, bfloat16 and compilation")
     train.add_argument("--steps", type=int, default=10, help="(%(default)s)")
-    dump = subjects.add_parser("dump", help="times real time of stage 2, one core")
+    dump = subjects.add_parser("dump", help="× real time of stage 2, one core")
     dump.add_argument("--pairs", type=int, default=60, help="noisy and clean files of 5 s (%(default)s)")
     score = subjects.add_parser("score", help="time of stage 5, all measures")
     score.add_argument("--utterances", type=int, default=60, help="of 2.5 s (%(default)s)")
     score.add_argument("--nj", type=int, default=1, help="processes (%(default)s)")
-    federated = subjects.add_parser("federated", help="share of a training in silos that was no local training")
+    federated = subjects.add_parser("federated", help="time of a federated training outside local training")
     federated.add_argument("--exp", required=True, help="its folder")
-    subjects.add_parser("payload", help="bytes that a silo uploads in a round, of every preset")
+    subjects.add_parser("payload", help="bytes per upload of a silo, for every preset")
     for subject in subjects.choices.values():
         subject.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -1,21 +1,21 @@
-"""Compare ways of training in silos, as one YAML file says; run again, it goes on with what is missing."""
+"""Compare federated strategies with each other and with silos alone and central training; finished runs are skipped."""
 
 import argparse
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(prog="sase compare", description=__doc__)
-    parser.add_argument("--config", required=True, help="YAML file, as conf/compare_strategies.yaml")
-    parser.add_argument("--silos", required=True, metavar="DIR", help="folder of 'sase partition'")
+    parser.add_argument("--config", required=True, help="YAML file, such as conf/compare_strategies.yaml")
+    parser.add_argument("--silos", required=True, metavar="DIR", help="folder made by 'sase partition'")
     parser.add_argument("--dev-set", required=True, metavar="DUMP", help="the server's development set")
     parser.add_argument("--test-set", required=True, metavar="DUMP", help="the common test set")
-    parser.add_argument("--out", required=True, metavar="DIR", help="where all trainings, RESULTS.md and images/ go")
-    parser.add_argument("--row", action="append", help="only this row (again for more)")
-    parser.add_argument("--seed", type=int, help="with one --row: train it here with this seed, and nothing else")
-    parser.add_argument("--page", action="store_true", help="write RESULTS.md of what is done, train nothing")
+    parser.add_argument("--out", required=True, metavar="DIR", help="for trainings, RESULTS.md, images, summary.json")
+    parser.add_argument("--row", action="append", help="only this row (repeat for more)")
+    parser.add_argument("--seed", type=int, help="with one --row: train it in this process with this seed")
+    parser.add_argument("--page", action="store_true", help="only write RESULTS.md of finished runs")
     args = parser.parse_args()
     if args.seed is not None and len(args.row or ()) != 1:
-        parser.error("--seed goes with one --row")
+        parser.error("--seed requires exactly one --row")
 
     import logging
     from pathlib import Path
@@ -37,7 +37,7 @@ def main():
     try:
         if not args.page:
             comparison.run_all(plan, folders, args.row)
-    finally:  # what is done is told, whatever failed
+    finally:  # show what is finished even after a failure
         write_page(plan, folders, comparison.before_training(plan, folders))
 
 

@@ -1,8 +1,14 @@
-"""Which idea earns its cost: networks and losses one by one, all else equal, over seeds; resumable run by run."""
+"""Which part earns its cost: networks and losses one by one, all else equal, over seeds; resumable run by run."""
+
+from __future__ import annotations
 
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from sase import jsonfile
 from sase.atomic import write_text
@@ -16,7 +22,8 @@ from sase.losses.objectives import build_loss
 from sase.model import build_model, model_config
 from sase.processes import folder_lock, sase_command
 from sase.profiling import count_parameters, macs_per_s
-from sase.studies.grid import Grid, Unprocessed, load_plan, score_set
+from sase.studies.grid import Grid, Result, Results, load_plan
+from sase.studies.scores import Identity, Scores, score_set
 from sase.training.checkpoint import first_difference
 from sase.training.config import TrainConfig, load_train_config
 from sase.training.distributed import init_workers
@@ -24,23 +31,24 @@ from sase.training.trainer import Trainer
 
 UNPROCESSED = "unprocessed"
 _SECTIONS = ("model", "data", "train")
+_OLD_KEYS, _OLD_ROW_KEYS = {"macs_as": "same_macs_as"}, {"any_macs": "other_macs"}  # accepted until version 1.0
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one row changes in the common config, and what it is compared with.
+    """What one row changes in the common config, and which row it is compared with.
 
     Attributes:
-        against: the row that differences are taken from; None for a row that is only compared with.
-        table: under which heading it stands.
-        any_macs: its network may cost what it likes, as one does that takes the same time instead.
-        model, data, train: keys that replace those of the config's sections.
+        against: the row it is compared with; None for a reference.
+        table: heading of its section.
+        other_macs: exempt from ``same_macs_as``, such as a network that takes the same time instead.
+        model, data, train: keys that override those of the config's sections.
         loss: replaces the config's whole section; None keeps it.
     """
 
     against: str | None = None
     table: str = "network"
-    any_macs: bool = False
+    other_macs: bool = False
     model: dict[str, object] = field(default_factory=dict)
     data: dict[str, object] = field(default_factory=dict)
     train: dict[str, object] = field(default_factory=dict)
@@ -49,17 +57,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Ablation:
-    """What one YAML file says.
+    """The content of an ablation's YAML file.
 
     Attributes:
         path: of the file.
         rows: name to :class:`Row`, in the order of the tables.
-        config: the training config as a mapping, as conf/train_*.yaml has it.
+        config: the training config as a mapping, as in conf/train_*.yaml.
         seeds: of every row.
-        jobs: trainings at the same time, each on one thread.
-        macs_as: a row; every network must cost as many multiplications a second as its does; None: any cost will do.
-        macs_tolerance: by which share it may miss them.
-        hours: how much training sound a run must see (±5 %); 0 for any.
+        jobs: trainings at a time, each on one thread.
+        same_macs_as: a row whose multiply-accumulates per second all networks must have; None for no such constraint.
+        macs_tolerance: allowed relative deviation from them.
+        hours: of sound that every training must see (±5 %); 0 for any.
     """
 
     path: str
@@ -67,52 +75,52 @@ class Ablation:
     config: dict[str, object]
     seeds: tuple[int, ...] = (0, 1, 2)
     jobs: int = 2
-    macs_as: str | None = None
+    same_macs_as: str | None = None
     macs_tolerance: float = 0.05
     hours: float = 0.0
 
 
 @dataclass(frozen=True)
 class Sets:
-    """Dump directories: to train on, to validate epochs by, and of the test; the last two are scored."""
+    """Dump directories for training, for development and for the test; the last two are scored."""
 
     train: Path
     dev: Path
     test: Path
 
     @property
-    def scored(self):
-        """Name to dump directory of what is scored."""
+    def scored(self) -> dict[str, Path]:
+        """Name to dump directory of the sets that are scored."""
         return {"test": self.test, "development": self.dev}
 
 
-def load_ablation(path):
+def load_ablation(path: str | Path) -> Ablation:
     """Return the :class:`Ablation` of a YAML file.
 
     Raises:
-        InputError: what :func:`sase.studies.grid.load_plan` raises, or the name of a row that is not there.
+        InputError: as :func:`sase.studies.grid.load_plan`, or a reference to an unknown row.
     """
-    ablation = load_plan(Ablation, path)
+    ablation = load_plan(Ablation, path, _OLD_KEYS, _OLD_ROW_KEYS)
     for name, row in ablation.rows.items():
         if row.against is not None and row.against not in ablation.rows:
-            raise InputError(f"{path}: row {name} is against {row.against}, which is no row")
-    if ablation.macs_as is not None and ablation.macs_as not in ablation.rows:
-        raise InputError(f"{path}: macs_as is {ablation.macs_as}, which is no row")
+            raise InputError(f"{path}: row {name} is compared with {row.against}, which is not a row")
+    if ablation.same_macs_as is not None and ablation.same_macs_as not in ablation.rows:
+        raise InputError(f"{path}: same_macs_as is {ablation.same_macs_as}, which is not a row")
     return ablation
 
 
-def grid(ablation, out):
+def grid(ablation: Ablation, out: str | Path) -> Grid:
     """Return the :class:`~sase.studies.grid.Grid` of an ablation in a folder."""
     return Grid(Path(out), tuple(ablation.rows), ablation.seeds)
 
 
-def train_config(ablation, row, seed):
-    """Return what a row is trained with, a :class:`~sase.training.config.TrainConfig`.
+def train_config(ablation: Ablation, row: str, seed: int) -> TrainConfig:
+    """Return the training config of a row.
 
     Raises:
         InputError: an unknown key, preset or objective.
     """
-    change, config = ablation.rows[row], dict(ablation.config)
+    change, config = ablation.rows[row], dict[str, Any](ablation.config)
     for name in _SECTIONS:
         config[name] = {**config.get(name, {}), **getattr(change, name)}
     if change.loss is not None:
@@ -126,65 +134,68 @@ def train_config(ablation, row, seed):
         raise InputError(f"{ablation.path}: row {row}: {error}") from None
 
 
-def check(ablation, configs):
-    """Return what the network of each row costs against that of the row ``macs_as``: row to ratio.
+def check(ablation: Ablation, configs: Mapping[str, TrainConfig]) -> dict[str, float]:
+    """Return the cost of each row's network relative to that of the row ``same_macs_as``: row to ratio.
 
     Args:
         ablation: an :class:`Ablation`.
         configs: row to :class:`~sase.training.config.TrainConfig`.
 
     Raises:
-        InputError: a row whose network costs, or whose training sees, another amount than the file says.
+        InputError: a row whose cost or amount of training sound differs from what the file demands.
     """
-    known, ratios = {}, {}
+    known: dict[Any, int] = {}
+    ratios: dict[str, float] = {}
 
-    def cost(model):
+    def cost(model: Any) -> int:
         known[model] = known.get(model) or macs_per_s(build_model(model))
         return known[model]
 
     for row, config in configs.items():
-        if ablation.macs_as:
-            ratios[row] = ratio = cost(config.model) / cost(train_config(ablation, ablation.macs_as, 0).model)
-            if abs(ratio - 1.0) > ablation.macs_tolerance and not ablation.rows[row].any_macs:
+        if ablation.same_macs_as:
+            ratios[row] = ratio = cost(config.model) / cost(train_config(ablation, ablation.same_macs_as, 0).model)
+            if abs(ratio - 1.0) > ablation.macs_tolerance and not ablation.rows[row].other_macs:
                 raise InputError(
-                    f"{ablation.path}: row {row} costs {ratio:.3f} times what {ablation.macs_as} does, more than "
-                    f"±{ablation.macs_tolerance:g} off; change its channels or recurrent"
+                    f"{ablation.path}: row {row} has {ratio:.3f} times the MACs of {ablation.same_macs_as}, outside "
+                    f"±{ablation.macs_tolerance:g}; change its channels or recurrent"
                 )
         hours = hours_of(config)
         if ablation.hours and abs(hours / ablation.hours - 1.0) > 0.05:
             raise InputError(
-                f"{ablation.path}: row {row} is trained on {hours:.2f} h of sound, not {ablation.hours:g}; "
+                f"{ablation.path}: row {row} trains on {hours:.2f} h of sound, not {ablation.hours:g}; "
                 "set train.epochs and train.steps_per_epoch"
             )
     return ratios
 
 
-def hours_of(config):
-    """Return how many hours of sound a training sees; 0 where that depends on the set (``steps_per_epoch: 0``)."""
+def hours_of(config: TrainConfig) -> float:
+    """Return the hours of sound that a training sees; 0 if that depends on the set (``steps_per_epoch: 0``)."""
     return config.train.epochs * config.train.steps_per_epoch * config.data.batch_size * config.data.segment_s / 3600.0
 
 
-def run_all(ablation, sets, out, only=None, ngpu=0):
-    """Run every row and seed that has no result yet; what was begun goes on from its checkpoint.
+def run_all(
+    ablation: Ablation, sets: Sets, out: str | Path, only: Collection[str] | None = None, ngpu: int = 0
+) -> None:
+    """Run every row and seed without a result; interrupted trainings resume from their checkpoints.
 
     Args:
         ablation: an :class:`Ablation`.
         sets: :class:`Sets`.
-        out: the folder of everything.
-        only: names of rows; all when None.
+        out: the study's folder.
+        only: names of rows; all if None.
         ngpu: 1 to train on a GPU.
 
     Raises:
-        InputError: a row of another cost than the others, results of another config, or runs that failed.
+        InputError: a row with a different cost, results of another config, or runs that failed.
     """
     plan = grid(ablation, out)
-    rows = plan.chosen(only)
+    rows = plan.selected(only)
     with folder_lock(plan.out):
         check(ablation, {row: train_config(ablation, row, 0) for row in rows})
         results(ablation, sets, out)
         unprocessed(ablation, sets, out)
 
-        def command(row, seed):
+        def command(row: str, seed: int) -> list[str]:
             places = ["--train-set", sets.train, "--dev-set", sets.dev, "--test-set", sets.test, "--out", out]
             which = ["--config", ablation.path, "--row", row, "--seed", seed, "--ngpu", ngpu]
             return sase_command("ablation", *which, *places)
@@ -192,25 +203,25 @@ def run_all(ablation, sets, out, only=None, ngpu=0):
         plan.run([(row, seed) for seed in ablation.seeds for row in rows], command, ablation.jobs)
 
 
-def run_one(ablation, sets, out, row, seed, ngpu=0):
-    """Train one row with one seed, score it, measure its cost, and write its result; return that.
+def run_one(ablation: Ablation, sets: Sets, out: str | Path, row: str, seed: int, ngpu: int = 0) -> Result:
+    """Train one row with one seed, score it, measure its cost, and write its result; return the result.
 
-    It is scored as it is after its last step. Which epoch the development set would choose is half chance, and an early
-    one differs from the last by more than one row does from another.
+    Scores are of the weights after the last step: which epoch the development set selects is half chance, and an early
+    epoch differs from the last by more than rows differ from each other.
 
-    Args: as :func:`run_all`; ``row`` and ``seed`` say which.
+    Args: as for :func:`run_all`; ``row`` and ``seed`` of the run.
     """
     plan, workers = grid(ablation, out), init_workers(use_gpu=ngpu > 0)
-    (row,) = plan.chosen([row])
+    (row,) = plan.selected([row])
     folder = plan.folder(row, seed)
-    write_text(folder / "train.yaml", to_yaml(train_config(ablation, row, seed)))  # 'sase train' takes it as well
+    write_text(folder / "train.yaml", to_yaml(train_config(ablation, row, seed)))  # can be used with 'sase train'
     config = load_train_config(folder / "train.yaml")
     trainer = Trainer(config, sets.train, sets.dev, folder, workers)
     epochs = len(trainer.run())
-    began, rate = time.monotonic(), config.model.sample_rate
+    started, rate = time.monotonic(), config.model.sample_rate
     model = trainer.validated.eval()
     scores = {name: _scores(model, PairSet(path, rate, workers.device)) for name, path in sets.scored.items()}
-    scoring_s = round(time.monotonic() - began, 1)
+    scoring_s = round(time.monotonic() - started, 1)
     (speed,) = bench_enhance({row: model.cpu()}, [4.0])
     result = {
         "row": row,
@@ -220,7 +231,7 @@ def run_one(ablation, sets, out, row, seed, ngpu=0):
         "scores": scores,
         "parameters": count_parameters(model),
         "macs_per_s": macs_per_s(model),
-        "rtf": {"best": speed["RTF best"], "processor": speed["RTF processor"]},
+        "rtf": {"best": speed["RTF best"], "processor": speed["RTF CPU time"]},
         "epochs": epochs,
         "seconds_here": {"training": _training_s(folder), "scoring": scoring_s},
     }
@@ -228,11 +239,11 @@ def run_one(ablation, sets, out, row, seed, ngpu=0):
     return result
 
 
-def results(ablation, sets, out):
-    """Return row to seed to result of what is done, scores with NaN where a measure is undefined.
+def results(ablation: Ablation, sets: Sets, out: str | Path) -> Results:
+    """Return the results of all finished runs, scores with NaN where a measure is undefined.
 
     Raises:
-        InputError: a result that was made with another config or other sets than the file and the command now say.
+        InputError: a result of another config or other sets than the file and the command name.
     """
     plan, found = grid(ablation, out), grid(ablation, out).results()
     for row, seeds in found.items():
@@ -241,37 +252,42 @@ def results(ablation, sets, out):
             config = to_mapping(train_config(ablation, row, seed))
             old = {"config": result["config"], "sets": result["sets"]}
             if difference := first_difference(old, {"config": config, "sets": _names(sets)}):
-                raise InputError(f"{folder}: was made otherwise ({difference}); delete it, or use another --out")
+                raise InputError(f"{folder}: made with other settings ({difference}); delete it, or use another --out")
             result["scores"] = jsonfile.null_to_nan(result["scores"])
     return found
 
 
-def unprocessed(ablation, sets, out):
-    """Return {set: {utt: {measure: value}}} of the noisy input; kept in a folder as a row's are."""
+def unprocessed(ablation: Ablation, sets: Sets, out: str | Path) -> dict[str, Scores]:
+    """Return {set: scores} of the noisy input, stored like a row's."""
     plan = Grid(Path(out), (UNPROCESSED,), (0,))
     kept = plan.result(UNPROCESSED, 0)
     if kept is None or kept["sets"] != _names(sets):
-        rate = model_config(ablation.config["model"]).sample_rate
-        scores = {name: _scores(Unprocessed(), PairSet(path, rate)) for name, path in sets.scored.items()}
+        rate = _sample_rate(ablation)
+        scores = {name: _scores(Identity(), PairSet(path, rate)) for name, path in sets.scored.items()}
         kept = {"sets": _names(sets), "scores": scores}
         plan.write(UNPROCESSED, 0, kept)
     return jsonfile.null_to_nan(kept["scores"])
 
 
-def labels(sets):
-    """Return {set: labels of :func:`sase.evaluation.scoring.labels_of`} of the sets that are scored."""
+def labels(sets: Sets) -> dict[str, dict[str, Any]]:
+    """Return {set: labels, as :func:`sase.evaluation.scoring.labels_of` returns them} of the scored sets."""
     return {name: labels_of(read_data_dir(path)) for name, path in sets.scored.items()}
 
 
-def _scores(model, pairs):
+def _sample_rate(ablation: Ablation) -> int:
+    model: Any = ablation.config["model"]
+    return model_config(model).sample_rate
+
+
+def _scores(model: nn.Module, pairs: PairSet) -> Any:
     return jsonfile.nan_to_null(score_set(model, pairs))
 
 
-def _training_s(folder):
+def _training_s(folder: Path) -> float:
     """Return the seconds of all epochs, those before a break too; of an epoch that was done again, the last."""
     entries = jsonfile.read_jsonl(folder / "timing.jsonl")
     return round(sum({entry["epoch"]: entry["seconds"] for entry in entries}.values()), 1)
 
 
-def _names(sets):
+def _names(sets: Sets) -> dict[str, str]:
     return {name: str(getattr(sets, name)) for name in Sets.__dataclass_fields__}

@@ -1,33 +1,37 @@
-"""The experiment that compares ways of training in silos: one row of the table, one seed, one process; all resumable.
+"""Federated strategies compared with each other, with silos alone and with central training; resumable run by run.
 
-Every row is trained by the engine ``inproc``. A silo alone and central training are federations of one silo, whose
-rounds are then epochs of ordinary training to the bit: so the local optimiser, the number of rounds and the choice of
-the best round are the same in every row.
+Every row is trained by the in-process engine. A silo alone and central training are federations of one silo, whose
+rounds equal epochs of ordinary training to the bit, so local optimiser, number of rounds and selection of the best
+round are the same in every row.
 """
 
-import json
+from __future__ import annotations
+
 import time
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
+from torch import nn
 
-from sase import pretrained
+from sase import jsonfile, pretrained
 from sase.atomic import write_text
 from sase.data.datadir import read_data_dir, write_data_dir
 from sase.data.dataset import PairSet
 from sase.errors import InputError
-from sase.federated.config import load_federated_config
-from sase.federated.flower.processes import federation_environment, supervised_federation
+from sase.federated.config import FederatedConfig, load_federated_config
 from sase.federated.inproc import count_silos, local_exchange, local_silos
 from sase.federated.server import Server, run_rounds
 from sase.federated.silo import Silo
 from sase.jsonfile import read_jsonl
 from sase.model import load_model, model_config
-from sase.processes import sase_command
-from sase.studies.grid import Grid, Unprocessed, load_plan, score_set
-from sase.training.config import load_train_config
+from sase.processes import folder_lock, sase_command
+from sase.studies.grid import Grid, Result, Results, load_plan
+from sase.studies.scores import Identity, Scores, means, score_set
+from sase.training.config import TrainConfig, load_train_config
 from sase.training.validation import PairSubset
 
 KINDS = ("federated", "alone", "central")
@@ -36,7 +40,7 @@ MEASURES = ("SI_SDR", "PESQ_WB", "STOI")
 
 @dataclass(frozen=True)
 class Row:
-    """One row: what kind of training, and what it changes in the configs; ``{"norm": "batch"}`` of the model, say."""
+    """One row: its kind of training, and keys that override those of the configs' sections."""
 
     kind: str = "federated"
     federated: dict[str, object] = field(default_factory=dict)
@@ -46,17 +50,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What one YAML file says, and the folders that the experiment lives in.
+    """The content of a comparison's YAML file.
 
     Attributes:
         path: of the YAML file.
         rows: name to :class:`Row`, in the order of the table.
         seeds: of every row.
-        jobs: rows trained at the same time, each on one thread.
-        test_utterances: of the test set, spread evenly over it; 0 for all.
-        min_gap_db: central training must be this much better than the mean silo alone, else silos are too much alike.
-        config: the training config as a mapping, as conf/train_*.yaml has it.
-        federated: the federated config as a mapping, as conf/fl.yaml has it.
+        jobs: runs at a time, each on one thread.
+        test_utterances: number scored, evenly spaced over the test set; 0 for all.
+        min_gap_db: required advantage of central training over the mean silo alone; below it the silos are too similar.
+        config: the training config as a mapping, as in conf/train_*.yaml.
+        federated: the federated config as a mapping, as in conf/fl.yaml.
     """
 
     path: str
@@ -71,154 +75,176 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Folders:
-    """Where silos, the server's development set, the common test set and everything that comes out are."""
+    """Folders of the silos, the server's development set, the common test set, and the study."""
 
     silos: Path
     dev_set: Path
     test_set: Path
     out: Path
 
-    def of(self, row, seed):
+    def of(self, row: str, seed: int) -> Path:
         """Return the folder of one row and seed."""
         return Grid(self.out, (row,), (seed,)).folder(row, seed)
 
 
-def load_comparison(path):
+def load_comparison(path: str | Path) -> Comparison:
     """Return the :class:`Comparison` of a YAML file.
 
     Raises:
-        InputError: what :func:`sase.studies.grid.load_plan` raises, or an unknown kind.
+        InputError: as :func:`sase.studies.grid.load_plan`, or an unknown kind.
     """
     comparison = load_plan(Comparison, path)
     for name, row in comparison.rows.items():
         if row.kind not in KINDS:
-            raise InputError(f"{path}: row {name} is of kind {row.kind!r}; there are {', '.join(KINDS)}")
+            raise InputError(f"{path}: row {name}: unknown kind {row.kind!r}; known are {', '.join(KINDS)}")
     return comparison
 
 
-def run_all(comparison, folders, only=None):
-    """Run every row and seed that has no result yet, ``jobs`` of them side by side.
+def run_all(comparison: Comparison, folders: Folders, only: Collection[str] | None = None) -> None:
+    """Run every row and seed without a result, ``jobs`` at a time.
 
-    The rows ``alone`` and ``central`` come first; if they are too near to each other, the others are not begun.
+    The rows of kind ``alone`` and ``central`` run first; if they are too close to each other, the rest does not start.
 
     Args:
         comparison: a :class:`Comparison`.
         folders: a :class:`Folders`.
-        only: names of rows; all when None.
+        only: names of rows; all if None.
 
     Raises:
-        InputError: rows that failed, by name and with the reason; silos that are too much alike.
+        InputError: runs that failed, with the reason; silos that are too similar.
     """
-    rows = _grid(comparison, folders).chosen(only)
+    rows = _grid(comparison, folders).selected(only)
     bounds = [name for name in rows if comparison.rows[name].kind != "federated"]
-    with supervised_federation(folders.out.resolve()):
+    with folder_lock(folders.out):
         pool_silos(folders)
-        _run_side_by_side(comparison, folders, [(row, seed) for seed in comparison.seeds for row in bounds])
+        _run(comparison, folders, [(row, seed) for seed in comparison.seeds for row in bounds])
         gap_db = gap(comparison, folders)
         if gap_db is not None and gap_db < comparison.min_gap_db:
             raise InputError(
                 f"central training is {gap_db:.2f} dB above the mean silo alone, less than {comparison.min_gap_db:g}: "
-                "there is nothing to win by federating these silos; make them more different"
+                "federating these silos cannot help; make them more different"
             )
         rest = [(row, seed) for seed in comparison.seeds for row in rows if row not in bounds]
-        _run_side_by_side(comparison, folders, rest)
+        _run(comparison, folders, rest)
 
 
-def run_one(comparison, folders, name, seed):
-    """Train and score one row with one seed; write ``result.json`` into its folder.
+def run_one(comparison: Comparison, folders: Folders, name: str, seed: int) -> Result:
+    """Train and score one row with one seed; write its result and return it.
 
     Args:
         comparison, folders: as for :func:`run_all`.
         name: of the row.
         seed: of the training.
     """
-    began, folder, row = time.monotonic(), folders.of(name, seed), comparison.rows[name]
+    started, folder, row = time.monotonic(), folders.of(name, seed), comparison.rows[name]
     train, fed = _write_configs(comparison, row, folder, seed, count_silos(folders.silos))
-    result = {"row": name, "seed": seed, "kind": row.kind}
+    result: Result = {"row": name, "seed": seed, "kind": row.kind}
     if row.kind == "federated":
         silos = local_silos(folders.silos, fed.num_silos, folder)
         server = _train(train, fed, folders, folder, silos)
         result |= _scores(comparison, folders, train, server, silos)
-        result |= {"trained": [_told(folder, folder)]}
+        result |= {"trained": [_training_summary(folder, folder)]}
     else:
         places = [folders.out / "pooled"] if row.kind == "central" else _silo_folders(folders)
         fed = replace(fed, num_silos=1, min_silos=0)
-        parts, told = [], []
+        models, trained = [], []
         for index, place in enumerate(places):
             exp = folder / f"part{index}"
             server = _train(train, fed, folders, exp, [Silo(0, place, exp / "silos" / "silo0")])
-            parts.append(_scores(comparison, folders, train, server))
-            told.append(_told(folder, exp))
-        result |= _of_parts(parts, row.kind) | {"trained": told}
-    result["seconds_here"] = round(time.monotonic() - began, 1)
+            models.append(_scores(comparison, folders, train, server))
+            trained.append(_training_summary(folder, exp))
+        result |= models[0] if row.kind == "central" else _alone(models)
+        result["trained"] = trained
+    result["seconds_here"] = round(time.monotonic() - started, 1)
     _grid(comparison, folders).write(name, seed, result)
     return result
 
 
-def read_results(comparison, folders):
-    """Return row to seed to what :func:`run_one` wrote, of those that are done."""
-    return _grid(comparison, folders).results()
+def read_results(comparison: Comparison, folders: Folders) -> Results:
+    """Return the results of all finished runs, NaN where a measure is undefined."""
+    return jsonfile.null_to_nan(_grid(comparison, folders).results())
 
 
-def gap(comparison, folders):
-    """Return how many dB of SI_SDR central training is above the mean silo alone, over seeds; None if not known yet."""
-    means = {}
+def gap(comparison: Comparison, folders: Folders) -> float | None:
+    """Return the SI_SDR gap (dB) of central training over the mean silo alone, over seeds; None if not known yet."""
+    found = {}
     for row, seeds in read_results(comparison, folders).items():
         kind = comparison.rows[row].kind
         if kind != "federated" and len(seeds) == len(comparison.seeds):
-            means[kind] = np.mean([result["common"]["SI_SDR"] for result in seeds.values()])
-    return float(means["central"] - means["alone"]) if len(means) == 2 else None
+            found[kind] = np.mean([result["common"]["SI_SDR"] for result in seeds.values()])
+    return float(found["central"] - found["alone"]) if len(found) == 2 else None
 
 
-def before_training(comparison, folders):
-    """Return title to mean scores of the noisy test utterances, and of the weights of ``init`` if all begin with some.
+def before_training(comparison: Comparison, folders: Folders) -> dict[str, dict[str, float]]:
+    """Return title to mean scores of the noisy test utterances, and of the initial weights if ``init`` names some.
 
-    They are kept in ``before_training.json``.
+    They are stored in ``before_training.json``.
     """
-    model, init = model_config(comparison.config["model"]), comparison.config.get("init")
+    config: dict[str, Any] = comparison.config
+    model, init = model_config(config["model"]), config.get("init")
     path = folders.out / "before_training.json"
     wanted = {"test_set": str(folders.test_set), "utterances": comparison.test_utterances, "init": init}
-    if path.exists() and (kept := json.loads(path.read_text()))["of"] == wanted:
-        return kept["means"]
+    if path.exists() and (stored := jsonfile.read(path))["of"] == wanted:
+        return jsonfile.null_to_nan(stored["means"])
     pairs = PairSet(folders.test_set, model.sample_rate)
     chosen = PairSubset(pairs, utts=_test_utts(comparison, pairs))
-    networks = {"unprocessed": Unprocessed()}
+    networks: dict[str, nn.Module] = {"unprocessed": Identity()}
     if init:
-        networks[f"`{init}`, with which all begin"] = pretrained.load(init)
-    means = {title: _mean(score_set(network, chosen, MEASURES).values()) for title, network in networks.items()}
-    write_text(path, json.dumps({"of": wanted, "means": means}, indent=1) + "\n")
-    return means
+        networks[f"`{init}`, the initial weights"] = pretrained.load(init)
+    found = {
+        title: means(score_set(network, chosen, MEASURES).values(), MEASURES) for title, network in networks.items()
+    }
+    jsonfile.write(path, {"of": wanted, "means": found}, indent=1)
+    return found
 
 
-def pool_silos(folders):
-    """Write ``pooled/tr``, a data directory of all silos' training utterances: what central training has."""
+def pool_silos(folders: Folders) -> None:
+    """Write ``pooled/tr``, the data directory of all silos' training utterances, for central training."""
     tables = [read_data_dir(place / "tr") for place in _silo_folders(folders)]
-    pooled = [{}, {}, {}, {}, {}]
+    pooled: list[dict[str, Any]] = [{}, {}, {}, {}, {}]
     for data in tables:
+        more: dict[str, Any]
         for table, more in zip(pooled, (data.noisy, data.clean, data.utt2spk, data.utt2noise, data.utt2snr)):
             if common := set(table) & set(more):
-                raise InputError(f"{data.path}: {min(common)} is in another silo as well")
+                raise InputError(f"{data.path}: {min(common)} is also in another silo")
             table.update(more)
     write_data_dir(folders.out / "pooled" / "tr", *pooled)
 
 
-def _grid(comparison, folders):
+def labels(comparison: Comparison, folders: Folders) -> dict[str, dict[str, Any]]:
+    """Return {"noise": {utt: name}, "snr": {utt: dB}} of the scored utterances of the test set."""
+    data = read_data_dir(folders.test_set)
+    utts = set(_evenly_spaced(data.utts, comparison.test_utterances))
+    tables: dict[str, dict[str, Any]] = {"noise": data.utt2noise, "snr": data.utt2snr}
+    return {kind: {utt: value for utt, value in table.items() if utt in utts} for kind, table in tables.items()}
+
+
+def count_test_utterances(comparison: Comparison, folders: Folders) -> int:
+    """Return the number of scored utterances of the test set."""
+    return len(_evenly_spaced(read_data_dir(folders.test_set).utts, comparison.test_utterances))
+
+
+def _grid(comparison: Comparison, folders: Folders) -> Grid:
     return Grid(folders.out, tuple(comparison.rows), comparison.seeds)
 
 
-def _run_side_by_side(comparison, folders, tasks):
+def _run(comparison: Comparison, folders: Folders, tasks: Iterable[tuple[str, int]]) -> None:
     places = ["--silos", folders.silos, "--dev-set", folders.dev_set, "--test-set", folders.test_set]
 
-    def command(row, seed):
+    def command(row: str, seed: int) -> list[str]:
         which = ["--config", comparison.path, "--row", row, "--seed", seed]
         return sase_command("compare", *which, *places, "--out", folders.out)
 
-    _grid(comparison, folders).run(tasks, command, comparison.jobs, federation_environment(folders.out.resolve(), 1))
+    _grid(comparison, folders).run(tasks, command, comparison.jobs)
 
 
-def _write_configs(comparison, row, folder, seed, num_silos):
-    """Write what this row is trained with, as files that ``sase federate`` takes as well, and return what they say."""
-    config = {name: dict(value) if isinstance(value, dict) else value for name, value in comparison.config.items()}
+def _write_configs(
+    comparison: Comparison, row: Row, folder: Path, seed: int, num_silos: int
+) -> tuple[TrainConfig, FederatedConfig]:
+    """Write the row's two configs, which ``sase federate`` accepts as well, and return them."""
+    config: dict[str, Any] = {
+        name: dict(value) if isinstance(value, dict) else value for name, value in comparison.config.items()
+    }
     config["model"] = {**config.get("model", {}), **row.model}
     config["train"] = {**config.get("train", {}), **row.train}
     paths = folder / "train.yaml", folder / "federated.yaml"
@@ -227,23 +253,28 @@ def _write_configs(comparison, row, folder, seed, num_silos):
     return load_train_config(paths[0], seed=seed), load_federated_config(paths[1], [f"num_silos={num_silos}"])
 
 
-def _train(train, fed, folders, exp, silos):
+def _train(train: TrainConfig, fed: FederatedConfig, folders: Folders, exp: Path, silos: Sequence[Silo]) -> Server:
     server = Server(train, fed, folders.dev_set, exp)
     run_rounds(server, local_exchange(silos))
     return server
 
 
-def _scores(comparison, folders, train, server, silos=()):
-    """Score the best model on the test set and on each silo's part of it, there also with the silo's own norms."""
+def _scores(
+    comparison: Comparison, folders: Folders, train: TrainConfig, server: Server, silos: Sequence[Silo] = ()
+) -> Result:
+    """Score the best model on the test set and on each silo's part of it; with FedBN also with the silo's own norms."""
     pairs, model = PairSet(folders.test_set, train.model.sample_rate), load_model(server.exp_dir / "best.pt")
     utts = _test_utts(comparison, pairs)
     chosen = PairSubset(pairs, utts=utts)
     rows = score_set(model, chosen, MEASURES)
     parts = _test_parts(folders)
-    result = {
-        "common": _mean(rows.values()),
-        "parts": {index: _mean([rows[utt] for utt in utts if utt in part]) for index, part in parts.items()},
+    of_parts = {index: {utt: rows[utt] for utt in utts if utt in part} for index, part in parts.items()}
+    result: Result = {
+        "common": means(rows.values(), MEASURES),
+        "parts": {index: means(part.values(), MEASURES) for index, part in of_parts.items()},
         "best_round": server.best_round,
+        "scores": {"test": rows},
+        "part_scores": of_parts,
     }
     if server.config.norm == "local":
         result["own"] = {}
@@ -253,18 +284,25 @@ def _scores(comparison, folders, train, server, silos=()):
     return result
 
 
-def _of_parts(parts, kind):
-    if kind == "central":
-        return parts[0]
-    mean = {name: float(np.mean([part["common"][name] for part in parts])) for name in MEASURES}
-    # A silo alone has its own model on its own part.
-    own = {index: part["parts"][index] for index, part in enumerate(parts) if index in part["parts"]}
-    return {"common": mean, "parts": own, "silos_common": [part["common"] for part in parts]}
+def _alone(models: Sequence[Result]) -> Result:
+    """Return the result of all silos alone: means over their models; on a silo's own part its own model."""
+    tables = [model["scores"]["test"] for model in models]
+    average: Scores = {
+        utt: {name: float(np.mean([table[utt][name] for table in tables])) for name in MEASURES} for utt in tables[0]
+    }
+    own = {index: model for index, model in enumerate(models) if index in model["parts"]}
+    return {
+        "common": {name: float(np.mean([model["common"][name] for model in models])) for name in MEASURES},
+        "parts": {index: model["parts"][index] for index, model in own.items()},
+        "silos_common": [model["common"] for model in models],
+        "scores": {"test": average},
+        "part_scores": {index: model["part_scores"][index] for index, model in own.items()},
+    }
 
 
-def _told(folder, exp):
+def _training_summary(folder: Path, exp: Path) -> dict[str, Any]:
     rounds, timing = read_jsonl(exp / "rounds.jsonl"), read_jsonl(exp / "round_timing.jsonl")
-    last = {entry["round"]: entry for entry in timing}  # a round that was done again counts once
+    last = {entry["round"]: entry for entry in timing}  # a repeated round counts once
     return {
         "rounds": len(rounds),
         "steps": sum(int(silo["steps"]) for entry in rounds for silo in entry["silos"].values()),
@@ -276,20 +314,20 @@ def _told(folder, exp):
     }
 
 
-def _silo_folders(folders):
+def _silo_folders(folders: Folders) -> list[Path]:
     return [folders.silos / f"silo{index}" for index in range(count_silos(folders.silos))]
 
 
-def _test_parts(folders):
+def _test_parts(folders: Folders) -> dict[int, set[str]]:
     places = {index: place / "tt" for index, place in enumerate(_silo_folders(folders)) if (place / "tt").is_dir()}
     return {index: set(read_data_dir(place).utts) for index, place in places.items()}
 
 
-def _test_utts(comparison, pairs):
-    count = min(len(pairs), comparison.test_utterances or len(pairs))
-    return [pairs.utts[i] for i in np.unique(np.linspace(0, len(pairs) - 1, count).round().astype(int))]
+def _test_utts(comparison: Comparison, pairs: PairSet) -> list[str]:
+    return _evenly_spaced(pairs.utts, comparison.test_utterances)
 
 
-def _mean(rows):
-    rows = list(rows)
-    return {name: float(np.nanmean([row[name] for row in rows])) for name in MEASURES} if rows else {}
+def _evenly_spaced(utts: Sequence[str], count: int) -> list[str]:
+    """Return ``count`` utterances, evenly spaced; all for 0."""
+    count = min(len(utts), count or len(utts))
+    return [utts[i] for i in np.unique(np.linspace(0, len(utts) - 1, count).round().astype(int))]

@@ -1,220 +1,281 @@
-"""RESULTS.md and figures of the comparison: what every way of training in silos reached, and what that means."""
+"""What a comparison shows on its page: worst silo, gap closed, bytes, wall time, and curves over rounds."""
 
+from __future__ import annotations
+
+import contextlib
+import math
 import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from sase import markdown
-from sase.atomic import write_text
 from sase.jsonfile import read_jsonl
-from sase.plotting import save_figure
-from sase.studies.comparison import MEASURES, read_results
-from sase.studies.grid import DECIMALS, mean_std
+from sase.studies import page
+from sase.studies.comparison import (
+    KINDS,
+    MEASURES,
+    Comparison,
+    Folders,
+    count_test_utterances,
+    labels,
+    read_results,
+)
+from sase.studies.evidence import difference_of_means, worst_group_difference
+from sase.studies.figures import draw_rounds, draw_weights
+from sase.studies.grid import Result, Results
+from sase.studies.scores import DECIMALS, TITLES
 
-_HEADINGS = [
-    "training",
-    "SI_SDR (dB)",
-    "PESQ_WB",
-    "STOI",
-    "worst silo's SI_SDR (dB)",
-    "gap closed",
-    "sent up, down (MB)",
-    "wall time (s)",
-]
-_LEAST_DB = 0.1  # a difference that anybody could care about
-_EXPLANATION = """Means ± standard deviations over the seeds {seeds}; {utterances} utterances of the common test set,
-the best round by the server's development set. "Worst silo" is the lowest mean over the silos' parts of the test set
-(a silo alone: its own model on its own part). "Gap closed" is how much of the way from the mean silo alone to central
-training was gone, in SI_SDR. "Sent" is what all silos sent and got in all rounds; wall time is that of all rounds,
-silos one after the other on one thread."""
-_IN_WORDS = """Pair by pair of equal seeds. What is less than 0.1 dB, or than its own standard deviation over seeds, is
-called no difference."""
+WORST = "worst_SI_SDR"
+_TABLE = "training"
+_NOTES = """Scores are of the best round by the server's development set, on the common test set. "Worst silo" is the
+lowest mean over the silos' parts of the test set (for silos alone: each silo's own model on its own part); its
+utterances are resampled within the parts. "Gap closed" is the share of the SI_SDR gap between the mean silo alone and
+central training that a row closes. "Sent" is the traffic of all silos in all rounds; wall time is that of all rounds,
+with silos trained sequentially on one thread."""
+_AGAINST = {"federated": "federated", "central": "alone"}  # kind to that of the row it is compared with
+
+Seeds = Mapping[int, Result]
 
 
-def write_page(comparison, folders, before, log=print):
-    """Write ``RESULTS.md`` and ``images/`` into the experiment's folder, of whatever is done so far.
+def write_page(
+    comparison: Comparison,
+    folders: Folders,
+    before: Mapping[str, Mapping[str, float]],
+    log: Callable[[str], object] = print,
+) -> None:
+    """Write ``RESULTS.md``, ``images/`` and ``summary.json`` of all finished runs.
 
     Args:
         comparison: a :class:`sase.studies.comparison.Comparison`.
         folders: a :class:`sase.studies.comparison.Folders`.
         before: title to mean scores before training, from :func:`sase.studies.comparison.before_training`.
-        log: called with the place of the page.
+        log: called with the path of the page.
     """
     results = {row: seeds for row, seeds in read_results(comparison, folders).items() if seeds}
-    lines = ["# Ways of training in silos", "", *_explained(comparison), ""]
-    lines += _table(comparison, results, before) + [""]
-    lines += ["## In words", "", _IN_WORDS, "", *[f"- {line}" for line in verdicts(comparison, results)], ""]
+    count = count_test_utterances(comparison, folders)
+    summary = summarise(comparison, results, labels(comparison, folders), count)
+    appendix, images = [], folders.out / "images"
     if results:
-        images = folders.out / "images"
-        _draw_scores(images / "rounds.png", comparison, folders, results)
-        lines += ["![development scores over rounds](images/rounds.png)", ""]
-        if _draw_alphas(images / "alphas.png", comparison, folders, results):
-            lines += ["![weights of the silos over rounds](images/alphas.png)", ""]
-    write_text(folders.out / "RESULTS.md", "\n".join(lines))
+        draw_rounds(_curves(comparison, folders, results), images / "rounds.png")
+        appendix += ["![development scores over rounds](images/rounds.png)", ""]
+    if weights := _weights(comparison, folders, results):
+        draw_weights(weights, images / "alphas.png")
+        appendix += ["![weights of the silos over rounds](images/alphas.png)", ""]
+    page.write(folders.out, page_spec(comparison, summary, before), summary, appendix)
     log(
         f"{folders.out / 'RESULTS.md'}: {sum(map(len, results.values()))} of "
         f"{len(comparison.rows) * len(comparison.seeds)} trainings are in it"
     )
 
 
-def verdicts(comparison, results):
-    """Return sentences: what central training is above silos alone, and what each row changed against the first.
+def summarise(
+    comparison: Comparison, results: Results, labels_of_set: Mapping[str, Mapping[str, Any]], utterances: int
+) -> dict[str, Any]:
+    """Return the summary of a comparison, as :mod:`sase.studies.page` takes it.
 
-    A difference is taken pair by pair of equal seeds, and told as one only where it is larger than its own standard
-    deviation over seeds and than 0.1 dB; with one seed nothing is said.
+    Central training is compared with silos alone, every federated row with the first one.
+
+    Args:
+        comparison: a :class:`sase.studies.comparison.Comparison`.
+        results: row to seed to result.
+        labels_of_set: of the scored utterances, from :func:`sase.studies.comparison.labels`.
+        utterances: number of them.
     """
-    ends = {kind: _kind(comparison, results, kind) for kind in ("alone", "central")}
-    sentences = []
-    if all(ends.values()):
-        differences = _paired(ends["central"], ends["alone"], "SI_SDR")
-        sentences.append(f"Central training is {mean_std(differences, 2)} dB above the mean silo alone.")
-    federated = [row for row in results if comparison.rows[row].kind == "federated"]
-    if not federated:
-        return sentences
-    reference, *others = federated
-    if all(ends.values()):
-        closed = {row: np.mean(_closed(results[row], ends)) for row in federated}
-        best = max(closed, key=closed.get)
-        sentences.append(
-            f"{reference} closes {closed[reference]:.0%} of that gap, the best row, {best}, {closed[best]:.0%}."
+    kinds, rows = page.group_kinds(labels_of_set), {}
+    reference = {kind: next((row for row in results if comparison.rows[row].kind == kind), None) for kind in KINDS}
+    closed = _gap_closed(comparison, results)
+    for name, seeds in results.items():
+        kind = comparison.rows[name].kind
+        against = reference.get(_AGAINST.get(kind, ""))
+        entry: dict[str, Any] = {
+            "table": _TABLE,
+            "kind": kind,
+            "against": against if against != name else None,
+            "seeds": list(seeds),
+            "means": {"test": _means([result["common"] for result in seeds.values()], map(worst, seeds.values()))},
+            "gap_closed": closed.get(name),
+            "seconds": [sum(training["seconds"] for training in result["trained"]) for result in seeds.values()],
+            **{
+                way: statistics.fmean(sum(t[way] for t in result["trained"]) for result in seeds.values())
+                for way in ("bytes_up", "bytes_down")
+            },
+        }
+        if entry["against"]:
+            entry["differences"] = {"test": _differences(seeds, results[entry["against"]], kinds)}
+        rows[name] = entry
+        if all("own" in result for result in seeds.values()):
+            own = [list(result["own"].values()) for result in seeds.values()]
+            rows[f"{name}, each part with its silo's own norms"] = {
+                "table": _TABLE,
+                "kind": "own norms",
+                "against": None,
+                "seeds": list(seeds),
+                "means": {"test": _means(map(_over_parts, own), [min(p["SI_SDR"] for p in parts) for parts in own])},
+            }
+    return {"rows": rows, "utterances": {"test": utterances}, "without_scores": _without_scores(results)}
+
+
+def page_spec(
+    comparison: Comparison, summary: Mapping[str, Any], before: Mapping[str, Mapping[str, float]]
+) -> page.PageSpec:
+    """Return the :class:`sase.studies.page.PageSpec` of a comparison."""
+    notes = _NOTES
+    if runs := summary["without_scores"]:
+        notes += (
+            f"\n\nNo intervals: {len(runs)} results of an earlier version lack scores per utterance ({runs[0]} ...); "
+            "delete their result.json and run the same command: they are scored again, not trained again."
         )
-    for row in others:
-        differences = _paired(results[row], results[reference], "SI_SDR")
-        if len(differences) < 2:
-            continue
-        of_worst = _paired(results[row], results[reference], None)
-        sentences.append(
-            f"{row} against {reference}: {mean_std(differences, 2, '+')} dB SI_SDR, {_word(differences)}; "
-            f"for the worst silo {mean_std(of_worst, 2, '+')} dB, {_word(of_worst)}."
-        )
-    return sentences
+    return page.PageSpec(
+        title="Ways of training in silos",
+        notes=notes,
+        seeds=comparison.seeds,
+        measures={**{name: TITLES[name] for name in MEASURES}, WORST: "worst silo's SI_SDR (dB)"},
+        decimals={**DECIMALS, WORST: DECIMALS["SI_SDR"]},
+        baselines={"test": before},
+        columns={
+            "gap closed": lambda row: "" if row.get("gap_closed") is None else f"{row['gap_closed']:.0%}",
+            "sent up, down (MB)": _sent,
+            "wall time (s)": lambda row: page.mean_std(row["seconds"], 0) if "seconds" in row else "",
+        },
+        image_prefix="comparison",
+        lead=_lead(summary["rows"]),
+    )
 
 
-def _word(differences):
-    mean, deviation = np.mean(differences), statistics.stdev(differences)
-    if abs(mean) <= max(_LEAST_DB, deviation):
-        return "no difference"
-    return "a gain" if mean > 0 else "a loss"
+def worst(result: Result) -> float:
+    """Return the SI_SDR of the silo with the lowest mean on its part of the test set; NaN without parts."""
+    return min((part["SI_SDR"] for part in result["parts"].values() if part), default=math.nan)
 
 
-def _explained(comparison):
-    utterances = comparison.test_utterances or "all"
-    seeds = ", ".join(map(str, comparison.seeds))
-    return _EXPLANATION.format(seeds=seeds, utterances=utterances).splitlines()
+def _means(common: Any, lowest: Any) -> dict[str, list[float]]:
+    rows = list(common)
+    found = {name: [row[name] for row in rows] for name in MEASURES if all(name in row for row in rows)}
+    return {**found, WORST: list(lowest)}
 
 
-def _table(comparison, results, before):
-    ends = {kind: _kind(comparison, results, kind) for kind in ("alone", "central")}
-    rows: list[list[str]] = []
-    for title, means in before.items():
-        rows.append([title, *[f"{means[name]:.{DECIMALS[name]}f}" for name in MEASURES], "", "", "", ""])
-    for row, seeds in results.items():
-        done = list(seeds.values())
-        title = row if len(done) == len(comparison.seeds) else f"{row} ({len(done)} of {len(comparison.seeds)} seeds)"
-        cells = [mean_std([result["common"][name] for result in done], DECIMALS[name]) for name in MEASURES]
-        federated = comparison.rows[row].kind == "federated"
-        closed = _closed(seeds, ends) if federated and all(ends.values()) else []
-        told = [training for result in done for training in result["trained"]]
-        sent = [sum(each[way] for each in told) / len(done) / 1e6 for way in ("bytes_up", "bytes_down")]
-        seconds = [sum(told["seconds"] for told in result["trained"]) for result in done]
-        share = f"{np.mean(closed):.0%}" if closed else ""
-        sent = ", ".join(f"{megabytes:.1f}" for megabytes in sent) if federated else ""
-        least = mean_std([worst(result) for result in done], 2)
-        rows.append([title, *cells, least, share, sent, mean_std(seconds, 0)])
-        if all("own" in result for result in done):
-            own = [result["own"] for result in done]
-            cells = [mean_std([_over_parts(parts, name) for parts in own], DECIMALS[name]) for name in MEASURES]
-            least = [min(part["SI_SDR"] for part in parts.values()) for parts in own]
-            title = f"{row}, each part with its silo's own norms"
-            rows.append([title, *cells, mean_std(least, 2), "", "", ""])
-    return markdown.table(_HEADINGS, rows)
+def _over_parts(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    counts = [part["utterances"] for part in parts]
+    return {name: float(np.average([part[name] for part in parts], weights=counts)) for name in MEASURES}
 
 
-def worst(result):
-    """Return the SI_SDR of the silo whose part of the test set came out worst."""
-    return min((part["SI_SDR"] for part in result["parts"].values() if part), default=float("nan"))
+def _differences(first: Seeds, second: Seeds, kinds: Mapping[str, Mapping[str, list[str]]]) -> dict[str, Any]:
+    """Return the differences of two rows; of means alone where a result lacks scores per utterance."""
+    systems = first, second
+    if not all("part_scores" in result for system in systems for result in system.values()):
+        found = {}
+        for name in (*MEASURES, WORST):
+            means = [
+                {s: worst(r) if name == WORST else r["common"][name] for s, r in system.items()}
+                for system in systems
+                if name == WORST or all(name in r["common"] for r in system.values())
+            ]
+            if len(means) == 2 and means[0].keys() & means[1].keys():
+                found[name] = page.difference_entry(difference_of_means(*means))
+        return {"all": found}
+    scores = [{seed: result["scores"]["test"] for seed, result in system.items()} for system in systems]
+    found = page.set_differences(scores[0], scores[1], kinds, MEASURES)
+    ratios = [
+        {
+            seed: {
+                silo: {utt: row["SI_SDR"] for utt, row in part.items()}
+                for silo, part in result["part_scores"].items()
+                if part
+            }
+            for seed, result in system.items()
+        }
+        for system in systems
+    ]
+    with contextlib.suppress(ValueError):  # no seed in common yet, or no silo has a part of the test set
+        found["all"][WORST] = page.difference_entry(worst_group_difference(ratios[0], ratios[1]))
+    parts = [{seed: result["part_scores"] for seed, result in system.items()} for system in systems]
+    silos = sorted({silo for system in parts for result in system.values() for silo in result})
+    by_silo = {}
+    for silo in silos:
+        first_part, second_part = ({s: r.get(silo, {}) for s, r in system.items()} for system in parts)
+        by_silo[silo] = page.set_differences(first_part, second_part, {}, MEASURES)["all"]
+    return {**found, "silo": by_silo}
 
 
-def _over_parts(parts, name):
-    counts = [part["utterances"] for part in parts.values()]
-    return float(np.average([part[name] for part in parts.values()], weights=counts))
+def _gap_closed(comparison: Comparison, results: Results) -> dict[str, float]:
+    """Return row to the share of the gap that it closes; empty until silos alone and central training are complete."""
+    ends: dict[str, float] = {}
+    for name, seeds in results.items():
+        kind = comparison.rows[name].kind
+        if kind != "federated" and len(seeds) == len(comparison.seeds):
+            ends.setdefault(kind, _mean_si_sdr(seeds))
+    if len(ends) < 2:
+        return {}
+    low, high = ends["alone"], ends["central"]
+    return {
+        name: (_mean_si_sdr(seeds) - low) / (high - low)
+        for name, seeds in results.items()
+        if comparison.rows[name].kind == "federated"
+    }
 
 
-def _kind(comparison, results, kind):
-    """Return seed to result of the row of a kind; an empty dict where it is not complete."""
-    rows = [row for row in results if comparison.rows[row].kind == kind]
-    return results[rows[0]] if rows and len(results[rows[0]]) == len(comparison.seeds) else {}
+def _mean_si_sdr(seeds: Seeds) -> float:
+    return float(np.mean([result["common"]["SI_SDR"] for result in seeds.values()]))
 
 
-def _paired(first, second, name):
-    """Return differences over the seeds that both have; of the worst silo's SI_SDR where ``name`` is None."""
-
-    def value(result):
-        return worst(result) if name is None else result["common"][name]
-
-    return [value(first[seed]) - value(second[seed]) for seed in first if seed in second]
-
-
-def _closed(seeds, ends):
-    """Return, for each seed, the share of the way from the mean silo alone to central training."""
-    low = np.mean([result["common"]["SI_SDR"] for result in ends["alone"].values()])
-    high = np.mean([result["common"]["SI_SDR"] for result in ends["central"].values()])
-    return [(result["common"]["SI_SDR"] - low) / (high - low) for result in seeds.values()]
+def _lead(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    closed = {name: row["gap_closed"] for name, row in rows.items() if row.get("gap_closed") is not None}
+    if not closed:
+        return []
+    reference, best = next(iter(closed)), max(closed, key=lambda name: closed[name])
+    return [
+        f"{reference} closes {closed[reference]:.0%} of the gap between silos alone and central training, the best "
+        f"row, {best}, {closed[best]:.0%}."
+    ]
 
 
-def _histories(folders, row, seeds):
-    """Return the rounds of each finished training of a row: list of lists of entries."""
-    exps = [folders.of(row, seed) / told["exp"] for seed, result in seeds.items() for told in result["trained"]]
+def _sent(row: Mapping[str, Any]) -> str:
+    return f"{row['bytes_up'] / 1e6:.1f}, {row['bytes_down'] / 1e6:.1f}" if row["kind"] == "federated" else ""
+
+
+def _without_scores(results: Results) -> list[str]:
+    return [
+        f"{row}, seed {seed}"
+        for row, seeds in results.items()
+        for seed, result in seeds.items()
+        if "part_scores" not in result
+    ]
+
+
+def _histories(folders: Folders, row: str, seeds: Seeds) -> list[list[dict[str, Any]]]:
+    """Return the rounds of each finished training of a row."""
+    exps = [folders.of(row, seed) / training["exp"] for seed, result in seeds.items() for training in result["trained"]]
     return [history for history in (read_jsonl(path / "rounds.jsonl") for path in exps) if history]
 
 
-def _draw_scores(path, comparison, folders, results):
-    """Draw the development score over rounds, mean over seeds (and, of silos alone, over silos), a line each row."""
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5.5), layout="constrained")
-    axis, colours = figure.subplots(), colormaps["tab20"].colors
-    for place, (row, seeds) in enumerate(results.items()):
+def _curves(comparison: Comparison, folders: Folders, results: Results) -> dict[str, tuple[str, Sequence[float]]]:
+    """Return row to line style and development score over rounds, a mean over seeds (and over silos alone)."""
+    curves = {}
+    for row, seeds in results.items():
         scores = [[entry["dev_SI_SNR"] for entry in history] for history in _histories(folders, row, seeds)]
-        length = min(map(len, scores))
-        mean = np.mean([score[:length] for score in scores], axis=0)
+        length = min(map(len, scores), default=0)
         style = "-" if comparison.rows[row].kind == "federated" else "--"
-        axis.plot(range(1, length + 1), mean, style, color=colours[place % len(colours)], label=row, linewidth=1.5)
-    axis.set_xlabel("round")
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.set_ylabel("SI-SNR on the development set (dB)")
-    axis.legend(fontsize=8, ncols=2)
-    save_figure(figure, path)
+        if length:
+            curves[row] = style, np.mean([score[:length] for score in scores], axis=0).tolist()
+    return curves
 
 
-def _draw_alphas(path, comparison, folders, results):
-    """Draw every silo's weight over rounds, mean over seeds, a panel each way of weighing; False if there is none."""
-    from matplotlib.figure import Figure
-
+def _weights(comparison: Comparison, folders: Folders, results: Results) -> dict[str, dict[int, dict[int, float]]]:
+    """Return strategy to silo to round to weight, a mean over seeds, of the first row of each strategy."""
     default = comparison.federated.get("strategy", "examples")
-    rows = {}  # the first row of each strategy stands for it
+    rows: dict[str, str] = {}
     for row in results:
         if comparison.rows[row].kind == "federated":
-            rows.setdefault(comparison.rows[row].federated.get("strategy", default), row)
-    if not rows:
-        return False
-    figure = Figure(figsize=(2.6 * len(rows) + 0.8, 3.4), layout="constrained")
-    axes = figure.subplots(1, len(rows), sharey=True, squeeze=False)[0]
-    for axis, (strategy, row) in zip(axes, rows.items()):
-        weights = {}
+            rows.setdefault(str(comparison.rows[row].federated.get("strategy", default)), row)
+    panels = {}
+    for strategy, row in rows.items():
+        weights: dict[int, dict[int, list[float]]] = {}
         for history in _histories(folders, row, results[row]):
             for entry in history:
-                for silo, told in entry["silos"].items():
-                    weights.setdefault(int(silo), {}).setdefault(entry["round"], []).append(told["alpha"])
-        for silo, rounds in sorted(weights.items()):
-            means = [np.mean(values) for values in rounds.values()]
-            axis.plot(list(rounds), means, label=f"silo {silo}", linewidth=1.5)
-        axis.set_title(strategy, fontsize=10)
-        axis.set_xlabel("round")
-        axis.xaxis.get_major_locator().set_params(integer=True)
-    axes[0].set_ylim(0, None)  # of all panels
-    axes[0].set_ylabel("weight of the silo, α")
-    axes[-1].legend(fontsize=8)
-    save_figure(figure, path)
-    return True
+                for silo, values in entry["silos"].items():
+                    weights.setdefault(int(silo), {}).setdefault(entry["round"], []).append(values["alpha"])
+        panels[strategy] = {
+            silo: {number: float(np.mean(values)) for number, values in rounds.items()}
+            for silo, rounds in weights.items()
+        }
+    return panels

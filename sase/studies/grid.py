@@ -1,57 +1,71 @@
-"""Experiments of rows × seeds: each a process of its own, some side by side, kept when done; and their numbers."""
+"""Runs of a study, a grid of rows and seeds: each a process of its own, several at a time, resumable run by run."""
+
+from __future__ import annotations
 
 import json
 import logging
 import re
-import statistics
+import subprocess
 import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
-from torch import nn
-
-from sase import metrics
 from sase.atomic import write_text
 from sase.config import from_mapping, read_yaml
 from sase.errors import InputError
 from sase.processes import child_environment, last_line, start
-from sase.training.validation import validate
 
-MEASURES = ("PESQ_WB", "STOI", "SI_SDR")
-DECIMALS = {"PESQ_WB": 3, "STOI": 4, "SI_SDR": 2}
 RESULT = "result.json"
-_LOOK_EVERY_S = 0.5
+_POLL_S = 0.5
+
+Result = dict[str, Any]
+Results = dict[str, dict[int, Result]]  # row to seed to result
+Plan = TypeVar("Plan")
 
 log = logging.getLogger(__name__)
 
 
-def load_plan(cls, path):
-    """Return what the YAML file of an experiment says.
+def load_plan(
+    cls: type[Plan],
+    path: str | Path,
+    old_keys: Mapping[str, str] | None = None,
+    old_row_keys: Mapping[str, str] | None = None,
+) -> Plan:
+    """Return the content of a study's YAML file.
 
     Args:
-        cls: a frozen dataclass with ``rows`` (name to a dataclass; in the file, a row may be empty), ``config`` and
-            ``path``, which is no key of the file but its place.
+        cls: a frozen dataclass with ``rows`` (name to a dataclass; a row may be empty in the file), ``config`` and
+            ``path``, which is the path of the file and not one of its keys.
         path: of the file.
+        old_keys, old_row_keys: keys of earlier versions, of the file and of a row, to their present names.
 
     Raises:
-        InputError: an unknown key or a value of a wrong type, no rows, or no config.
+        InputError: an unknown key, a value of a wrong type, no rows, or no config.
     """
-    mapping = read_yaml(path)
+    mapping = _renamed(read_yaml(path), old_keys or {})
     rows = mapping.get("rows")
     if not rows or not isinstance(rows, dict) or not mapping.get("config"):
         raise InputError(f"{path}: needs 'config:' (as conf/train_*.yaml) and 'rows:'")
     if "path" in mapping:
         raise InputError(f"{path}: unknown key path")
-    rows = {name: {} if row is None else row for name, row in rows.items()}
+    rows = {name: {} if row is None else _renamed(row, old_row_keys or {}) for name, row in rows.items()}
     try:
         return from_mapping(cls, {**mapping, "rows": rows, "path": str(path)})
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
+def _renamed(mapping: Any, names: Mapping[str, str]) -> Any:
+    if not isinstance(mapping, dict):
+        return mapping
+    return {names.get(key, key): value for key, value in mapping.items()}
+
+
 @dataclass(frozen=True)
 class Grid:
-    """The folder of an experiment, the names of its rows, and the seeds of each row.
+    """A study's folder, the names of its rows, and the seeds of each row.
 
     Raises:
         InputError: two rows whose folders would have the same name.
@@ -61,106 +75,82 @@ class Grid:
     rows: tuple[str, ...]
     seeds: tuple[int, ...]
 
-    def __post_init__(self):
-        folders = {}
+    def __post_init__(self) -> None:
+        folders: dict[Path, str] = {}
         for row in self.rows:
             if (other := folders.setdefault(self.folder(row, 0), row)) != row:
-                raise InputError(f"rows '{other}' and '{row}' would share a folder; give one another name")
+                raise InputError(f"rows '{other}' and '{row}' would share a folder; rename one of them")
 
-    def folder(self, row, seed):
+    def folder(self, row: str, seed: int) -> Path:
         """Return the folder of one row and seed."""
         return self.out / folder_name(row) / f"seed{seed}"
 
-    def result(self, row, seed):
-        """Return what was written of one row and seed; None where it is not done."""
+    def result(self, row: str, seed: int) -> Result | None:
+        """Return the result of one row and seed; None if it is not finished."""
         path = self.folder(row, seed) / RESULT
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except ValueError:
-            raise InputError(f"{path}: is no JSON; delete it, and the same command makes it again") from None
+            raise InputError(f"{path}: not valid JSON; delete it and run the same command again") from None
 
-    def results(self):
-        """Return row to seed to result, of what is done."""
+    def results(self) -> Results:
+        """Return the results of all finished runs."""
         found = {row: {seed: self.result(row, seed) for seed in self.seeds} for row in self.rows}
         return {row: {seed: result for seed, result in seeds.items() if result} for row, seeds in found.items()}
 
-    def write(self, row, seed, result):
-        """Write the result of one row and seed: from then on it is done."""
+    def write(self, row: str, seed: int, result: Result) -> None:
+        """Write the result of one row and seed, which marks the run as finished."""
         write_text(self.folder(row, seed) / RESULT, json.dumps(result, indent=1) + "\n")
 
-    def chosen(self, only):
-        """Return the names of rows in ``only`` in their order; all when None.
+    def selected(self, only: Collection[str] | None) -> list[str]:
+        """Return the rows named in ``only``, in the grid's order; all if None.
 
         Raises:
-            InputError: a name that is no row's.
+            InputError: an unknown row.
         """
         if unknown := sorted(set(only or ()) - set(self.rows)):
-            raise InputError(f"there is no row {unknown[0]}; there are {', '.join(self.rows)}")
+            raise InputError(f"no row {unknown[0]}; rows are {', '.join(self.rows)}")
         return [row for row in self.rows if only is None or row in only]
 
-    def run(self, tasks, command, jobs=1, env=None):
-        """Run what has no result yet, ``jobs`` processes of one thread side by side; if one fails, the rest goes on.
+    def run(
+        self, tasks: Iterable[tuple[str, int]], command: Callable[[str, int], Sequence[object]], jobs: int = 1
+    ) -> None:
+        """Run every task without a result, ``jobs`` single-threaded processes at a time; a failure stops no others.
 
         Args:
-            tasks: (row, seed) in the order in which they begin.
-            command: (row, seed) -> words of the command that writes the result.
-            jobs: how many at a time.
-            env: their environment.
+            tasks: (row, seed), in the order in which they start.
+            command: (row, seed) -> command line of the process that writes the result.
+            jobs: processes at a time.
 
         Raises:
-            InputError: some failed; with the last line of the first one's log.
+            InputError: some failed; with the last log line of the first.
         """
         waiting = [(row, seed) for row, seed in tasks if not (self.folder(row, seed) / RESULT).exists()]
-        running, failed, total = {}, [], len(waiting)
+        running: dict[subprocess.Popen, tuple[str, int, float]] = {}
+        failed, total = [], len(waiting)
         while waiting or running:
             while waiting and len(running) < jobs:
                 row, seed = waiting.pop(0)
-                log.info("%s, seed %d begins (%d of %d)", row, seed, total - len(waiting), total)
-                process = start(command(row, seed), env or child_environment(1), self._log(row, seed))
+                log.info("%s, seed %d: started (%d of %d)", row, seed, total - len(waiting), total)
+                process = start(command(row, seed), child_environment(1), self._log(row, seed))
                 running[process] = row, seed, time.monotonic()
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(_POLL_S)
             for process in [process for process in running if process.poll() is not None]:
-                row, seed, began = running.pop(process)
+                row, seed, started = running.pop(process)
                 if process.returncode:
                     failed.append(f"{row}, seed {seed}: {last_line(self._log(row, seed))}")
                     log.warning("%s", failed[-1])
                 else:
-                    log.info("%s, seed %d is done, %.0f s", row, seed, time.monotonic() - began)
+                    log.info("%s, seed %d: finished in %.0f s", row, seed, time.monotonic() - started)
         if failed:
-            raise InputError(f"{len(failed)} of {total} failed; {failed[0]}; the same command tries again")
+            raise InputError(f"{len(failed)} of {total} failed; {failed[0]}; run the same command to retry")
 
-    def _log(self, row, seed):
+    def _log(self, row: str, seed: int) -> Path:
         return self.folder(row, seed) / "run.log"
 
 
-def folder_name(title):
-    """Return a title in small letters, digits and underscores."""
+def folder_name(title: str) -> str:
+    """Return a title in lower-case letters, digits and underscores."""
     return re.sub("[^a-z0-9]+", "_", title.lower()).strip("_")
-
-
-class Unprocessed(nn.Module):
-    """Gives what it gets: in the place of a network, it scores the noisy input."""
-
-    def forward(self, noisy, lengths=None):
-        """Return ``noisy``."""
-        return noisy
-
-
-def score_set(model, pairs, measures=MEASURES):
-    """Return {utt: {measure: value}} of what a network makes of a set, in the set's order.
-
-    Args:
-        model: a :class:`sase.model.SASE`, or :class:`Unprocessed`.
-        pairs: a :class:`sase.data.dataset.PairSet`.
-        measures: names out of :data:`sase.metrics.measures.METRICS`.
-    """
-    signals = zip(pairs.utts, validate(model, pairs)[1])
-    return {utt: metrics.evaluate(clean, wav, pairs.sample_rate, measures) for utt, (clean, wav) in signals}
-
-
-def mean_std(values, decimals, sign=""):
-    """Return ``mean ± standard deviation`` of values over seeds as text; of a single one, the value."""
-    text = f"{statistics.fmean(values):{sign}.{decimals}f}"
-    return f"{text} ± {statistics.stdev(values):.{decimals}f}" if len(values) > 1 else text

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compare ways of training in four silos, each with its own speakers and noises; what is done is not done again.
+# Compare ways of training in four silos, each with its own speakers and noises; finished runs are skipped.
 set -euo pipefail
 recipe=$(cd "$(dirname "$0")/.." && pwd)
 root=$(cd "$recipe/../.." && pwd)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What gates, attention and losses are worth: the rows and seeds of conf/ablation.yaml; what is done is not done again.
+# What gates, attention and losses are worth: the rows and seeds of conf/ablation.yaml; finished runs are skipped.
 set -euo pipefail
 recipe=$(cd "$(dirname "$0")/.." && pwd)
 root=$(cd "$recipe/../.." && pwd)
