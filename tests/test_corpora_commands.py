@@ -54,7 +54,7 @@ def test_prepare_and_validate(sase, corpus, tmp_path):
 
 def test_validate_names_the_fault_and_mends_it(sase, tmp_path):
     scp = {"a_1": "1", "a_2": "2"}
-    datadir.write_data_dir(tmp_path, scp, scp, {"a_1": "a", "a_2": "a"})
+    datadir.write_data_dir(tmp_path, datadir.Tables(scp, scp, {"a_1": "a", "a_2": "a"}))
     (tmp_path / "wav.scp").write_text("a_2 2\na_1 1\n")
     status, out, error = sase("validate", tmp_path)
     assert status == 1

@@ -18,7 +18,7 @@ def write_example(path, **changes):
         utt2noise={"p001_001": "bus"},
         utt2snr={"p001_001": 17.5, "p002_001": 15.0},
     )
-    return datadir.write_data_dir(path, **{**tables, **changes})
+    return datadir.write_data_dir(path, datadir.Tables(**{**tables, **changes}))
 
 
 def test_round_trip(tmp_path):
@@ -34,7 +34,7 @@ def test_round_trip(tmp_path):
 
 def test_optional_tables_go_when_they_are_no_longer_given(tmp_path):
     write_example(tmp_path)
-    assert write_example(tmp_path, utt2noise=None, utt2snr={}).utt2noise == {}
+    assert write_example(tmp_path, utt2noise={}, utt2snr={}).utt2noise == {}
     assert not (tmp_path / "utt2noise").exists()
     assert not (tmp_path / "utt2snr").exists()
 
@@ -51,7 +51,7 @@ def test_keys_are_sorted_by_bytes_and_values_may_hold_spaces(tmp_path):
     ("text", "words"),
     [
         ("b 1\na 2\n", ["t:2", "not sorted", "a after b"]),
-        ("a 1\na 2\n", ["t:2", "a is there twice"]),
+        ("a 1\na 2\n", ["t:2", "duplicate key a"]),
         ("a 1\nb\n", ["t:2", "'key value'", "'b'"]),
         ("a 1\n\nb 1\n", ["t:2", "'key value'"]),
         ("a\t1\n", ["t:1", "'key value'"]),
@@ -89,17 +89,17 @@ def test_a_missing_folder_table_or_utterance_is_named(tmp_path):
 
 def test_no_utterances_is_an_error(tmp_path):
     with pytest.raises(InputError, match="no utterances"):
-        datadir.write_data_dir(tmp_path, {}, {}, {})
+        datadir.write_data_dir(tmp_path, datadir.Tables({}, {}, {}))
     for name in datadir.REQUIRED:
         (tmp_path / name).write_text("")
-    with pytest.raises(InputError, match="holds no utterances"):
+    with pytest.raises(InputError, match="has no utterances"):
         datadir.validate_data_dir(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("utt2spk", "p001_001 p001\np001_002 q001\np002_001 p002\n", "p001_002 does not begin with"),
+        ("utt2spk", "p001_001 p001\np001_002 q001\np002_001 p002\n", "p001_002 does not start with"),
         ("spk2utt", "p001 p001_001\np002 p002_001\n", "p001 does not agree with utt2spk"),
         ("spk2utt", "p001 p001_001 p001_002\np002 p002_001\np003 p003_1\n", "p003 does not agree"),
         ("wav.scp", "p001_001 sox x.wav |\np001_002 b\np002_001 c\n", "p001_001: must be a plain path"),
@@ -122,7 +122,7 @@ def test_audio_is_checked_on_request(tmp_path):
         files[kind] = str(tmp_path / f"{kind}.wav")
         audio.write(files[kind], np.zeros(length, np.float32), rate)
     for clean, words in ((files["b"], "801"), (files["c"], "8000 Hz"), ("/none.wav", "no such file"), (files["a"], "")):
-        datadir.write_data_dir(tmp_path / "d", {"p1_1": files["a"]}, {"p1_1": clean}, {"p1_1": "p1"})
+        datadir.write_data_dir(tmp_path / "d", datadir.Tables({"p1_1": files["a"]}, {"p1_1": clean}, {"p1_1": "p1"}))
         datadir.validate_data_dir(tmp_path / "d")
         if words:
             with pytest.raises(InputError, match=words):
@@ -182,6 +182,7 @@ def test_shards_are_the_whole_in_order(count, nj):
 def test_a_hundred_thousand_utterances(tmp_path):
     utts = [f"p{i % 5000:04d}_{i:06d}" for i in range(100_000)]
     tables = [{utt: f"/corpus/{kind}/{utt}.wav" for utt in utts} for kind in ("noisy", "clean")]
-    datadir.write_data_dir(tmp_path, *tables, {utt: utt[:5] for utt in utts}, dict.fromkeys(utts, "bus"))
+    utt2spk, utt2noise = {utt: utt[:5] for utt in utts}, dict.fromkeys(utts, "bus")
+    datadir.write_data_dir(tmp_path, datadir.Tables(*tables, utt2spk, utt2noise))
     assert len(datadir.validate_data_dir(tmp_path)) == 100_000
     assert datadir.fix_data_dir(tmp_path) == (100_000, 100_000)

@@ -48,7 +48,7 @@ def test_a_set_left_on_the_disk_gives_what_a_held_one_gives(pairs, tmp_path, wra
     assert batches[0].utts == batches[1].utts
     os.truncate(folder / "wav.1.ark", 9000 + 200)
     held.segments(*places, 6000, wrap)
-    with pytest.raises(InputError, match="wav.1.ark: is cut short"):
+    with pytest.raises(InputError, match="wav.1.ark: truncated"):
         on_disk.segments(*places, 6000, wrap)
 
 

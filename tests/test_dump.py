@@ -110,7 +110,7 @@ FAULTS = {
     "missing": (lambda path: path.unlink(), "no such file"),
     "no sound file": (lambda path: path.write_bytes(b"hello"), "not a readable sound file"),
     "empty": (lambda path: soundfile.write(path, np.zeros(0), 48000), "no samples"),
-    "cut short": (lambda path: os.truncate(path, 5000), "cut short"),
+    "truncated": (lambda path: os.truncate(path, 5000), "cut short"),
     "stereo": (lambda path: soundfile.write(path, np.ones((4800, 2)), 48000), "2 channels"),
     "rate": (spoil_rate, "differ in rate"),
     "length": (spoil_length, "differ in length"),
@@ -127,23 +127,23 @@ def test_a_bad_training_utterance_is_named_and_left_out(tmp_path, kind, fault):
     spoil(tmp_path / kind / "p1_002.wav")
     lines = []
     dump.dump_set(source, tmp_path / "dump", log=lines.append)
-    dump.finish(source, tmp_path / "dump", log=lines.append)
+    dump.join_shards(source, tmp_path / "dump", log=lines.append)
     data = datadir.validate_data_dir(tmp_path / "dump")
     assert sorted(LENGTHS.keys() - data.noisy.keys()) == ["p1_002"]
     assert lines[0].startswith("p1_002: ")
     assert message in lines[0]
-    assert any("1 of 8 utterances left out: p1_002" in line for line in lines)
+    assert any("1 of 8 utterances skipped: p1_002" in line for line in lines)
 
 
 def test_a_bad_test_utterance_is_an_error_after_all_others_were_tried(tmp_path):
     source, lines = make_set(tmp_path, LENGTHS), []
     (tmp_path / "noisy/p1_001.wav").unlink()
     spoil_length(tmp_path / "clean/p2_003.wav")
-    with pytest.raises(InputError, match=r"2 are bad: p1_001 .*no such file.*; p2_003 .*differ in length"):
+    with pytest.raises(InputError, match=r"2 bad utterances.*: p1_001 .*no such file.*; p2_003 .*differ in length"):
         dump.dump_set(source, tmp_path / "dump", keep_all=True, log=lines.append)
     assert [line.split(":")[0] for line in lines] == ["p1_001", "p2_003"]
     with pytest.raises(InputError, match="shards 1 of 1"):
-        dump.finish(source, tmp_path / "dump", keep_all=True)
+        dump.join_shards(source, tmp_path / "dump", keep_all=True)
     assert not (tmp_path / "dump/wav.scp").exists()
 
 
@@ -151,7 +151,7 @@ def test_a_test_set_is_not_made_of_shards_that_left_something_out(tmp_path):
     source = make_set(tmp_path, LENGTHS)
     dump.dump_set(source, tmp_path / "dump")
     with pytest.raises(InputError, match="of other input"):
-        dump.finish(source, tmp_path / "dump", keep_all=True)
+        dump.join_shards(source, tmp_path / "dump", keep_all=True)
 
 
 def test_silence_is_left_out_of_training_and_kept_in_tests(tmp_path):
@@ -164,7 +164,7 @@ def test_silence_is_left_out_of_training_and_kept_in_tests(tmp_path):
 def test_a_set_with_no_good_utterance_is_an_error(tmp_path):
     source = make_set(tmp_path, {"p1_000": 4800})
     (tmp_path / "noisy/p1_000.wav").unlink()
-    with pytest.raises(InputError, match="no utterance could be used, of 1"):
+    with pytest.raises(InputError, match="none of 1 utterances is usable"):
         dump_all(source, tmp_path / "dump")
 
 
@@ -178,7 +178,7 @@ def test_a_finished_shard_is_left_as_it_is_until_its_input_changes(tmp_path):
     path = tmp_path / "noisy/p2_003.wav"
     os.utime(path, ns=(0, 0))
     with pytest.raises(InputError, match="shards 2 of 2 are missing or of other input"):
-        dump.finish(source, tmp_path / "dump", nj=2)
+        dump.join_shards(source, tmp_path / "dump", nj=2)
     dump_all(source, tmp_path / "dump", nj=2)
     assert [ark.stat().st_mtime_ns == old for ark, old in zip(arks, before)] == [True, False]
 
@@ -214,10 +214,10 @@ def test_what_is_no_place_in_an_ark_is_refused(spec):
 def test_a_stale_offset_and_a_cut_ark_are_told(tmp_path):
     data = dump_all(make_set(tmp_path, {"p1_000": 4800, "p1_001": 4800}), tmp_path / "dump")
     first, last = data.noisy.values()
-    with pytest.raises(InputError, match="no sound begins here"):
+    with pytest.raises(InputError, match="no sound starts at this offset"):
         dump.read_int16(first + "0")
     os.truncate(tmp_path / "dump/wav.1.ark", dump.read_entry(last).first_byte + 100)
-    with pytest.raises(InputError, match="cut short: 50 of 1600"):
+    with pytest.raises(InputError, match="truncated: 50 of 1600"):
         dump.read_int16(last)
 
 

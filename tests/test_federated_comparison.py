@@ -11,7 +11,7 @@ import yaml
 
 from helpers.federation import train_config
 from sase.config import to_mapping
-from sase.data.datadir import read_data_dir, write_data_dir
+from sase.data.datadir import Tables, read_data_dir, write_data_dir
 from sase.errors import InputError
 from sase.federated.config import checked, load_federated_config
 from sase.studies import page
@@ -64,10 +64,10 @@ def folders(tmp_path, silos_dir):
             data = read_data_dir(silos_dir / f"silo{index}/{name}")
             renamed = [{f"s{index}_{utt}": table[utt] for utt in table} for table in (data.noisy, data.clean)]
             whose = dict.fromkeys(renamed[0], f"s{index}")
-            write_data_dir(shared / f"silo{index}/{name}", *renamed, whose)
+            write_data_dir(shared / f"silo{index}/{name}", Tables(*renamed, whose))
         for table, more in zip((noisy, clean, speakers), (*renamed, whose)):
             table.update(more)
-    write_data_dir(tmp_path / "test", noisy, clean, speakers)
+    write_data_dir(tmp_path / "test", Tables(noisy, clean, speakers))
     return Folders(shared, tmp_path / "test", tmp_path / "test", tmp_path / "out")
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from sase import audio
 from sase.data.corpora.folders import prepare
-from sase.data.dump import dump_set, finish
+from sase.data.dump import dump_set, join_shards
 from sase.data.mixtures import read_mixtures
 from sase.errors import InputError
 
@@ -46,7 +46,7 @@ def test_no_speaker_and_no_noise_file_is_in_both_sets(sounds, tmp_path):
     again = prepare([sounds / "speech"], [sounds / "noise"], tmp_path, generated=1, dev_speakers=5, dev_utterances=8)
     assert again == sets == {name: read_mixtures(tmp_path / name / "mixtures.tsv") for name in sets}
     dump_set(tmp_path / "cv", tmp_path / "dump")
-    finish(tmp_path / "cv", tmp_path / "dump")
+    join_shards(tmp_path / "cv", tmp_path / "dump")
     assert (tmp_path / "dump/wav.scp").read_text().count("\n") == 8
 
 

@@ -88,7 +88,7 @@ def test_validation_opens_the_files_if_asked(mixtures, tmp_path):
 def dump_all(data, out, nj=1, **settings):
     for job in range(1, nj + 1):
         dump.dump_set(data, out, nj=nj, job=job, log=lambda line: None, **settings)
-    dump.finish(data, out, nj=nj, log=lambda line: None, **settings)
+    dump.join_shards(data, out, nj=nj, log=lambda line: None, **settings)
     return datadir.read_data_dir(out)
 
 
@@ -136,5 +136,5 @@ def test_bad_mixtures_are_named_and_left_out_of_training_and_refused_in_tests(mi
     assert "a_1: " in lines[0]
     assert "a_1.wav: is silent" in lines[0]
     assert "short.wav: lasts 1 s, the list wants it up to 4 s" in lines[1]
-    with pytest.raises(InputError, match="2 are bad"):
+    with pytest.raises(InputError, match="2 bad utterances"):
         dump.dump_set(tmp_path / "data", tmp_path / "test", keep_all=True, log=lines.append)

@@ -36,7 +36,7 @@ def make_dump(folder, speakers, count, seed, silos=True):
         mixtures[path.stem] = Mixture(speaker, str(path), snr_db=snr_db, silo=silo, **noise)
     write_mixtures(folder / "data" / FILE, mixtures)
     dump.dump_set(folder / "data", folder / "dump", log=lambda line: None)
-    dump.finish(folder / "data", folder / "dump", log=lambda line: None)
+    dump.join_shards(folder / "data", folder / "dump", log=lambda line: None)
     return folder / "dump"
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sase import audio, plotting
-from sase.data.datadir import write_data_dir, write_table
+from sase.data.datadir import Tables, write_data_dir, write_table
 from sase.errors import InputError
 from sase.evaluation import figures, results, scoring
 from sase.evaluation.scoring import Scores
@@ -44,7 +44,7 @@ def scored(tmp_path, monkeypatch):
             audio.write(table[utt], clean + level * noise, RATE)
     noisy, clean, enhanced = tables.values()
     labels = {kind: {utt: label for utt, label in table.items() if utt in noisy} for kind, table in LABELS.items()}
-    write_data_dir("data/tt", noisy, clean, labels["speaker"], labels["noise"], labels["snr"])
+    write_data_dir("data/tt", Tables(noisy, clean, labels["speaker"], labels["noise"], labels["snr"]))
     write_table("exp/x/enhanced_tt/spk1.scp", enhanced)
     (tmp_path / "exp/x/config.yaml").write_text("model:\n  causal: true\nseed: 17\n")
     history = [{"epoch": 1, "steps": 60, "dev_SI_SNR": 3.5, "best": True}, {"epoch": 2, "steps": 120, "best": False}]

@@ -12,7 +12,7 @@ import pytest
 
 from sase import audio
 from sase.data import dump
-from sase.data.datadir import read_data_dir, read_table, write_data_dir, write_table
+from sase.data.datadir import Tables, read_data_dir, read_table, write_data_dir, write_table
 from sase.errors import InputError
 from sase.evaluation import scoring
 from sase.evaluation.scoring import Pair, Scores
@@ -53,9 +53,9 @@ def dumped(tmp_path, monkeypatch):
             audio.write(table[utt], with_noise(wav, level, number), RATE)
     speakers = {utt: utt[0] for utt in noisy}
     noises, snrs_db = {"a_1": "rain", "b_1": "rain", "a_2": "bus"}, {"a_1": 2.5, "a_2": 10.0}
-    write_data_dir("data/tt", noisy, clean, speakers, noises, snrs_db)
+    write_data_dir("data/tt", Tables(noisy, clean, speakers, noises, snrs_db))
     dump.dump_set("data/tt", "dump/tt")
-    dump.finish("data/tt", "dump/tt")
+    dump.join_shards("data/tt", "dump/tt")
     write_table("exp/x/enhanced_tt/spk1.scp", enhanced)
     return "dump/tt", "exp/x/enhanced_tt", "exp/x/enhanced_tt/scoring"
 

@@ -20,7 +20,7 @@ import torch
 
 from sase import audio
 from sase.data import dump
-from sase.data.datadir import read_data_dir, write_data_dir
+from sase.data.datadir import Tables, read_data_dir, write_data_dir
 from sase.data.dataset import Mixtures, PairSet
 from sase.enhancer import Enhancer
 from sase.losses.objectives import build_loss
@@ -208,7 +208,7 @@ def make_corpus(folder: str | Path, pairs: int, duration_s: float, sample_rate: 
         for kind, (table, wav) in zip(("clean", "noisy"), signals):
             table[utt] = str(Path(folder) / kind / f"{utt}.wav")
             audio.write(table[utt], wav, sample_rate)
-    return write_data_dir(Path(folder) / "data", noisy, clean, {utt: utt.split("_")[0] for utt in noisy}).path
+    return write_data_dir(Path(folder) / "data", Tables(noisy, clean, {utt: utt.split("_")[0] for utt in noisy})).path
 
 
 def _synthetic_speech(generator: np.random.Generator, num_samples: int, sample_rate: int) -> np.ndarray:
@@ -223,7 +223,7 @@ def _synthetic_speech(generator: np.random.Generator, num_samples: int, sample_r
 
 def _dump(data_dir: str | Path, dump_dir: Path) -> None:
     dump.dump_set(data_dir, dump_dir, log=_silent)
-    dump.finish(data_dir, dump_dir, log=_silent)
+    dump.join_shards(data_dir, dump_dir, log=_silent)
 
 
 def _silent(line: str) -> None:

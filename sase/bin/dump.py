@@ -22,7 +22,7 @@ def main() -> None:
     for job in () if args.finish else [args.job] if args.job is not None else range(1, args.nj + 1):
         dump.dump_set(args.data, args.out, job=job, **settings)
     if args.job is None:
-        dump.finish(args.data, args.out, **settings)
+        dump.join_shards(args.data, args.out, **settings)
 
 
 if __name__ == "__main__":

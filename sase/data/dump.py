@@ -1,24 +1,26 @@
-"""Data directory to arks: mono 16-bit sound at one rate, one pair of arks a shard, made by ``nj`` jobs.
+"""Data directory to arks: 16-bit mono at one sample rate, a pair of arks per shard, written by ``nj`` jobs.
 
 ``dump/<set>`` holds ``wav.J.ark`` (noisy) and ``spk1.J.ark`` (clean) of every shard J, and tables whose values are
-``path.ark:offset``, which kaldiio and :func:`read_wav` read. ``shards/J.json`` says that shard J is finished, and of
-what input. The pairs are files (``wav.scp``, ``spk1.scp``) or are mixed here, as ``mixtures.tsv`` says.
+``path.ark:offset``, which kaldiio and :func:`read_wav` read. ``shards/J.json`` marks shard J as complete and holds a
+hash of its input. Pairs are files (``wav.scp``, ``spk1.scp``) or are mixed here from ``mixtures.tsv``.
 """
 
 import os
 import struct
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from sase import audio, completion
 from sase.atomic import atomic_path, remove_leftovers
 from sase.data.datadir import shard, validate_data_dir, write_data_dir, write_table
-from sase.data.sources import read_source
+from sase.data.sources import Source, read_source
 from sase.errors import InputError
 
 FULL_SCALE = 32768.0  # a 16-bit sample of -32768 is -1.0
@@ -27,48 +29,48 @@ _KINDS = ("wav", "spk1")
 
 @dataclass(frozen=True)
 class Entry:
-    """Where the samples of one ark entry stand, and how many there are."""
+    """Position and number of the samples of one ark entry."""
 
     path: str
     first_byte: int
     sample_rate: int
     num_samples: int
 
-    def read(self, start, count):
-        """Return ``count`` samples from ``start``, int16 (count,). Raises InputError when the file ends before."""
+    def read(self, start: int, count: int) -> np.ndarray:
+        """Return ``count`` samples from ``start``, int16 (count,); raise InputError when the file is truncated."""
         wav = np.fromfile(self.path, dtype="<i2", count=count, offset=self.first_byte + 2 * start)
         if len(wav) < count:
             raise InputError(
-                f"{self.path}: is cut short: {len(wav)} of {count} samples can be read at byte "
-                f"{self.first_byte + 2 * start}; make it again with stage 2"
+                f"{self.path}: truncated: {len(wav)} of {count} samples can be read at byte "
+                f"{self.first_byte + 2 * start}; run stage 2 again"
             )
         return wav
 
 
-def read_entry(spec):
+def read_entry(spec: str) -> Entry:
     """Return the :class:`Entry` of ``"path.ark:offset"``, from its header alone.
 
     Raises:
-        InputError: the file is missing, or holds no 16-bit mono sound at that place.
+        InputError: the file is missing, or has no 16-bit mono sound at that offset.
     """
     path, colon, offset = spec.rpartition(":")
     if not colon or not offset.isdigit():
-        raise InputError(f"{spec}: not a place in an ark, as in wav.1.ark:9; was the set dumped (stage 2)?")
+        raise InputError(f"{spec}: not an ark entry such as wav.1.ark:9; was the set dumped (stage 2)?")
     try:
         with open(path, "rb") as file:
             file.seek(int(offset))
             return _parse_header(file, spec, path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); make it again with stage 2") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror}); run stage 2 again") from None
 
 
-def read_int16(spec, start=0, num_samples=None):
-    """Return samples of one ark entry; only the bytes asked for are read.
+def read_int16(spec: str, start: int = 0, num_samples: int | None = None) -> np.ndarray:
+    """Return samples of one ark entry; only the bytes needed are read.
 
     Args:
         spec: ``"path.ark:offset"``.
-        start: the first sample wanted.
-        num_samples: how many; up to the end when None or beyond it.
+        start: first sample.
+        num_samples: number of samples; up to the end when None or beyond it.
 
     Returns:
         int16 (time,).
@@ -79,92 +81,104 @@ def read_int16(spec, start=0, num_samples=None):
     return entry.read(start, count)
 
 
-def read_wav(spec, start=0, num_samples=None):
-    """Return samples of one ark entry as float32 (time,) in [-1, 1): the one place that scales 16 bit to float.
+def read_wav(spec: str, start: int = 0, num_samples: int | None = None) -> np.ndarray:
+    """Return samples of one ark entry as float32 (time,) in [-1, 1).
 
     Args: as :func:`read_int16`.
     """
     return to_float(read_int16(spec, start, num_samples))
 
 
-def to_float(wav):
+def to_float(wav: np.ndarray) -> np.ndarray:
     """Return int16 samples of any shape as float32 in [-1, 1)."""
     return wav.astype(np.float32) / np.float32(FULL_SCALE)
 
 
-def to_int16(wav):
-    """Return float samples of any shape as int16, rounded and clipped; undoes :func:`to_float` exactly."""
+def to_int16(wav: np.ndarray | list[float]) -> np.ndarray:
+    """Return float samples of any shape as int16, rounded and clipped; the exact inverse of :func:`to_float`."""
     return np.clip(np.rint(np.asarray(wav) * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
 
 
-def dump_set(data_dir, dump_dir, sample_rate=16000, nj=1, job=1, keep_all=False, log=print):
-    """Write shard ``job`` of ``nj`` of a data directory; one that is finished and of the same input is left as it is.
+def dump_set(
+    data_dir: str | Path,
+    dump_dir: str | Path,
+    sample_rate: int = 16000,
+    nj: int = 1,
+    job: int = 1,
+    keep_all: bool = False,
+    log: Callable[[str], object] = print,
+) -> None:
+    """Write shard ``job`` of ``nj`` of a data directory; skip it if it is complete and its input is unchanged.
 
-    A bad utterance (unreadable, silent, noisy and clean of different length or rate) is named and left out; with
+    A bad utterance (unreadable, silent, noisy and clean of different length or rate) is reported and skipped; with
     ``keep_all``, for test sets, it is an error after all others have been tried, and a silent one is kept.
 
     Args:
         data_dir: with ``wav.scp`` (noisy) and ``spk1.scp`` (clean), or with ``mixtures.tsv``.
-        dump_dir: where the arks go.
+        dump_dir: where the arks are written.
         sample_rate: of the arks, in Hz.
-        nj, job: how many shards there are, and which this is, from 1.
-        keep_all: refuse to leave utterances out.
+        nj, job: number of shards, and index of this one, from 1.
+        keep_all: raise an error instead of skipping utterances.
         log: called with each line of the report.
     """
-    data, dump_dir = read_source(data_dir), Path(dump_dir)
-    utts, key = _plan(data, dump_dir, sample_rate, nj, job, keep_all)
+    source, dump_dir = read_source(data_dir), Path(dump_dir)
+    utts, key = _plan(source, dump_dir, sample_rate, nj, job, keep_all)
     if _read_record(dump_dir, job, key):
-        log(f"shard {job} of {nj}: finished before, left as it is (to make it again, delete {_record(dump_dir, job)})")
+        log(f"shard {job} of {nj}: complete, skipped (delete {_record_path(dump_dir, job)} to write it again)")
         return
-    began = time.monotonic()
+    started = time.monotonic()
     _invalidate(dump_dir, job)
-    entries, bad, seconds = _write_arks(data, utts, dump_dir, sample_rate, job, keep_all, log)
+    entries, bad, seconds = _write_arks(source, utts, dump_dir, sample_rate, job, keep_all, log)
     if bad and keep_all:
-        raise InputError(f"{data_dir}: no utterance may be left out here, and {len(bad)} are bad: {_tell(bad)}")
-    completion.write(_record(dump_dir, job), key, {"bad": bad, "entries": entries})
-    wall = time.monotonic() - began
-    log(f"shard {job} of {nj}: {len(entries)} utterances ({seconds:.0f} s of sound), {len(bad)} left out, {wall:.1f} s")
+        raise InputError(f"{data_dir}: {len(bad)} bad utterances, and none may be skipped: {_describe(bad)}")
+    completion.write(_record_path(dump_dir, job), key, {"bad": bad, "entries": entries})
+    wall = time.monotonic() - started
+    log(f"shard {job} of {nj}: {len(entries)} utterances ({seconds:.0f} s of audio), {len(bad)} skipped, {wall:.1f} s")
 
 
-def finish(data_dir, dump_dir, sample_rate=16000, nj=1, keep_all=False, log=print):
-    """Join the shards: write the tables of ``dump_dir`` and validate them.
+def join_shards(
+    data_dir: str | Path,
+    dump_dir: str | Path,
+    sample_rate: int = 16000,
+    nj: int = 1,
+    keep_all: bool = False,
+    log: Callable[[str], object] = print,
+) -> None:
+    """Write the tables of ``dump_dir`` from its complete shards, and validate them.
 
     Args: as :func:`dump_set`, with the same values.
 
     Raises:
-        InputError: a shard is missing, unfinished or of other input, or no utterance is left.
+        InputError: a shard is missing, incomplete or of other input, or no utterance is left.
     """
-    data, dump_dir = read_source(data_dir), Path(dump_dir)
-    plans = {job: _plan(data, dump_dir, sample_rate, nj, job, keep_all)[1] for job in range(1, nj + 1)}
-    records = {job: _read_record(dump_dir, job, key) for job, key in plans.items()}
-    if missing := [str(job) for job, record in records.items() if record is None]:
+    source, dump_dir = read_source(data_dir), Path(dump_dir)
+    keys = {job: _plan(source, dump_dir, sample_rate, nj, job, keep_all)[1] for job in range(1, nj + 1)}
+    found = {job: _read_record(dump_dir, job, key) for job, key in keys.items()}
+    records = {job: record for job, record in found.items() if record is not None}
+    if missing := [str(job) for job in found if job not in records]:
         raise InputError(f"{dump_dir}: shards {' '.join(missing)} of {nj} are missing or of other input; dump them")
     entries = {utt: entry for record in records.values() for utt, entry in record["entries"].items()}
     bad = {utt: reason for record in records.values() for utt, reason in record["bad"].items()}
     if not entries:
-        raise InputError(f"{data_dir}: no utterance could be used, of {len(bad)}; the first: {_tell(bad, 1)}")
+        raise InputError(f"{data_dir}: none of {len(bad)} utterances is usable; the first: {_describe(bad, 1)}")
     arks = {_ark(dump_dir, kind, job) for kind in _KINDS for job in records}
     for path in [path for kind in _KINDS for path in dump_dir.glob(f"{kind}.*.ark")]:
         if path not in arks:
             path.unlink()  # of an earlier run with more jobs
     write_table(dump_dir / "utt2num_samples", {utt: str(count) for utt, (_, _, count) in entries.items()})
-    noisy, clean = ({utt: specs[i] for utt, specs in entries.items()} for i in range(2))
-    kept = [{utt: value for utt, value in table.items() if utt in entries} for table in data.tables]
-    if kept[3]:
-        write_table(dump_dir / "utt2silo", kept[3])
-    else:
-        (dump_dir / "utt2silo").unlink(missing_ok=True)
-    write_data_dir(dump_dir, noisy, clean, *kept[:3])
+    noisy = {utt: spec for utt, (spec, _, _) in entries.items()}
+    clean = {utt: spec for utt, (_, spec, _) in entries.items()}
+    write_data_dir(dump_dir, replace(source.tables.select(entries), noisy=noisy, clean=clean))
     validate_data_dir(dump_dir)
     remove_leftovers(dump_dir, dump_dir / "shards")
     if bad:
-        log(f"{dump_dir}: {len(bad)} of {len(bad) + len(entries)} utterances left out: {_tell(bad)}")
+        log(f"{dump_dir}: {len(bad)} of {len(bad) + len(entries)} utterances skipped: {_describe(bad)}")
     hours = sum(count for _, _, count in entries.values()) / sample_rate / 3600
     log(f"{dump_dir}: {len(entries)} utterances, {hours:.2f} h at {sample_rate} Hz ({audio.RESAMPLER})")
 
 
-def _parse_header(file, spec, path):
-    """Return the Entry of a RIFF header that starts where ``file`` stands."""
+def _parse_header(file: BinaryIO, spec: str, path: str) -> Entry:
+    """Return the Entry of a RIFF header at the current position of ``file``."""
     head, rate = file.read(12), None
     if head[:4] == b"RIFF" and head[8:] == b"WAVE":
         while len(header := file.read(8)) == 8:
@@ -173,50 +187,50 @@ def _parse_header(file, spec, path):
                 body = file.read(size + size % 2)
                 channels, rate = struct.unpack_from("<HI", body, 2)
                 if channels != 1 or struct.unpack_from("<H", body, 14)[0] != 16:
-                    raise InputError(f"{spec}: is not 16-bit mono; make it again with stage 2")
+                    raise InputError(f"{spec}: not 16-bit mono; run stage 2 again")
             elif name == b"data" and rate:
                 return Entry(path, file.tell(), rate, size // 2)
             else:
                 file.seek(size + size % 2, 1)
-    raise InputError(f"{spec}: no sound begins here; is the table older than the ark? Make it again with stage 2")
+    raise InputError(f"{spec}: no sound starts at this offset; is the table older than the ark? Run stage 2 again")
 
 
-def _plan(data, dump_dir, sample_rate, nj, job, keep_all):
+def _plan(source: Source, dump_dir: Path, sample_rate: int, nj: int, job: int, keep_all: bool) -> tuple[list[str], str]:
     """Return the utterances of a shard, and a hash of everything that its arks depend on."""
-    utts = shard(data.utts, nj, job)
+    utts = shard(source.utts, nj, job)
     settings = f"1 {dump_dir} {sample_rate} {nj} {job} {keep_all} {audio.RESAMPLER}\n"
-    files = (f"{utt} {what} {file_fingerprint(path)}\n" for utt in utts for what, path in data.inputs(utt))
+    files = (f"{utt} {what} {file_fingerprint(path)}\n" for utt in utts for what, path in source.inputs(utt))
     return utts, completion.fingerprint(chain([settings], files))
 
 
-def file_fingerprint(path):
-    """Return a word that changes when a file does: its size and time, or ``missing``."""
+def file_fingerprint(path: str | Path) -> str:
+    """Return a fingerprint of a file: size and modification time, or ``missing``."""
     try:
         stat = os.stat(path)
     except OSError:
-        return "missing"  # told for what it is when the file is read
+        return "missing"  # reported when the file is read
     return f"{stat.st_size}-{stat.st_mtime_ns}"
 
 
-def _ark(dump_dir, kind, job):
+def _ark(dump_dir: Path, kind: str, job: int) -> Path:
     return dump_dir / f"{kind}.{job}.ark"
 
 
-def _record(dump_dir, job):
-    """The record of a finished shard, written last of all: its input, its entries and its bad utterances."""
+def _record_path(dump_dir: Path, job: int) -> Path:
+    """Return the path of a shard's record: hash of the input, entries and bad utterances; written last."""
     return dump_dir / "shards" / f"{job}.json"
 
 
-def _read_record(dump_dir, job, key):
-    """Return the record of a shard when it is finished and of the input that ``key`` stands for, else None."""
-    path = _record(dump_dir, job)
+def _read_record(dump_dir: Path, job: int, key: str) -> dict[str, Any] | None:
+    """Return the record of a complete shard whose input has the hash ``key``, else None."""
+    path = _record_path(dump_dir, job)
     if not path.is_file() or not all(_ark(dump_dir, kind, job).is_file() for kind in _KINDS):
         return None
     return completion.read_if_current(path, key)
 
 
-def _invalidate(dump_dir, job):
-    """Before an ark is replaced: take away the tables that point into it, and what a killed run left of this shard."""
+def _invalidate(dump_dir: Path, job: int) -> None:
+    """Delete the tables that point into a shard's arks, and what a killed run left of it, before it is replaced."""
     for name in (f"shards/{job}.json", "wav.scp", "spk1.scp", "utt2num_samples"):
         (dump_dir / name).unlink(missing_ok=True)
     for kind in _KINDS:
@@ -224,55 +238,65 @@ def _invalidate(dump_dir, job):
             leftover.unlink()
 
 
-def _write_arks(data, utts, dump_dir, sample_rate, job, keep_all, log):
+def _write_arks(
+    source: Source,
+    utts: list[str],
+    dump_dir: Path,
+    sample_rate: int,
+    job: int,
+    keep_all: bool,
+    log: Callable[[str], object],
+) -> tuple[dict[str, tuple[str, str, int]], dict[str, str], float]:
     """Write both arks of a shard.
 
     Returns:
-        {utt: (noisy spec, clean spec, samples)}, {bad utt: reason}, and the seconds of sound read, noisy and clean.
+        {utt: (noisy spec, clean spec, samples)}, {bad utt: reason}, and seconds of audio, noisy and clean.
     """
     entries, bad, seconds = {}, {}, 0.0
-    with _ark_writer(_ark(dump_dir, "wav", job), sample_rate) as put_noisy:
-        with _ark_writer(_ark(dump_dir, "spk1", job), sample_rate) as put_clean:
-            for utt in utts:
-                try:
-                    noisy, clean = _read_pair(data, utt, sample_rate, keep_all)
-                except (InputError, OSError) as error:
-                    bad[utt] = " ".join(str(error).split())
-                    log(f"{utt}: {bad[utt]}")
-                    continue
-                entries[utt] = (put_noisy(utt, noisy), put_clean(utt, clean), len(noisy))
-                seconds += 2 * len(noisy) / sample_rate
+    with (
+        _ark_writer(_ark(dump_dir, "wav", job), sample_rate) as write_noisy,
+        _ark_writer(_ark(dump_dir, "spk1", job), sample_rate) as write_clean,
+    ):
+        for utt in utts:
+            try:
+                noisy, clean = _read_pair(source, utt, sample_rate, keep_all)
+            except (InputError, OSError) as error:
+                bad[utt] = " ".join(str(error).split())
+                log(f"{utt}: {bad[utt]}")
+                continue
+            entries[utt] = (write_noisy(utt, noisy), write_clean(utt, clean), len(noisy))
+            seconds += 2 * len(noisy) / sample_rate
     return entries, bad, seconds
 
 
 @contextmanager
-def _ark_writer(path, sample_rate):
-    """Yield ``put(utt, int16 wav) -> "path:offset"``; the ark appears when the block ends."""
+def _ark_writer(path: Path, sample_rate: int) -> Iterator[Callable[[str, np.ndarray], str]]:
+    """Yield ``write(utt, int16 wav) -> "path:offset"``; the ark appears when the block ends."""
     import kaldiio
 
     with atomic_path(path) as partial, open(partial, "wb") as file:
 
-        def put(utt, wav):
+        def write(utt: str, wav: np.ndarray) -> str:
             offset = file.tell() + len(utt.encode()) + 1
             kaldiio.save_ark(file, {utt: (sample_rate, wav)})
             return f"{path}:{offset}"
 
-        yield put
+        yield write
         file.flush()
 
 
-def _read_pair(source, utt, sample_rate, keep_silent):
-    """Return noisy and clean as int16 (time,) of one length, or raise InputError."""
+def _read_pair(source: Source, utt: str, sample_rate: int, keep_silent: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return noisy and clean as int16 (time,) of equal length, or raise InputError."""
     noisy, clean = map(to_int16, source.read(utt, sample_rate))
     if not len(noisy):
-        raise InputError(f"{source.noisy_name(utt)}: has no sample left at {sample_rate} Hz")
+        raise InputError(f"{source.noisy_name(utt)}: has no samples left at {sample_rate} Hz")
     for name, wav in ((source.noisy_name(utt), noisy), (source.clean_name(utt), clean)):
         if not keep_silent and not wav.any():
-            raise InputError(f"{name}: is silent")
+            raise InputError(f"{name}: silent")
     return noisy, clean
 
 
-def _tell(bad, limit=20):
+def _describe(bad: dict[str, str], limit: int = 20) -> str:
     """Return the first bad utterances and their reasons in one line."""
     rest = f"; and {len(bad) - limit} more, named above" if len(bad) > limit else ""
     return "; ".join(f"{utt} ({reason})" for utt, reason in list(bad.items())[:limit]) + rest

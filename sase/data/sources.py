@@ -1,46 +1,68 @@
-"""Where the pairs of a data directory come from: sound files, or speech and noise that are mixed when they are read."""
+"""Pairs of a data directory: sound files, or speech and noise that are mixed when they are read."""
 
 from pathlib import Path
+from typing import Protocol
+
+import numpy as np
 
 from sase import audio
-from sase.data.datadir import read_data_dir
-from sase.data.mixtures import FILE, Mixer, read_mixtures
+from sase.data.datadir import DataDir, Tables, read_data_dir
+from sase.data.mixtures import FILE, Mixer, Mixture, read_mixtures
 from sase.errors import InputError
 
 
-def read_source(data_dir):
-    """Return the :class:`Files` or the :class:`Mixed` pairs of a data directory."""
-    path = Path(data_dir) / FILE
-    return Mixed(read_mixtures(path)) if path.is_file() else Files(read_data_dir(data_dir))
-
-
-class Files:
-    """Pairs that are files: what ``wav.scp`` and ``spk1.scp`` name.
+class Source(Protocol):
+    """Where pairs are read from.
 
     Attributes:
-        utts: the utterances, sorted.
-        tables: utt2spk, utt2noise, utt2snr and utt2silo as dicts; all but the first may know fewer utterances.
+        utts: utterances, sorted.
+        tables: speakers, noises, SNRs and silos.
     """
 
-    def __init__(self, data):
-        self.utts, self._noisy, self._clean = data.utts, data.noisy, data.clean
-        self.tables = (data.utt2spk, data.utt2noise, data.utt2snr, {})
+    utts: list[str]
+    tables: Tables
 
-    def inputs(self, utt):
-        """Return (what it is, file) of everything that an utterance is made of."""
-        return [(path, path) for path in (self._noisy[utt], self._clean[utt])]
+    def inputs(self, utt: str) -> list[tuple[object, str]]:
+        """Return (description, file) of everything that an utterance depends on."""
 
-    def noisy_name(self, utt):
-        """Return what to call the noisy signal in a message."""
-        return self._noisy[utt]
+    def noisy_name(self, utt: str) -> str:
+        """Return the file that messages about the noisy signal name."""
 
-    def clean_name(self, utt):
-        """Return what to call the clean signal in a message."""
-        return self._clean[utt]
+    def clean_name(self, utt: str) -> str:
+        """Return the file that messages about the clean signal name."""
 
-    def read(self, utt, sample_rate):
-        """Return noisy and clean, float32 (time,) of one length at ``sample_rate``, or raise InputError."""
-        noisy_path, clean_path = self._noisy[utt], self._clean[utt]
+    def read(self, utt: str, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return noisy and clean, float32 (time,) of equal length at ``sample_rate``, or raise InputError."""
+
+
+def read_source(data_dir: str | Path) -> Source:
+    """Return the pairs of a data directory."""
+    path = Path(data_dir) / FILE
+    return MixtureSource(read_mixtures(path)) if path.is_file() else FileSource(read_data_dir(data_dir))
+
+
+class FileSource:
+    """Pairs of sound files, from ``wav.scp`` and ``spk1.scp``: a :class:`Source`."""
+
+    def __init__(self, data: DataDir) -> None:
+        self.utts = data.utts
+        self.tables: Tables = data
+
+    def inputs(self, utt: str) -> list[tuple[object, str]]:
+        """See :meth:`Source.inputs`."""
+        return [(path, path) for path in (self.tables.noisy[utt], self.tables.clean[utt])]
+
+    def noisy_name(self, utt: str) -> str:
+        """See :meth:`Source.noisy_name`."""
+        return self.tables.noisy[utt]
+
+    def clean_name(self, utt: str) -> str:
+        """See :meth:`Source.clean_name`."""
+        return self.tables.clean[utt]
+
+    def read(self, utt: str, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
+        """See :meth:`Source.read`."""
+        noisy_path, clean_path = self.tables.noisy[utt], self.tables.clean[utt]
         (noisy, noisy_rate), (clean, clean_rate) = audio.read_mono(noisy_path), audio.read_mono(clean_path)
         if noisy_rate != clean_rate:
             rates = f"{noisy_path} {noisy_rate} Hz, {clean_path} {clean_rate} Hz"
@@ -48,32 +70,39 @@ class Files:
         if len(noisy) != len(clean):
             lengths = f"{noisy_path} {len(noisy)}, {clean_path} {len(clean)} samples"
             raise InputError(f"noisy and clean differ in length: {lengths}")
-        return tuple(audio.resample(wav, noisy_rate, sample_rate) for wav in (noisy, clean))
+        return audio.resample(noisy, noisy_rate, sample_rate), audio.resample(clean, clean_rate, sample_rate)
 
 
-class Mixed:
-    """Pairs that are mixed now: what ``mixtures.tsv`` says. Attributes and methods as of :class:`Files`."""
+class MixtureSource:
+    """Pairs that are mixed when read, from ``mixtures.tsv``: a :class:`Source`."""
 
-    def __init__(self, mixtures):
-        self.utts, self._mixtures, self._mixer = list(mixtures), mixtures, None
-        columns = ({utt: getattr(m, name) for utt, m in mixtures.items()} for name in ("speaker", "noise", "snr_db"))
-        self.tables = (*columns, {utt: m.silo for utt, m in mixtures.items() if m.silo >= 0})
+    def __init__(self, mixtures: dict[str, Mixture]) -> None:
+        self.utts, self._mixtures = list(mixtures), mixtures
+        self._mixer: Mixer | None = None
+        self.tables = Tables(
+            noisy={},
+            clean={},
+            utt2spk={utt: mixture.speaker for utt, mixture in mixtures.items()},
+            utt2noise={utt: mixture.noise for utt, mixture in mixtures.items()},
+            utt2snr={utt: mixture.snr_db for utt, mixture in mixtures.items()},
+            utt2silo={utt: mixture.silo for utt, mixture in mixtures.items() if mixture.silo >= 0},
+        )
 
-    def inputs(self, utt):
-        """See :meth:`Files.inputs`."""
+    def inputs(self, utt: str) -> list[tuple[object, str]]:
+        """See :meth:`Source.inputs`."""
         mixture = self._mixtures[utt]
         return [(mixture, mixture.speech), ("noise", mixture.noise_file)]
 
-    def noisy_name(self, utt):
-        """See :meth:`Files.noisy_name`."""
+    def noisy_name(self, utt: str) -> str:
+        """See :meth:`Source.noisy_name`."""
         return self._mixtures[utt].noise_file
 
-    def clean_name(self, utt):
-        """See :meth:`Files.clean_name`."""
+    def clean_name(self, utt: str) -> str:
+        """See :meth:`Source.clean_name`."""
         return self._mixtures[utt].speech
 
-    def read(self, utt, sample_rate):
-        """See :meth:`Files.read`."""
+    def read(self, utt: str, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
+        """See :meth:`Source.read`."""
         if self._mixer is None or self._mixer.sample_rate != sample_rate:
             self._mixer = Mixer(sample_rate)
         clean, noisy = self._mixer.mix(self._mixtures[utt])

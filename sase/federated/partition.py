@@ -11,7 +11,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -259,12 +259,12 @@ def _require_all(silos: Mapping[str, int], num_silos: int, path: Path) -> Mappin
 def _write_set(folder: Path, dumped: DumpedSet, utts: Iterable[str]) -> None:
     utts = list(utts)
     data = dumped.data
-    specs = ({utt: _absolute(table[utt]) for utt in utts} for table in (data.noisy, data.clean))
-    tables = ({utt: t[utt] for utt in utts if utt in t} for t in (data.utt2spk, data.utt2noise, data.utt2snr))
+    tables = data.select(utts)
+    noisy, clean = ({utt: _absolute(spec) for utt, spec in specs.items()} for specs in (tables.noisy, tables.clean))
     samples = read_table(data.path / "utt2num_samples")
     folder.mkdir(parents=True)
     write_table(folder / "utt2num_samples", {utt: samples[utt] for utt in utts})
-    write_data_dir(folder, *specs, *tables)
+    write_data_dir(folder, replace(tables, noisy=noisy, clean=clean, utt2silo={}))
 
 
 def _absolute(spec: str) -> str:

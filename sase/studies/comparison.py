@@ -19,7 +19,7 @@ from torch import nn
 
 from sase import jsonfile, pretrained
 from sase.atomic import write_text
-from sase.data.datadir import read_data_dir, write_data_dir
+from sase.data.datadir import Tables, read_data_dir, write_data_dir
 from sase.data.dataset import PairSet
 from sase.errors import InputError
 from sase.federated.config import FederatedConfig, load_federated_config
@@ -200,15 +200,13 @@ def before_training(comparison: Comparison, folders: Folders) -> dict[str, dict[
 
 def pool_silos(folders: Folders) -> None:
     """Write ``pooled/tr``, the data directory of all silos' training utterances, for central training."""
-    tables = [read_data_dir(place / "tr") for place in _silo_folders(folders)]
-    pooled: list[dict[str, Any]] = [{}, {}, {}, {}, {}]
-    for data in tables:
-        more: dict[str, Any]
-        for table, more in zip(pooled, (data.noisy, data.clean, data.utt2spk, data.utt2noise, data.utt2snr)):
-            if common := set(table) & set(more):
-                raise InputError(f"{data.path}: {min(common)} is also in another silo")
-            table.update(more)
-    write_data_dir(folders.out / "pooled" / "tr", *pooled)
+    pooled = Tables({}, {}, {})
+    for data in [read_data_dir(place / "tr") for place in _silo_folders(folders)]:
+        if common := set(pooled.noisy) & set(data.noisy):
+            raise InputError(f"{data.path}: {min(common)} is also in another silo")
+        for name, table in pooled.files().items():
+            table.update(data.files()[name])
+    write_data_dir(folders.out / "pooled" / "tr", pooled)
 
 
 def labels(comparison: Comparison, folders: Folders) -> dict[str, dict[str, Any]]:

@@ -36,7 +36,7 @@ def make_set(folder):
     """Make a corpus of a few seconds, and dump it; return the dump directory."""
     data = make_corpus(folder, 4, 0.8, RATE)
     dump.dump_set(data, folder / "dump", log=lambda line: None)
-    dump.finish(data, folder / "dump", log=lambda line: None)
+    dump.join_shards(data, folder / "dump", log=lambda line: None)
     return folder / "dump"
 
 

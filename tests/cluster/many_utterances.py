@@ -22,7 +22,7 @@ import numpy as np
 from sase import audio
 from sase.bench.stages import machine
 from sase.data import dump
-from sase.data.datadir import read_data_dir, shard, write_data_dir
+from sase.data.datadir import Tables, read_data_dir, shard, write_data_dir
 from sase.evaluation import decoding, scoring
 from sase.metrics.measures import METRICS
 from sase.model import build_model, save_model
@@ -59,7 +59,7 @@ def make_corpus(folder, count):
         tables["speaker"][utt] = speaker
         tables["noise"][utt] = f"noise{number % NOISES}"
         tables["snr"][utt] = SNRS_DB[number % len(SNRS_DB)]
-    return write_data_dir(folder / "data", *tables.values()).path
+    return write_data_dir(folder / "data", Tables(*tables.values())).path
 
 
 def make_up_decoding(model, data_dir, out, nj):

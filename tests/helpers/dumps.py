@@ -18,9 +18,9 @@ def dumped(folder, lengths=(9000, 20000, 4000), seed=0):
         noisy[utt], clean[utt] = str(folder / f"noisy/{utt}.wav"), str(folder / f"clean/{utt}.wav")
         audio.write(clean[utt], tone, RATE)
         audio.write(noisy[utt], tone + 0.05 * generator.standard_normal(length), RATE)
-    datadir.write_data_dir(folder / "data", noisy, clean, {utt: utt[:2] for utt in noisy})
+    datadir.write_data_dir(folder / "data", datadir.Tables(noisy, clean, {utt: utt[:2] for utt in noisy}))
     dump.dump_set(folder / "data", folder / "dump")
-    dump.finish(folder / "data", folder / "dump")
+    dump.join_shards(folder / "data", folder / "dump")
     return folder / "dump"
 
 
@@ -36,7 +36,8 @@ def make_set(folder, lengths, rate=48000, name="tr"):
             soundfile.write(path, samples, rate, subtype="PCM_16")
             table[utt] = str(path)
     utt2spk = {utt: utt.split("_")[0] for utt in lengths}
-    datadir.write_data_dir(folder / "data" / name, noisy, clean, utt2spk, dict.fromkeys(list(lengths)[1:], "bus"))
+    utt2noise = dict.fromkeys(list(lengths)[1:], "bus")
+    datadir.write_data_dir(folder / "data" / name, datadir.Tables(noisy, clean, utt2spk, utt2noise))
     return folder / "data" / name
 
 
@@ -44,5 +45,5 @@ def dump_all(data, out, nj=1, **settings):
     """Dump a data directory in ``nj`` shards; return the dumped set."""
     for job in range(1, nj + 1):
         dump.dump_set(data, out, nj=nj, job=job, log=lambda line: None, **settings)
-    dump.finish(data, out, nj=nj, log=lambda line: None, **settings)
+    dump.join_shards(data, out, nj=nj, log=lambda line: None, **settings)
     return datadir.read_data_dir(out)

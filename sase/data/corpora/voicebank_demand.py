@@ -100,14 +100,14 @@ def prepare(corpus_dir, data_dir, dev_speakers=DEV_SPEAKERS, trainset=None):
 
 def _write(folder, pairs, log):
     known = {utt: log[utt] for utt in pairs if utt in log}
-    datadir.write_data_dir(
-        folder,
+    tables = datadir.Tables(
         noisy={utt: noisy for utt, (noisy, _) in pairs.items()},
         clean={utt: clean for utt, (_, clean) in pairs.items()},
         utt2spk={utt: _speaker(utt) for utt in pairs},
         utt2noise={utt: noise for utt, (noise, _) in known.items()},
         utt2snr={utt: snr_db for utt, (_, snr_db) in known.items()},
     )
+    datadir.write_data_dir(folder, tables)
 
 
 def _speaker(utt):
