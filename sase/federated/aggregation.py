@@ -5,7 +5,8 @@ Independent of networks, files and engines. Silos are passed in a fixed order, s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,61 @@ def softmax(logits: ArrayLike) -> np.ndarray:
     return powers / powers.sum()
 
 
+@dataclass(frozen=True)
+class SiloStatistics:
+    """What a strategy may weigh the updates of a round by.
+
+    Attributes:
+        examples: n of each silo, float64 (silos,).
+        losses: L, the mean loss of each silo's last local epoch, float64 (silos,).
+        gains_db: q, the gain in SI-SNR of each silo's update on one common set, float64 (silos,).
+        tau, gamma, alpha_min: parameters from the configuration.
+    """
+
+    examples: np.ndarray
+    losses: np.ndarray
+    gains_db: np.ndarray
+    tau: float = 1.0
+    gamma: float = 1.0
+    alpha_min: float = 0.0
+
+
+def _by_examples(silos: SiloStatistics) -> np.ndarray:
+    """∝ n (McMahan et al. 2017)."""
+    return silos.examples / silos.examples.sum()
+
+
+def _uniform(silos: SiloStatistics) -> np.ndarray:
+    """1/K."""
+    return np.full(len(silos.examples), 1.0 / len(silos.examples))
+
+
+def _by_loss(silos: SiloStatistics) -> np.ndarray:
+    """∝ exp(−L/τ) (Gao et al. 2022)."""
+    return softmax(-silos.losses / silos.tau)
+
+
+def _fair(silos: SiloStatistics) -> np.ndarray:
+    """∝ exp(+L/τ)."""
+    return softmax(silos.losses / silos.tau)
+
+
+def _by_gain(silos: SiloStatistics) -> np.ndarray:
+    """α_min + (1 − K·α_min) · softmax(γ ln n + q/τ)."""
+    weights = softmax(silos.gamma * np.log(silos.examples) + silos.gains_db / silos.tau)
+    return silos.alpha_min + (1.0 - len(weights) * silos.alpha_min) * weights
+
+
+# Name in the configuration to statistics -> α, float64 (silos,), positive with sum 1.
+STRATEGIES: dict[str, Callable[[SiloStatistics], np.ndarray]] = {
+    "examples": _by_examples,
+    "uniform": _uniform,
+    "loss": _by_loss,
+    "fair": _fair,
+    "sase": _by_gain,
+}
+
+
 def silo_weights(
     strategy: str,
     examples: ArrayLike,
@@ -35,29 +91,23 @@ def silo_weights(
     """Return α, the weight of each silo's update; positive, with sum 1.
 
     Args:
-        strategy: ``examples``: ∝ n (McMahan et al. 2017); ``uniform``; ``loss``: ∝ exp(−L/τ) (Gao et al. 2022);
-            ``fair``: ∝ exp(+L/τ); ``sase``: α_min + (1 − K·α_min) · softmax(γ ln n + q/τ).
-        examples: n of each silo.
-        losses: L, the mean loss of each silo's last local epoch.
-        gains_db: q, the gain in SI-SNR of each silo's update on one common set.
-        tau, gamma, alpha_min: as above.
+        strategy: a key of :data:`STRATEGIES`.
+        examples, losses, gains_db: one value per silo, as in :class:`SiloStatistics`; None: zeros.
+        tau, gamma, alpha_min: parameters of the strategies.
 
     Returns:
         float64 (silos,)
+
+    Raises:
+        ValueError: unknown strategy.
     """
-    examples = np.asarray(examples, dtype=np.float64)
-    count = len(examples)
-    if strategy == "examples":
-        return examples / examples.sum()
-    if strategy == "uniform":
-        return np.full(count, 1.0 / count)
-    if strategy in ("loss", "fair"):
-        sign = -1.0 if strategy == "loss" else 1.0
-        return softmax(sign * np.asarray(losses, dtype=np.float64) / tau)
-    if strategy == "sase":
-        chosen = softmax(gamma * np.log(examples) + np.asarray(gains_db, dtype=np.float64) / tau)
-        return alpha_min + (1.0 - count * alpha_min) * chosen
-    raise ValueError(f"unknown strategy: {strategy}")
+    if strategy not in STRATEGIES:
+        raise ValueError(f"unknown strategy: {strategy}")
+    n = np.asarray(examples, dtype=np.float64)
+    mean_losses, gains = (
+        np.zeros_like(n) if value is None else np.asarray(value, dtype=np.float64) for value in (losses, gains_db)
+    )
+    return STRATEGIES[strategy](SiloStatistics(n, mean_losses, gains, tau, gamma, alpha_min))
 
 
 def nova_factors(alphas: ArrayLike, steps: ArrayLike) -> np.ndarray:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from sase.config import apply_overrides, from_mapping, read_yaml
 from sase.errors import InputError
+from sase.federated.aggregation import STRATEGIES
 
-STRATEGIES = ("examples", "uniform", "loss", "fair", "sase")
 SERVERS = ("plain", "momentum", "adam", "yogi")
 PAYLOADS = ("float32", "bfloat16", "int8")
 NORM_POLICIES = ("average", "local", "none")
