@@ -27,7 +27,7 @@ def test_what_is_written_is_read_back(tmp_path, suffix, rate, num_samples, chann
     if suffix in (".wav", ".flac"):
         np.testing.assert_allclose(read, wav, atol=1.01 / 32768)
         assert soundfile.info(path).subtype == "PCM_16"
-    with audio.open_blocks(path, block_s=0.05) as (info, blocks):
+    with audio.open_blocks(path, block_s=0.05) as (_info, blocks):
         parts = list(blocks)
     assert max(part.shape[1] for part in parts) <= round(0.05 * rate)
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), read)

@@ -177,7 +177,10 @@ def test_bad_models_get_one_line(tmp_path, command, model):
         }
         for name, words_of_command in commands.items():
             status, out, err = command(*words_of_command, "--model", path)
-            assert status == 1 and not out and err.startswith(f"sase {name}: ") and err.count("\n") == 1, err
+            assert status == 1, err
+            assert not out, err
+            assert err.startswith(f"sase {name}: "), err
+            assert err.count("\n") == 1, err
             assert words in err
     assert not (tmp_path / "out").exists()
 

@@ -187,7 +187,7 @@ def started_slurm(folder, cpus):
     try:
         with outcomes.slurm(folder, cpus):
             yield
-    except outcomes.Unavailable as error:
+    except outcomes.UnavailableError as error:
         pytest.skip(f"no test on a real Slurm: {error}")
 
 
@@ -266,7 +266,8 @@ def test_the_recipe_runs_its_stages_on_slurm(slurm, make_recipe, tmp_path):
     stage_2 = ("--stage", 2, "--stop-stage", 2, "--nj", 3)
     process = recipe.start(*stage_2)
     output = process.communicate()[0]
-    assert process.returncode == 1 and "1 of 3 failed, see mini/dump/tt/logs/dump.3.log" in output, output
+    assert process.returncode == 1, output
+    assert "1 of 3 failed, see mini/dump/tt/logs/dump.3.log" in output, output
     os.rename(tmp_path / "away.wav", table[utt])
     logs = [recipe.mini / f"dump/tt/logs/dump.{job}.log" for job in (1, 2, 3)]
     before = [log.stat().st_mtime_ns for log in logs]

@@ -212,6 +212,7 @@ def test_what_starting_anew_cannot_mend_ends_all_at_once(folder, undisturbed):
     command = sase_command(*undisturbed.words, "--processes", 2, "--set", "train.learning_rate=0.5")
     done = subprocess.run(command, env=child_environment(1), capture_output=True, text=True, timeout=300)
     lines = set(done.stderr.splitlines())
-    assert done.returncode == 1 and len(lines) == 1, done.stderr
+    assert done.returncode == 1, done.stderr
+    assert len(lines) == 1, done.stderr
     assert "the folder has another configuration (train.learning_rate is 0.5, was 0.02)" in lines.pop()
     assert os.path.exists(undisturbed.exp / "checkpoint.pt")

@@ -162,7 +162,7 @@ def test_two_at_one_time_wait_for_each_other(house):
 
 def test_a_failure_says_what_pip_said_and_is_not_taken_for_done(house):
     (house.parent / "wheels/small-1.0-py3-none-any.whl").unlink()
-    status, output, error = install(house)
+    status, _output, error = install(house)
     assert status == 1
     assert "small==1.0" in error
     assert "run tools/install.sh again" in error

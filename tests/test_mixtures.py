@@ -22,7 +22,7 @@ def mixtures(tmp_path):
     for i, (utt, seconds) in enumerate({"a_1": 1.0, "a_2": 3.0, "b_1": 0.5}.items()):
         path = tmp_path / f"{utt}.wav"
         soundfile.write(path, 0.1 * generator.standard_normal(int(seconds * RATE)), RATE, subtype="FLOAT")
-        noise = dict(noise="hiss", noise_file=str(tmp_path / "noise.wav"), begin_s=2.0, end_s=4.0)
+        noise = {"noise": "hiss", "noise_file": str(tmp_path / "noise.wav"), "begin_s": 2.0, "end_s": 4.0}
         result[utt] = Mixture(speaker=utt[0], speech=str(path), **noise, offset_s=3.125, snr_db=5.0 * i - 5, silo=i % 2)
     return result
 
@@ -61,7 +61,7 @@ def test_a_line_that_does_not_fit_is_named(mixtures, tmp_path, change, message):
 
 def test_a_mixture_is_speech_plus_its_part_of_the_noise_at_its_snr(mixtures, tmp_path):
     noise = soundfile.read(tmp_path / "noise.wav", dtype="float32")[0]
-    for utt, mixture in mixtures.items():
+    for _utt, mixture in mixtures.items():
         clean, noisy = Mixer(RATE).mix(mixture)
         speech = soundfile.read(mixture.speech, dtype="float32")[0]
         scale = np.dot(clean, speech) / np.dot(speech, speech)

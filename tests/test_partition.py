@@ -30,7 +30,13 @@ def make_dump(folder, speakers, count, seed, silos=True):
         speaker = f"s{i // count:02d}"
         path = folder / f"{speaker}_{i:03d}.wav"
         soundfile.write(path, 0.1 * generator.standard_normal(int(RATE * generator.uniform(0.1, 0.4))), RATE)
-        noise = dict(noise=NOISES[i % 5], noise_file=str(soundfile_path), begin_s=0.0, end_s=1.0, offset_s=0.0)
+        noise = {
+            "noise": NOISES[i % 5],
+            "noise_file": str(soundfile_path),
+            "begin_s": 0.0,
+            "end_s": 1.0,
+            "offset_s": 0.0,
+        }
         snr_db = round(float(generator.uniform(-5, 10)), 1)
         silo = i // count % 3 if silos else -1
         mixtures[path.stem] = Mixture(speaker, str(path), snr_db=snr_db, silo=silo, **noise)

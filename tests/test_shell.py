@@ -145,7 +145,8 @@ def test_the_mini_corpus_and_a_corpus_folder_exclude_each_other(root, recipe, op
     command = [root / "egs" / recipe / "run.sh", "--mini", "true", option, "somewhere"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "--mini true" in done.stderr and option in done.stderr
+    assert "--mini true" in done.stderr
+    assert option in done.stderr
 
 
 def test_the_recipe_names_all_its_options(run_sh, root, tmp_path):
@@ -179,7 +180,8 @@ def test_no_script_silences_an_error(root):
             continue
         text = path.read_text()
         assert "set -euo pipefail" in text or text.startswith("# Sourced by"), path
-        assert "|| true" not in text and "|| :" not in text, path
+        assert "|| true" not in text, path
+        assert "|| :" not in text, path
 
 
 def test_validate_data_dir_is_at_hand(root, tmp_path):

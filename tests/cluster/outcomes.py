@@ -45,7 +45,7 @@ class Outcome:
     tries: dict = field(default_factory=dict)
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """Slurm is not here, and cannot be installed."""
 
 
@@ -58,12 +58,12 @@ def slurm(folder, cpus=2):
         cpus: of the node, whether the machine has them or not.
 
     Raises:
-        Unavailable: it is not here, and cannot be installed.
+        UnavailableError: it is not here, and cannot be installed.
     """
     scripts = ROOT / "tests/cluster"
     started = subprocess.run([scripts / "start_slurm.sh", folder, str(cpus)], capture_output=True, text=True)
     if started.returncode == _NOT_INSTALLED:
-        raise Unavailable(started.stderr.strip())
+        raise UnavailableError(started.stderr.strip())
     if started.returncode:
         raise RuntimeError(started.stderr.strip())
     before = os.environ.get("SLURM_CONF")
@@ -95,7 +95,7 @@ class Runner:
         """Start the runner with ``tasks`` tasks of a script of bash; each leaves a line in started.N."""
         command = [sys.executable, ROOT / f"utils/run_{self.backend}.py", "--mem", "100M", *options]
         line = [f"JOB=1:{tasks}", "log/x.JOB.log", "bash", "-c", f"echo $$ >> started.JOB; echo task JOB; {script}"]
-        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL, "text": True}
         process = subprocess.Popen([*command, *line], cwd=self.folder, start_new_session=True, **pipes)
         process.began = time.monotonic()
         return process
@@ -280,7 +280,7 @@ def main():
         if "slurm" in args.backends:
             try:
                 stack.enter_context(slurm(f"{folder}/cluster"))
-            except Unavailable as error:
+            except UnavailableError as error:
                 sys.exit(str(error))
         for line in (*heading(args.backends), *table(args.backends, folder)):
             print(line, flush=True)

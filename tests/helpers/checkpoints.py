@@ -7,7 +7,8 @@ def assert_equal(left, right, where="checkpoint"):
     """Everything in two checkpoints is equal, tensors to the bit."""
     assert type(left) is type(right), where
     if isinstance(left, torch.Tensor):
-        assert left.dtype == right.dtype and torch.equal(left, right), where
+        assert left.dtype == right.dtype, where
+        assert torch.equal(left, right), where
     elif isinstance(left, dict):
         assert left.keys() == right.keys(), where
         for key in left:
