@@ -11,13 +11,13 @@ UTTS = ("p001_001", "p001_002", "p002_001")
 
 
 def write_example(path, **changes):
-    tables = dict(
-        noisy={utt: f"/noisy/{utt}.wav" for utt in UTTS},
-        clean={utt: f"/clean/{utt}.wav" for utt in UTTS},
-        utt2spk={utt: utt[:4] for utt in UTTS},
-        utt2noise={"p001_001": "bus"},
-        utt2snr={"p001_001": 17.5, "p002_001": 15.0},
-    )
+    tables = {
+        "noisy": {utt: f"/noisy/{utt}.wav" for utt in UTTS},
+        "clean": {utt: f"/clean/{utt}.wav" for utt in UTTS},
+        "utt2spk": {utt: utt[:4] for utt in UTTS},
+        "utt2noise": {"p001_001": "bus"},
+        "utt2snr": {"p001_001": 17.5, "p002_001": 15.0},
+    }
     return datadir.write_data_dir(path, datadir.Tables(**{**tables, **changes}))
 
 
@@ -171,7 +171,7 @@ def test_subset(tmp_path):
 def test_shards_are_the_whole_in_order(count, nj):
     keys = [f"{i:04d}" for i in range(count)]
     shards = [datadir.shard(reversed(keys), nj, job) for job in range(1, nj + 1)]
-    assert sum(shards, []) == keys
+    assert [key for shard in shards for key in shard] == keys
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
     for job in (0, nj + 1):
         with pytest.raises(InputError, match="--job"):
