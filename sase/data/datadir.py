@@ -29,6 +29,7 @@ PARTIAL = ("utt2noise", "utt2snr")
 BACKUP = ".backup"
 
 T = TypeVar("T")
+Key = TypeVar("Key", int, str)
 N = TypeVar("N", int, float)
 
 
@@ -266,15 +267,15 @@ def subset_data_dir(source: str | Path, target: str | Path, utts: Iterable[str])
     return write_data_dir(target, data.select(keep))
 
 
-def shard(keys: Iterable[str], nj: int, job: int) -> list[str]:
+def shard(keys: Iterable[Key], nj: int, job: int) -> list[Key]:
     """Return shard ``job`` (from 1) of ``nj``: a contiguous slice of the sorted keys.
 
     The shards together are the whole list; their sizes differ by at most one.
     """
     if not 1 <= job <= nj:
         raise InputError(f"--job {job}: must be between 1 and --nj {nj}")
-    keys = sorted(keys)
-    return keys[len(keys) * (job - 1) // nj : len(keys) * job // nj]
+    ordered = sorted(keys)
+    return ordered[len(ordered) * (job - 1) // nj : len(ordered) * job // nj]
 
 
 def _table_names(path: Path) -> list[str]:
