@@ -8,7 +8,7 @@ import torch
 from helpers.dumps import dumped
 from sase.data.dataset import PairSet
 from sase.errors import InputError
-from sase.metrics.measures import si_sdr
+from sase.metrics.measures import zero_mean_si_sdr
 from sase.processes import folder_lock, sase_command
 from sase.studies.grid import Grid
 from sase.studies.page import mean_std
@@ -96,7 +96,7 @@ def test_the_unprocessed_input_is_scored(tmp_path):
     for index, utt in enumerate(pairs.utts):
         where = torch.tensor([index]), torch.zeros(1, dtype=torch.long), int(pairs.lengths[index])
         noisy, clean, _ = pairs.segments(*where)
-        assert scores[utt]["SI_SDR"] == pytest.approx(si_sdr(clean[0].numpy(), noisy[0].numpy()), abs=1e-4)
+        assert scores[utt]["SI_SDR"] == pytest.approx(zero_mean_si_sdr(clean[0].numpy(), noisy[0].numpy()), abs=1e-4)
 
 
 def test_text_of_tables():

@@ -1,4 +1,4 @@
-"""Objectives against their oracles, and what holds for every one of them."""
+"""Objectives against their oracles, and properties of all of them."""
 
 import librosa
 import numpy as np
@@ -7,23 +7,23 @@ import torch
 from torchmetrics.functional import audio as oracle
 
 from sase.errors import InputError
-from sase.losses.objectives import LOSSES, build_loss, mel_bands, sdr, si_sdr, si_snr
+from sase.losses.objectives import LOSSES, build_loss, sdr, si_sdr, si_snr
 
 NEED_REFERENCE = {"si_snr", "si_sdr", "sdr", "stoi", "pmsqe", "contrastive"}
 
 
 def speech_like(batch=3, time=16000, seed=0, dtype=torch.float32):
-    """Coloured noise whose level swings as that of speech: clean and enhanced, each (batch, time)."""
+    """Coloured noise with a speech-like envelope: clean and enhanced, each (batch, time)."""
     generator = torch.Generator().manual_seed(seed)
     white = torch.randn(batch, 1, time, generator=generator, dtype=dtype)
     clean = torch.nn.functional.conv1d(white, torch.tensor([[[1.0, 1.6, 1.0]]], dtype=dtype), padding=1)[:, 0]
-    swing = 1.1 + torch.sin(torch.arange(time) / 16000 * 25 + torch.arange(batch)[:, None])
-    clean = 0.05 * clean * swing.to(dtype) ** 2
+    envelope = 1.1 + torch.sin(torch.arange(time) / 16000 * 25 + torch.arange(batch)[:, None])
+    clean = 0.05 * clean * envelope.to(dtype) ** 2
     return clean, 0.8 * clean + 0.03 * torch.randn(batch, time, generator=generator, dtype=dtype)
 
 
 @pytest.mark.parametrize(
-    "ratio, expected",
+    ("ratio", "expected"),
     [
         (si_snr, oracle.scale_invariant_signal_noise_ratio),
         (si_sdr, oracle.scale_invariant_signal_distortion_ratio),
@@ -39,7 +39,7 @@ def test_ratios_equal_torchmetrics_row_by_row(ratio, expected):
         torch.testing.assert_close(db, expected(enhanced[row, :length], clean[row, :length]), atol=1e-4, rtol=0)
 
 
-def test_noise_at_a_known_ratio_measures_it_at_any_level():
+def test_ratios_equal_a_known_snr_at_any_level():
     time = torch.arange(16000) / 16000
     clean, noise = torch.sin(2 * torch.pi * 440 * time)[None], torch.sin(2 * torch.pi * 1000 * time)[None]
     for snr_db in (-20.0, 0.0, 25.0, 60.0):
@@ -51,7 +51,7 @@ def test_noise_at_a_known_ratio_measures_it_at_any_level():
 
 
 @pytest.mark.parametrize("name", ["si_snr", "si_sdr", "sdr"])
-def test_ratios_are_capped_at_30_db_without_a_gradient_beyond(name):
+def test_ratios_are_clamped_at_30_db_with_zero_gradient_beyond(name):
     clean, noise = speech_like(2)
     enhanced = (clean + torch.tensor([[1e-4], [1.0]]) * noise).requires_grad_()
     values = [LOSSES[name](enhanced[row : row + 1], clean[row : row + 1]) for row in (0, 1)]
@@ -84,11 +84,10 @@ def test_log_mel_equals_librosa():
     distances = []
     for num_bands in (16, 32, 64):
         bands = librosa.filters.mel(sr=16000, n_fft=512, n_mels=num_bands, norm=1, dtype=np.float64)
-        np.testing.assert_allclose(mel_bands(num_bands).T, bands, atol=1e-12)
         distances.append(np.abs(np.subtract(*(np.log(bands @ power + 1e-6) for power in powers))).mean())
+    doubles = LOSSES["log_mel"](enhanced.double(), clean.double())
+    assert doubles.item() == pytest.approx(np.mean(distances), abs=1e-6)
     assert LOSSES["log_mel"](enhanced, clean).item() == pytest.approx(np.mean(distances), rel=1e-4)
-    with pytest.raises(ValueError, match="too many"):
-        mel_bands(200)
 
 
 def test_contrastive_is_half_si_sdr_and_half_nt_xent():
@@ -115,13 +114,15 @@ def test_a_padded_batch_equals_the_mean_of_the_single_utterances(name):
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
-@pytest.mark.parametrize("garbage", [1e9, float("nan")])
-def test_what_the_padding_holds_changes_nothing(name, garbage):
+@pytest.mark.parametrize("padding_value", [1e9, float("nan")])
+def test_the_values_of_the_padding_are_ignored(name, padding_value):
     clean, enhanced = speech_like()
     lengths = torch.tensor([16000, 12345, 9000])
     expected = LOSSES[name](enhanced, clean, lengths)
     padding = torch.arange(20000) >= lengths[:, None]
-    clean, enhanced = (torch.nn.functional.pad(x, (0, 4000)).masked_fill(padding, garbage) for x in (clean, enhanced))
+    clean, enhanced = (
+        torch.nn.functional.pad(x, (0, 4000)).masked_fill(padding, padding_value) for x in (clean, enhanced)
+    )
     loss = LOSSES[name](enhanced.requires_grad_(), clean, lengths)
     loss.backward()
     torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-5)
@@ -143,7 +144,7 @@ def test_silence_and_short_input_have_a_finite_value_and_gradient(name, time, si
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
-def test_only_the_terms_that_need_a_reference_leave_out_a_silent_one(name):
+def test_silent_references_are_excluded_from_the_terms_that_need_one(name):
     clean, enhanced = speech_like(4)
     clean[1], clean[2] = 0.0, 0.3  # a constant offset is silence
     loss = build_loss({name: 1.0})
@@ -158,7 +159,7 @@ def test_only_the_terms_that_need_a_reference_leave_out_a_silent_one(name):
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
-def test_the_gradient_is_the_slope(name):
+def test_the_gradient_equals_a_finite_difference(name):
     clean, enhanced = speech_like(2, 8000, dtype=torch.float64)
     direction = speech_like(2, 8000, seed=1, dtype=torch.float64)[1]
     enhanced.requires_grad_()
@@ -175,7 +176,7 @@ def test_less_noise_is_a_lower_loss(name):
     assert values == sorted(values, reverse=True)
 
 
-def test_the_total_is_the_weighted_sum_and_the_terms_carry_no_gradient():
+def test_the_total_is_the_weighted_sum_and_the_terms_are_detached():
     clean, enhanced = speech_like()
     lengths = [16000, 9000, 10]
     weights = {name: 0.5 + i for i, name in enumerate(LOSSES)}
@@ -200,8 +201,8 @@ def test_half_precision_is_computed_in_float32():
     assert loss(rounded, clean)[0] == loss(rounded.float(), clean)[0]
 
 
-def test_bad_names_weights_and_shapes_are_refused():
-    with pytest.raises(InputError, match="unknown objective 'pesq'; known: .*si_snr"):
+def test_bad_names_weights_and_shapes_are_rejected():
+    with pytest.raises(InputError, match=r"unknown objective 'pesq'; known: .*si_snr"):
         build_loss({"pesq": 1.0})
     with pytest.raises(InputError, match="names no objective"):
         build_loss({})

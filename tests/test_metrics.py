@@ -1,4 +1,4 @@
-"""Measures against the libraries and programs that define them, closed forms, identities, and what is not defined."""
+"""Measures against reference libraries and programs, closed forms, identities, and undefined values."""
 
 import warnings
 
@@ -16,7 +16,7 @@ KNOWN |= {"CBAK": (2.474, 0.01), "COVL": (2.663, 0.01), "SegSNR": (1.776, 0.01)}
 
 
 def speech(duration_s=2.0, seed=0):
-    """Syllables of a buzzing voice with pauses between, over a faint floor: float64 (time,)."""
+    """Syllables of a synthetic voice with pauses, over a low noise floor: float64 (time,)."""
     rng = np.random.default_rng(seed)
     time = np.arange(round(duration_s * RATE)) / RATE
     pitch = 120 + 15 * np.sin(2 * np.pi * 0.9 * time)
@@ -41,7 +41,7 @@ def real_pairs(folder, count):
 # --- the libraries and the published programs ---------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["made", "real"])
+@pytest.fixture(scope="module", params=["synthetic", "real"])
 def pairs(request):
     if request.param == "real":
         return list(real_pairs(request.getfixturevalue("real_audio"), 6))
@@ -66,14 +66,14 @@ def test_library_measures_equal_their_libraries(pairs):
 
 
 def windowed(wav):
-    """Frame by frame, as the published programs go."""
+    """Yield frames as in the published programs."""
     size, step = 480, 120
     window = 0.5 * (1 - np.cos(2 * np.pi * np.arange(1, size + 1) / (size + 1)))
     for start in range(0, int(len(wav) / step - size / step) * step, step):
         yield 32768.0 * wav[start : start + size].astype(float) * window
 
 
-def best(distances):
+def mean_of_best(distances):
     return np.mean(sorted(distances)[: round(0.95 * len(distances))])
 
 
@@ -96,7 +96,7 @@ def test_log_likelihood_ratio_frame_by_frame(pairs):
         for c, e in zip(windowed(clean), windowed(enhanced)):
             (own, matrix), (other, _) = predict(c), predict(e)
             ratios.append(np.log((other @ matrix @ other) / (own @ matrix @ own)))
-        assert composite.log_likelihood_ratio(clean, enhanced, RATE) == pytest.approx(best(ratios), rel=1e-5)
+        assert composite.log_likelihood_ratio(clean, enhanced, RATE) == pytest.approx(mean_of_best(ratios), rel=1e-5)
 
 
 def test_weighted_spectral_slope_frame_by_frame(pairs):
@@ -138,12 +138,14 @@ def test_weighted_spectral_slope_frame_by_frame(pairs):
             slopes = [np.diff(levels) for levels in energies]
             weights = sum(map(weights_of, energies, slopes)) / 2
             distances.append(np.sum(weights * (slopes[0] - slopes[1]) ** 2) / np.sum(weights))
-        # The centres are rounded in the published table, hence the tolerance.
-        assert composite.weighted_spectral_slope(clean, enhanced, RATE) == pytest.approx(best(distances), rel=1e-4)
+        # The published table rounds the centres, hence the tolerance.
+        assert composite.weighted_spectral_slope(clean, enhanced, RATE) == pytest.approx(
+            mean_of_best(distances), rel=1e-4
+        )
 
 
 @pytest.mark.recipe
-def test_the_unprocessed_pairs_score_what_is_known(real_audio):
+def test_unprocessed_pairs_have_known_scores(real_audio):
     rows = [evaluate(clean, enhanced, RATE) for clean, enhanced in real_pairs(real_audio, 100)]
     assert len(rows) == 100
     for measure, (expected, tolerance) in KNOWN.items():
@@ -163,13 +165,27 @@ def test_si_sdr_of_a_known_mixture(snr_db):
         assert METRICS["SI_SDR"](clean, mixture, RATE) == pytest.approx(snr_db, abs=1e-6)
 
 
-def test_segmental_snr_is_cut_in_every_frame():
+def test_si_sdr_removes_means_that_the_objective_keeps():
+    import torch
+
+    from sase.losses import objectives
+
+    clean = speech()
+    enhanced = noisy(clean)
+    rows = [torch.from_numpy(wav)[None] for wav in (enhanced, clean)]
+    centred = METRICS["SI_SDR"](clean, enhanced, RATE)
+    assert METRICS["SI_SDR"](clean, enhanced + 0.1, RATE) == pytest.approx(centred)
+    assert objectives.si_snr(*rows).item() == pytest.approx(centred, abs=1e-4)
+    assert objectives.si_sdr(rows[0] + 0.1, rows[1]).item() < centred - 3.0  # dB
+
+
+def test_segmental_snr_is_clipped_in_every_frame():
     clean = np.random.default_rng(0).standard_normal(RATE)
     for factor, expected in ((0.1, 20.0), (1e-3, 35.0), (100.0, -10.0)):
         assert METRICS["SegSNR"](clean, clean * (1 + factor), RATE) == pytest.approx(expected, abs=1e-3)
 
 
-def test_a_signal_against_itself_is_the_best_there_is():
+def test_identical_signals_have_the_best_values():
     values = evaluate(speech(), speech(), RATE)
     assert values["PESQ_WB"] == pytest.approx(4.644, abs=1e-3)
     assert values["STOI"] == pytest.approx(1)
@@ -179,7 +195,7 @@ def test_a_signal_against_itself_is_the_best_there_is():
     assert composite.weighted_spectral_slope(speech(), speech(), RATE) == 0
 
 
-def test_level_and_noise_move_what_they_should():
+def test_less_noise_scores_higher_and_si_sdr_ignores_the_level():
     clean = speech()
     better, worse = evaluate(clean, noisy(clean, 15), RATE), evaluate(clean, noisy(clean, 0), RATE)
     assert all(better[measure] > worse[measure] for measure in METRICS)
@@ -187,7 +203,7 @@ def test_level_and_noise_move_what_they_should():
     assert quiet == pytest.approx(loud)
 
 
-def test_all_at_once_equals_one_by_one_and_keeps_the_order():
+def test_evaluate_equals_the_single_measures_in_the_same_order():
     clean, enhanced = speech(), noisy(speech())
     values = evaluate(clean, enhanced, RATE)
     assert list(values) == ["PESQ_WB", "STOI", "ESTOI", "CSIG", "CBAK", "COVL", "SegSNR", "SI_SDR"]
@@ -196,9 +212,11 @@ def test_all_at_once_equals_one_by_one_and_keeps_the_order():
     assert all(type(value) is float for value in values.values())
 
 
-def test_estoi_repeats_itself_and_leaves_the_global_generator_alone():
+def test_estoi_is_reproducible_and_restores_the_global_generator():
     clean = speech()
-    enhanced = np.where(np.abs(clean) > 0.05, clean, 0)  # digital silence, where only the added noise decides
+    enhanced = np.where(
+        np.abs(clean) > 0.05, clean, 0
+    )  # digital silence, where the result depends on the added noise alone
     np.random.seed(3)
     expected = np.random.random(3)
     np.random.seed(3)
@@ -207,8 +225,8 @@ def test_estoi_repeats_itself_and_leaves_the_global_generator_alone():
     assert METRICS["ESTOI"](clean, enhanced, RATE) == first
 
 
-def test_long_signals_are_scored_in_pieces_that_pesq_can_hold():
-    # 70 s of short bursts are more stretches of speech than the pesq library has room for: it would end the process.
+def test_long_signals_are_scored_in_pieces_within_the_limits_of_pesq():
+    # 70 s of short bursts have more segments of speech than the buffer of the pesq library: it would crash.
     clean = np.tile(speech(1.0), 70)
     enhanced = noisy(clean, 10)
     score = METRICS["PESQ_WB"](clean, enhanced, RATE)
@@ -216,7 +234,7 @@ def test_long_signals_are_scored_in_pieces_that_pesq_can_hold():
     assert score == pytest.approx(np.mean(quarters))
 
 
-# --- what is not defined --------------------------------------------------------------------------------------------
+# --- undefined values -----------------------------------------------------------------------------------------------
 
 
 def test_silent_clean_speech_gives_nan_everywhere():
@@ -228,7 +246,7 @@ def test_silent_clean_speech_gives_nan_everywhere():
     assert np.isnan(list(both.values())).all()
 
 
-def test_silent_enhanced_speech_is_bad_or_nan_but_never_a_code():
+def test_silent_enhanced_speech_scores_low_or_nan_but_never_an_error_code():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         values = evaluate(speech(), np.zeros(2 * RATE), RATE)
@@ -237,7 +255,7 @@ def test_silent_enhanced_speech_is_bad_or_nan_but_never_a_code():
     assert values["SegSNR"] == pytest.approx(0, abs=1e-6)
 
 
-def test_digital_silence_inside_does_no_harm():
+def test_digital_silence_within_a_signal_gives_finite_values():
     clean, enhanced = speech(), noisy(speech())
     clean[8000:16000] = 0
     enhanced[4000:12000] = 0
@@ -270,7 +288,7 @@ def test_too_little_speech_for_stoi_is_nan_without_a_warning():
         assert np.isnan(METRICS["STOI"](clean, clean, RATE))
 
 
-def test_what_cannot_be_compared_is_refused():
+def test_invalid_signals_and_names_are_rejected():
     clean = speech()
     with pytest.raises(ValueError, match=r"\(32000,\) and \(31999,\)"):
         evaluate(clean, clean[:-1], RATE)
@@ -280,7 +298,7 @@ def test_what_cannot_be_compared_is_refused():
     for value in (np.nan, np.inf):
         with pytest.raises(ValueError, match="finite"):
             METRICS["STOI"](clean, np.where(np.arange(len(clean)) == 5, value, clean), RATE)
-    with pytest.raises(ValueError, match="unknown measures .*PESQ"):
+    with pytest.raises(ValueError, match=r"unknown measures .*PESQ"):
         evaluate(clean, clean, RATE, ["PESQ"])
 
 
@@ -296,7 +314,7 @@ def test_measures_at_other_rates(rate):
     assert np.isfinite(list(values.values())).all()
 
 
-def test_other_types_of_samples_give_the_same():
+def test_sample_types_and_strides_do_not_matter():
     clean, enhanced = speech().astype(np.float32), noisy(speech()).astype(np.float32)
     strided = np.stack([clean, enhanced], axis=1)
     expected = evaluate(clean, enhanced, RATE)

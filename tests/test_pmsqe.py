@@ -1,4 +1,4 @@
-"""The perceptual distance: psychoacoustics in closed form, its properties, and its agreement with PESQ."""
+"""PMSQE: psychoacoustics in closed form, properties, and agreement with PESQ."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,8 @@ from sase.losses.objectives import LOSSES, spectrum
 from sase.losses.pmsqe import _bark, _hearing_threshold, _hertz, _loudness, _scale, pmsqe
 
 
-def swinging(batch, seed):
-    """Low-passed noise whose level swings as that of speech: (batch, time)."""
+def speech_like(batch, seed):
+    """Low-pass noise with a speech-like envelope: (batch, time)."""
     white = torch.randn(batch, 1, 16000, generator=torch.Generator().manual_seed(seed))
     coloured = torch.nn.functional.conv1d(white, torch.tensor([[[1.0, 1.6, 1.0]]]), padding=1)[:, 0]
     return 0.05 * coloured * (1.1 + torch.sin(torch.arange(16000) / 640 + seed)) ** 2
@@ -21,8 +21,8 @@ def power(wav):
     return spectrum(wav).abs().square()
 
 
-def test_the_scales_meet_their_definitions():
-    # Traunmueller's table of critical bands; Terhardt's curve; Zwicker's reference of loudness
+def test_the_psychoacoustic_scales_match_their_definitions():
+    # Traunmüller's table of critical bands; Terhardt's threshold; Zwicker's reference loudness
     np.testing.assert_allclose(_bark(np.array([200.0, 1000.0, 4000.0])), [1.95, 8.53, 17.46], atol=0.01)
     np.testing.assert_allclose(_hertz(_bark(np.array([50.0, 800.0, 8000.0]))), [50, 800, 8000])
     assert 10 * np.log10(_hearing_threshold(1000.0)) == pytest.approx(3.37, abs=0.01)
@@ -31,34 +31,34 @@ def test_the_scales_meet_their_definitions():
     at_40_db = _loudness(torch.full((1, 1, 49), 1e4, dtype=torch.float64), scale)[0, 0]
     assert np.interp(1000.0, bands, at_40_db) == pytest.approx(1.0, abs=0.01)
     assert (_loudness(scale["threshold"], scale) == 0).all()
-    # a flat spectrum gives each band what its width in Hz holds
+    # for a flat spectrum, the power of a band is proportional to its width in Hz
     edges = _hertz(_bark(50.0) + scale["width"] * np.arange(50))
     np.testing.assert_allclose(scale["bands"].sum(0) * scale["width"] * 31.25, np.diff(edges), rtol=1e-9)
 
 
-def test_equal_is_nothing_and_level_does_not_matter():
-    clean = swinging(2, 0)
-    enhanced = clean + swinging(2, 1)
+def test_equal_signals_have_zero_distance_and_the_level_does_not_matter():
+    clean = speech_like(2, 0)
+    enhanced = clean + speech_like(2, 1)
     assert (pmsqe(power(clean), power(clean)) < 1e-3).all()
     expected = pmsqe(power(enhanced), power(clean))
     assert (expected > 0.1).all()
     torch.testing.assert_close(pmsqe(power(0.01 * enhanced), power(5.0 * clean)), expected, rtol=1e-3, atol=0)
 
 
-def test_frames_behind_the_valid_ones_do_not_count():
-    clean, enhanced = power(swinging(2, 0)), power(swinging(2, 1))
+def test_padding_frames_are_ignored():
+    clean, enhanced = power(speech_like(2, 0)), power(speech_like(2, 1))
     num_frames = torch.tensor([63, 20])
     together = pmsqe(enhanced, clean, num_frames)
     torch.testing.assert_close(together[1:], pmsqe(enhanced[1:, :, :20], clean[1:, :, :20]))
 
 
-def test_it_is_monotone_in_snr():
-    clean, noise = swinging(3, 0), swinging(3, 1)
+def test_the_distance_is_monotone_in_snr():
+    clean, noise = speech_like(3, 0), speech_like(3, 1)
     values = torch.stack([LOSSES["pmsqe"](clean + 10 ** (-snr_db / 20) * noise, clean) for snr_db in range(-20, 46, 5)])
     assert (values.diff() < 0).all()
 
 
-def test_it_ranks_real_pairs_as_pesq_does(real_audio):
+def test_the_distance_ranks_real_pairs_like_pesq(real_audio):
     from pesq import pesq
 
     folder = real_audio / "vbd_test_part"

@@ -24,7 +24,7 @@ def test_the_resampler_equals_pystoi(time):
     np.testing.assert_allclose(resampled, resample_oct(wav, 10000, 16000), atol=1e-12)
 
 
-def test_equals_pystoi_row_by_row_with_lengths():
+def test_equals_pystoi_per_utterance_with_lengths():
     lengths = [32000, 27777, 22001]
     pairs = [bursts(32000, seed) for seed in range(3)]
     expected = [pystoi.stoi(clean[:n], noisy[:n], 16000) for (clean, noisy), n in zip(pairs, lengths)]
@@ -34,7 +34,7 @@ def test_equals_pystoi_row_by_row_with_lengths():
     np.testing.assert_allclose(stoi(noisy.float(), clean.float(), torch.tensor(lengths)), expected, atol=1e-5)
 
 
-def test_too_short_is_zero_and_the_level_does_not_matter():
+def test_too_short_input_is_zero_and_the_level_does_not_matter():
     clean, noisy = (torch.as_tensor(x)[None] for x in bursts(16000, 0))
     assert stoi(noisy[:, :5000], clean[:, :5000]).item() == 0
     assert stoi(clean, clean).item() == pytest.approx(1, abs=1e-6)

@@ -1,36 +1,40 @@
-"""Training objectives by name: all to be minimised, blind to padding, finite on silence."""
+"""Training objectives by name: all to be minimised; padding is ignored, value and gradient are finite on silence."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-import numpy as np
 import torch
 
 from sase.errors import InputError
 from sase.losses.pmsqe import pmsqe
 from sase.losses.stoi import stoi
 
-MAX_RATIO_DB = 30.0  # a ratio above this is good enough: its gradient goes to the other utterances
-SILENCE_RMS = 1e-5  # -100 dB re full scale, below what 16 bits can hold
+MAX_RATIO_DB = 30.0  # ratios are clamped here, so that the gradient comes from the other utterances
+SILENCE_RMS = 1e-5  # -100 dB re full scale, below the resolution of 16 bits
 SAMPLE_RATE = 16000
-WINDOW, HOP = 512, 256  # 32 ms and 16 ms: the spectrum that the spectral objectives share
-_POWER_FLOOR = 1e-8  # below the noise of 16-bit samples in one bin; bounds the gradient of a compressed silent bin
-_MEL_FLOOR = 1e-6  # some 60 dB below a band of speech at an ordinary level: quieter differences do not count
+WINDOW, HOP = 512, 256  # 32 ms and 16 ms, for all spectral objectives
+_POWER_FLOOR = 1e-8  # below the noise of 16-bit samples in one bin; bounds the gradient of compression at silence
+_MEL_FLOOR = 1e-6  # about 60 dB below a mel band of speech at a normal level
 _MEL_BANDS = (16, 32, 64)
 _TEMPERATURE = 0.2
 
+Lengths = torch.Tensor | Sequence[int] | None
+
 
 class Pair:
-    """Enhanced and clean utterances with the padding zeroed, and what several objectives need, computed once.
+    """Enhanced and clean utterances with zeroed padding, and what several objectives share, computed once.
 
     Args:
-        enhanced: (batch, time); half precision is taken to float32.
+        enhanced: (batch, time); half precision is converted to float32.
         clean: (batch, time)
-        lengths: (batch,) valid samples per row, all of them when None.
+        lengths: (batch,) valid samples per utterance; None if there is no padding.
     """
 
-    def __init__(self, enhanced, clean, lengths=None):
+    def __init__(self, enhanced: torch.Tensor, clean: torch.Tensor, lengths: Lengths = None) -> None:
         if enhanced.ndim != 2 or enhanced.shape != clean.shape:
             shapes = f"{tuple(enhanced.shape)} and {tuple(clean.shape)}"
             raise ValueError(f"enhanced and clean must both be (batch, time), got {shapes}")
@@ -39,7 +43,7 @@ class Pair:
         self.enhanced, self.clean = enhanced.to(dtype), clean.to(enhanced.device, dtype)
         if lengths is None:
             self.lengths = torch.full((batch,), time, device=enhanced.device)
-            self.padding = None
+            self.padding: torch.Tensor | None = None
             return
         self.lengths = torch.as_tensor(lengths, device=enhanced.device)
         if self.lengths.shape != (batch,):
@@ -49,103 +53,111 @@ class Pair:
         self.clean = self.clean.masked_fill(self.padding, 0.0)
 
     @cached_property
-    def centred(self):
+    def centred(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Enhanced and clean without their means, each (batch, time)."""
         return self._centre(self.enhanced), self._centre(self.clean)
 
     @cached_property
-    def audible(self):
-        """(batch,) true where the reference is not silent; a constant offset alone is silence."""
+    def audible(self) -> torch.Tensor:
+        """(batch,) true where the reference is not silent; a constant offset counts as silence."""
         energy = self.centred[1].square().sum(-1)
         return energy > SILENCE_RMS**2 * self.lengths
 
     @cached_property
-    def spectra(self):
-        """Enhanced and clean spectra, complex (batch, freq, frames); frames of padding alone follow the valid ones."""
+    def spectra(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Enhanced and clean spectra, complex (batch, freq, frames); frames of padding follow the valid ones."""
         return spectrum(self.enhanced), spectrum(self.clean)
 
     @cached_property
-    def powers(self):
+    def powers(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Enhanced and clean power spectra, each (batch, freq, frames)."""
-        return tuple(spec.real.square() + spec.imag.square() for spec in self.spectra)
+        enhanced, clean = (spec.real.square() + spec.imag.square() for spec in self.spectra)
+        return enhanced, clean
 
     @cached_property
-    def num_frames(self):
-        """(batch,) valid frames of :attr:`spectra`: as many as the utterance alone would have."""
+    def num_frames(self) -> torch.Tensor:
+        """(batch,) valid frames of :attr:`spectra`: the number that the utterance has without padding."""
         return self.lengths // HOP + 1
 
     @cached_property
-    def valid_frames(self):
+    def valid_frames(self) -> torch.Tensor:
         """(batch, frames) true in the valid frames of :attr:`spectra`."""
         frames = torch.arange(self.spectra[0].shape[-1], device=self.lengths.device)
         return frames < self.num_frames[:, None]
 
-    def mean_over_frames(self, values):
+    def mean_over_frames(self, values: torch.Tensor) -> torch.Tensor:
         """Return the mean over the valid frames of (batch, frames): (batch,)."""
         return values.masked_fill(~self.valid_frames, 0.0).sum(-1) / self.num_frames
 
-    def _centre(self, wav):
+    def _centre(self, wav: torch.Tensor) -> torch.Tensor:
         centred = wav - wav.sum(-1, keepdim=True) / self.lengths[:, None].clamp(min=1)
         return centred if self.padding is None else centred.masked_fill(self.padding, 0.0)
 
 
-def spectrum(wav):
-    """Return the STFT of (batch, time), zeros assumed around it: complex (batch, freq, frames)."""
+Objective = Callable[[Pair], torch.Tensor]  # (batch,) to be minimised
+
+
+def spectrum(wav: torch.Tensor) -> torch.Tensor:
+    """Return the centred, zero-padded STFT of (batch, time): complex (batch, freq, frames)."""
     window = _hann(wav.dtype, wav.device)
     return torch.stft(wav, WINDOW, HOP, window=window, center=True, pad_mode="constant", return_complex=True)
 
 
-def si_snr(enhanced, clean, lengths=None):
-    """Return the scale-invariant SNR in dB of each utterance, means removed: (batch,)."""
+def si_snr(enhanced: torch.Tensor, clean: torch.Tensor, lengths: Lengths = None) -> torch.Tensor:
+    """Return the scale-invariant SNR in dB per utterance, means removed: (batch,)."""
     return _si_snr_db(Pair(enhanced, clean, lengths))
 
 
-def si_sdr(enhanced, clean, lengths=None):
-    """Return the scale-invariant SDR in dB of each utterance, means kept: (batch,). Le Roux et al., ICASSP 2019."""
+def si_sdr(enhanced: torch.Tensor, clean: torch.Tensor, lengths: Lengths = None) -> torch.Tensor:
+    """Return the scale-invariant SDR in dB per utterance: (batch,). Le Roux et al., ICASSP 2019.
+
+    Means are kept, so a constant offset counts as distortion. The measure SI_SDR
+    (:func:`sase.metrics.measures.zero_mean_si_sdr`) removes them; its counterpart here is :func:`si_snr`.
+    """
     return _si_sdr_db(Pair(enhanced, clean, lengths))
 
 
-def sdr(enhanced, clean, lengths=None):
-    """Return 10 log |clean|^2 / |clean - enhanced|^2 of each utterance: (batch,)."""
+def sdr(enhanced: torch.Tensor, clean: torch.Tensor, lengths: Lengths = None) -> torch.Tensor:
+    """Return 10 log |clean|^2 / |clean - enhanced|^2 per utterance: (batch,)."""
     return _sdr_db(Pair(enhanced, clean, lengths))
 
 
-def _si_snr_db(pair):
+def _si_snr_db(pair: Pair) -> torch.Tensor:
     return _projected_db(*pair.centred)
 
 
-def _si_sdr_db(pair):
+def _si_sdr_db(pair: Pair) -> torch.Tensor:
     return _projected_db(pair.enhanced, pair.clean)
 
 
-def _sdr_db(pair):
+def _sdr_db(pair: Pair) -> torch.Tensor:
     return _ratio_db(pair.clean, pair.clean - pair.enhanced)
 
 
-def _projected_db(enhanced, clean):
+def _projected_db(enhanced: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     tiny = torch.finfo(clean.dtype).tiny
     scale = (enhanced * clean).sum(-1, keepdim=True) / (clean.square().sum(-1, keepdim=True) + tiny)
     target = scale * clean
     return _ratio_db(target, enhanced - target)
 
 
-def _ratio_db(target, error):
-    """Energy ratio in dB, within +-80 dB, 0 dB where both are silent; the level does not matter."""
+def _ratio_db(target: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
+    """Return the energy ratio in dB, within ±80 dB, 0 dB if both are silent; independent of the level."""
     target, error = target.square().sum(-1), error.square().sum(-1)
     floor = 1e-8 * (target + error).detach() + 1e-30
     return 10.0 * torch.log10((target + floor) / (error + floor))
 
 
-def _negative_capped(ratio_db):
+def _negative_capped(ratio_db: Objective) -> Objective:
     return lambda pair: -ratio_db(pair).clamp(max=MAX_RATIO_DB)
 
 
-def _mse(pair):
+def _mse(pair: Pair) -> torch.Tensor:
     """Mean squared difference of the samples."""
     return (pair.enhanced - pair.clean).square().sum(-1) / pair.lengths.clamp(min=1)
 
 
-def _compressed_spectral(pair, exponent=0.3, magnitude_weight=0.7):
+def _compressed_spectral(pair: Pair, exponent: float = 0.3, magnitude_weight: float = 0.7) -> torch.Tensor:
     """Mean squared difference of |X|^0.3 (weight 0.7) and of |X|^0.3 with the phase of X (weight 0.3)."""
     (enhanced, clean), (enhanced_power, clean_power) = pair.spectra, pair.powers
     enhanced_gain, enhanced_magnitude = _compress(enhanced_power, exponent)
@@ -157,16 +169,16 @@ def _compressed_spectral(pair, exponent=0.3, magnitude_weight=0.7):
     return pair.mean_over_frames(distance.mean(1))
 
 
-def _compress(power, exponent):
-    """Return the gain that compresses a bin of this power, and the compressed magnitude."""
+def _compress(power: torch.Tensor, exponent: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the gain that compresses bins of this power, and the compressed magnitude."""
     power = power + _POWER_FLOOR
     gain = power.pow(0.5 * exponent - 0.5)
     return gain, gain * power.sqrt()
 
 
-def _log_mel(pair):
+def _log_mel(pair: Pair) -> torch.Tensor:
     """Mean absolute difference of log power (natural) in 16, 32 and 64 mel bands."""
-    distance = 0.0
+    distance = torch.zeros((), dtype=pair.clean.dtype, device=pair.clean.device)
     for num_bands in _MEL_BANDS:
         bands = _mel_bands(num_bands, pair.clean.dtype, pair.clean.device)
         enhanced, clean = (torch.log(power.transpose(1, 2) @ bands + _MEL_FLOOR) for power in pair.powers)
@@ -174,48 +186,31 @@ def _log_mel(pair):
     return pair.mean_over_frames(distance / len(_MEL_BANDS))
 
 
-def mel_bands(num_bands, num_freqs=WINDOW // 2 + 1, sample_rate=SAMPLE_RATE):
-    """Return triangular bands, equally spaced on Slaney's mel scale, each with sum 1: float64 (freq, bands)."""
-    # linear up to 1 kHz (15 mel), logarithmic above: 27 mel to a factor of 6.4
-    log_step = np.log(6.4) / 27.0
-    top_hz = 0.5 * sample_rate
-    top = 15.0 + np.log(top_hz / 1000.0) / log_step if top_hz > 1000.0 else top_hz * 15.0 / 1000.0
-    mels = np.linspace(0.0, top, num_bands + 2)
-    edges = np.where(mels < 15.0, mels * 1000.0 / 15.0, 1000.0 * np.exp(log_step * (mels - 15.0)))
-    freqs = np.linspace(0.0, top_hz, num_freqs)[:, None]
-    rising = (freqs - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - freqs) / (edges[2:] - edges[1:-1])
-    bands = np.minimum(rising, falling).clip(0.0)
-    if not bands.any(0).all():
-        raise ValueError(f"{num_bands} mel bands are too many for {num_freqs} frequencies: some would be empty")
-    return bands / bands.sum(0)
-
-
-def _stoi(pair):
+def _stoi(pair: Pair) -> torch.Tensor:
     return -stoi(pair.enhanced, pair.clean, pair.lengths)
 
 
-def _pmsqe(pair):
+def _pmsqe(pair: Pair) -> torch.Tensor:
     return pmsqe(*pair.powers, pair.num_frames, SAMPLE_RATE)
 
 
-def _contrastive(pair):
-    """Half the negative SI-SDR, half the contrast of phases between the utterances of the batch."""
+def _contrastive(pair: Pair) -> torch.Tensor:
+    """Half the negative SI-SDR, half the phase contrast between the utterances of the batch."""
     return 0.5 * _negative_capped(_si_sdr_db)(pair) + 0.5 * _phase_contrast(pair)
 
 
-def _phase_contrast(pair):
-    """NT-Xent (Chen et al., ICML 2020) between enhanced and clean phases: (batch,), 0 for a batch of one.
+def _phase_contrast(pair: Pair) -> torch.Tensor:
+    """Return NT-Xent (Chen et al., ICML 2020) between enhanced and clean phases: (batch,), 0 for a batch of one.
 
-    An utterance is the vector of its unit phasors; its enhanced and its clean form shall be more alike than either is
-    to any other utterance of the batch. Two of different lengths are compared in the frames that both have.
+    An utterance is represented by its unit phasors; its enhanced and clean versions are the positive pair, the other
+    utterances of the batch the negatives. Utterances of different lengths are compared in their common frames.
     """
     batch = pair.clean.shape[0]
     valid = pair.valid_frames & pair.audible[:, None]
     valid = torch.cat([valid, valid]).to(pair.clean.dtype)  # (2 batch, frames), enhanced first
     phasors = torch.cat([_phasors(spec, power) for spec, power in zip(pair.spectra, pair.powers)])
     phasors = phasors * valid[:, None]
-    # (2 batch, freq, frames, 2) -> (2 batch, everything)
+    # (2 batch, freq, frames, 2) -> (2 batch, freq · frames · 2)
     flat = torch.view_as_real(phasors).flatten(1)
     energy = (phasors.real.square() + phasors.imag.square()).sum(1) @ valid.T  # [i, j]: of i in the frames of j
     similarity = flat @ flat.T / (energy * energy.T + 1e-12).sqrt() / _TEMPERATURE
@@ -227,22 +222,25 @@ def _phase_contrast(pair):
     return contrast.view(2, batch).mean(0)
 
 
-def _phasors(spec, power):
+def _phasors(spec: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
     return spec / ((power + 1e-12).sqrt() + _POWER_FLOOR**0.5)
 
 
 @lru_cache
-def _hann(dtype, device):
+def _hann(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     return torch.hann_window(WINDOW, dtype=dtype, device=device)
 
 
 @lru_cache
-def _mel_bands(num_bands, dtype, device):
-    return torch.as_tensor(mel_bands(num_bands), dtype=dtype, device=device)
+def _mel_bands(num_bands: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return triangular bands on Slaney's mel scale, each with sum 1: (freq, bands)."""
+    from torchaudio.functional import melscale_fbanks
+
+    bands = melscale_fbanks(WINDOW // 2 + 1, 0.0, SAMPLE_RATE / 2, num_bands, SAMPLE_RATE, mel_scale="slaney").double()
+    return (bands / bands.sum(0)).to(device, dtype)
 
 
-# name -> function of a Pair: (batch,) to be minimised
-_OBJECTIVES = {
+_OBJECTIVES: dict[str, Objective] = {
     "si_snr": _negative_capped(_si_snr_db),
     "si_sdr": _negative_capped(_si_sdr_db),
     "sdr": _negative_capped(_sdr_db),
@@ -253,21 +251,21 @@ _OBJECTIVES = {
     "compressed_spectral": _compressed_spectral,
     "contrastive": _contrastive,
 }
-# those that compare with the level of the reference: without meaning where the reference is silent
+# Objectives relative to the level of the reference: undefined if the reference is silent.
 _NEED_REFERENCE = {"si_snr", "si_sdr", "sdr", "stoi", "pmsqe", "contrastive"}
 
 
-def _evaluate(name, pair, whole=None):
+def _evaluate(name: str, pair: Pair, totals: BatchTotals | None = None) -> torch.Tensor:
     with torch.autocast(pair.clean.device.type, enabled=False):
         values = _OBJECTIVES[name](pair)
     if name not in _NEED_REFERENCE:
-        return values.mean() if whole is None else values.sum() / whole.rows
-    count = pair.audible.sum() if whole is None else whole.audible
+        return values.mean() if totals is None else values.sum() / totals.utterances
+    count = pair.audible.sum() if totals is None else totals.audible
     return values.masked_fill(~pair.audible, 0.0).sum() / count.clamp(min=1)
 
 
-def _as_function(name):
-    def loss(enhanced, clean, lengths=None):
+def _as_function(name: str) -> Callable[..., torch.Tensor]:
+    def loss(enhanced: torch.Tensor, clean: torch.Tensor, lengths: Lengths = None) -> torch.Tensor:
         return _evaluate(name, Pair(enhanced, clean, lengths))
 
     loss.__name__ = name
@@ -280,62 +278,70 @@ LOSSES = {name: _as_function(name) for name in _OBJECTIVES}
 
 @dataclass(frozen=True)
 class BatchTotals:
-    """What a part of a batch must know of the whole: how many utterances, and how many whose reference is heard."""
+    """Counts of a whole batch that normalise the loss of each of its parts.
 
-    rows: int
+    Attributes:
+        utterances: in the batch.
+        audible: scalar tensor, utterances whose reference is not silent.
+    """
+
+    utterances: int
     audible: torch.Tensor
 
     @classmethod
-    def of(cls, clean, lengths=None):
-        """Return it of a whole batch: clean (batch, time), lengths (batch,)."""
+    def of(cls, clean: torch.Tensor, lengths: Lengths = None) -> BatchTotals:
+        """Count a whole batch: clean (batch, time), lengths (batch,)."""
         return cls(len(clean), Pair(clean, clean, lengths).audible.sum())
 
 
 class Loss:
-    """The weighted sum of named objectives; made by :func:`build_loss`.
+    """The weighted sum of named objectives, see :func:`build_loss`.
 
     Attributes:
         weights: dict name -> weight.
-        silent_references: scalar tensor, utterances of the last call whose reference was silent (they are left out of
-            the objectives that relate to the level of the reference, and count in the others).
+        silent_references: scalar tensor, utterances of the last call whose reference was silent (they are excluded from
+            the objectives relative to the level of the reference, and included in the others).
     """
 
-    def __init__(self, weights):
+    def __init__(self, weights: dict[str, float]) -> None:
         self.weights = weights
         self.silent_references = torch.tensor(0)
 
-    def __call__(self, enhanced, clean, lengths=None, whole=None):
+    def __call__(
+        self, enhanced: torch.Tensor, clean: torch.Tensor, lengths: Lengths = None, totals: BatchTotals | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Compare enhanced with clean speech.
 
         Args:
             enhanced: (batch, time) at 16 kHz.
             clean: (batch, time)
-            lengths: (batch,) valid samples per row; the padding behind them is ignored, whatever it holds.
-            whole: a :class:`BatchTotals`, where these rows are a part of a batch: what comes out is then the part's share,
-                and the shares of all parts add up to what the whole batch gives (``contrastive`` aside, which compares
-                the utterances of a part with each other alone).
+            lengths: (batch,) valid samples per utterance; the padding is ignored, whatever its values.
+            totals: of the whole batch, if these utterances are a part of one: the result is then the part's share, and
+                the shares of all parts sum to the loss of the batch (except ``contrastive``, whose negatives come from
+                the part alone).
 
         Returns:
-            The total to be minimised, a scalar tensor, and a dict name -> detached scalar tensor, not yet weighted.
+            The total to be minimised, a scalar tensor, and a dict name -> detached, unweighted scalar tensor.
         """
         pair = Pair(enhanced, clean, lengths)
-        terms = {name: _evaluate(name, pair, whole) for name in self.weights}
+        terms = {name: _evaluate(name, pair, totals) for name in self.weights}
         self.silent_references = (~pair.audible).sum()
-        total = sum(weight * terms[name] for name, weight in self.weights.items())
+        weighted = [weight * terms[name] for name, weight in self.weights.items()]
+        total = sum(weighted[1:], weighted[0])
         return total, {name: term.detach() for name, term in terms.items()}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Loss({self.weights})"
 
 
-def build_loss(weights):
+def build_loss(weights: Mapping[str, float]) -> Loss:
     """Return the weighted sum of objectives, a :class:`Loss`.
 
     Args:
         weights: mapping name -> positive weight, as in ``{"si_snr": 1.0, "compressed_spectral": 0.5}``.
 
     Raises:
-        InputError: no objective, an unknown one, or a weight that is not a positive number.
+        InputError: for no objective, an unknown one, or a weight that is not a positive number.
     """
     known = ", ".join(sorted(LOSSES))
     if not weights:

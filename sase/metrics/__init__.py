@@ -1,4 +1,4 @@
-"""Measures of enhanced speech against clean speech."""
+"""Objective measures of enhanced speech against a clean reference."""
 
 from sase.metrics.measures import METRICS, evaluate
 

@@ -1,48 +1,52 @@
-"""Hu and Loizou's composite measures of signal, background and overall quality, and the distances they are made of.
+"""Hu and Loizou's composite measures of signal, background and overall quality, and the distances they combine.
 
 Y. Hu and P. C. Loizou, "Evaluation of objective quality measures for speech enhancement", IEEE TASLP 16(1), 2008.
-All frames of an utterance are computed at once. Samples are brought to 16-bit scale first, on which the measures are
-defined: the floor under the band energies of the spectral slope otherwise lies far too high.
+All frames of an utterance are processed at once. Samples are scaled to 16-bit range first, for which the measures are
+defined: otherwise the floor of the band energies of the spectral slope would be far too high.
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 FULL_SCALE = 32768.0
 FRAME_S = 0.030
-KEPT = 0.95  # the share of frames, best first, over which the log-likelihood ratio and the spectral slope are averaged
+KEPT = 0.95  # fraction of frames, best first, over which the log-likelihood ratio and the spectral slope are averaged
 SEGMENTAL_RANGE_DB = (-10.0, 35.0)
 
-# Predicted rating = bias + sum of weight * distance, cut to the rating scale from 1 to 5.
-RATINGS = {
+# Predicted rating = bias + sum of weight * distance, clipped to the rating scale from 1 to 5.
+RATINGS: dict[str, tuple[float, dict[str, float]]] = {
     "CSIG": (3.093, {"LLR": -1.029, "PESQ_WB": 0.603, "WSS": -0.009}),
     "CBAK": (1.634, {"PESQ_WB": 0.478, "WSS": -0.007, "SegSNR": 0.063}),
     "COVL": (1.594, {"PESQ_WB": 0.805, "LLR": -0.512, "WSS": -0.007}),
 }
 
-# Klatt's critical bands (ICASSP 1982); up to the last one, the next centre lies one bandwidth higher.
+# Klatt's critical bands (ICASSP 1982); each bandwidth is the distance to the next centre.
 _CENTRES_HZ = np.array(
     [50, 120, 190, 260, 330, 400, 470, 540, 617.372, 703.378, 798.717, 904.128, 1020.38, 1148.30, 1288.72, 1442.54]
     + [1610.70, 1794.16, 1993.93, 2211.08, 2446.71, 2701.97, 2978.04, 3276.17, 3597.63]
 )
 _BANDWIDTHS_HZ = np.append(np.diff(_CENTRES_HZ), 346.136)
-_FLOOR = 1e-10  # under band energies
-_GLOBAL_PEAK, _LOCAL_PEAK = 20.0, 1.0  # Klatt's constants: how fast the weight of a slope falls below the peaks, dB
+_FLOOR = 1e-10  # of band energies
+_GLOBAL_PEAK, _LOCAL_PEAK = 20.0, 1.0  # dB, Klatt's constants: decay of a slope's weight below the peaks
 _EPS = np.finfo(np.float64).eps
 
 
-def rating(name, distances):
-    """Return one predicted rating, from 1 to 5, NaN where one of its distances is.
+def rating(name: str, distances: Mapping[str, float]) -> float:
+    """Return a predicted rating, from 1 to 5; NaN if one of its distances is.
 
     Args:
         name: CSIG, CBAK or COVL.
-        distances: dict with what :data:`RATINGS` names for it.
+        distances: name -> value of the distances in :data:`RATINGS`.
     """
     bias, weights = RATINGS[name]
     return float(np.clip(bias + sum(weight * distances[part] for part, weight in weights.items()), 1.0, 5.0))
 
 
-def segmental_snr(clean, enhanced, sample_rate):
-    """Return the mean over frames of the SNR in dB, each frame's cut to -10...35 dB; NaN when no frame holds sound.
+def segmental_snr(clean: np.ndarray, enhanced: np.ndarray, sample_rate: int) -> float:
+    """Return the mean over frames of the SNR in dB, each clipped to -10...35 dB; NaN if the clean signal is silent.
 
     Args:
         clean: float64 (time,).
@@ -55,14 +59,14 @@ def segmental_snr(clean, enhanced, sample_rate):
     signal = np.square(frames).sum(axis=1)
     noise = np.square(_frames(clean - enhanced, sample_rate)).sum(axis=1)
     snr_db = 10 * np.log10(signal / (noise + _EPS) + _EPS)
-    snr_db[noise == 0] = np.inf  # without this, a frame of silence that was left as it is would be the worst there is
+    snr_db[noise == 0] = np.inf  # otherwise a silent frame that is preserved exactly would get the lowest value
     return float(np.clip(snr_db, *SEGMENTAL_RANGE_DB).mean())
 
 
-def log_likelihood_ratio(clean, enhanced, sample_rate):
-    """Return how much worse the enhanced speech's linear prediction fits the clean speech than its own; 0 for equals.
+def log_likelihood_ratio(clean: np.ndarray, enhanced: np.ndarray, sample_rate: int) -> float:
+    """Return the log-likelihood ratio (LLR) of the linear predictions of enhanced and clean speech; 0 if equal.
 
-    Frames in which the clean signal is digital silence have no spectrum to predict and are left out.
+    Frames in which the clean signal is digital silence have no spectrum and are skipped.
 
     Args:
         clean: float64 (time,).
@@ -71,20 +75,20 @@ def log_likelihood_ratio(clean, enhanced, sample_rate):
     """
     order = 10 if sample_rate < 10000 else 16
     clean, enhanced = _frames(clean, sample_rate), _frames(enhanced, sample_rate)
-    heard = clean.any(axis=1)
-    if not heard.any():
+    active = clean.any(axis=1)
+    if not active.any():
         return float("nan")
-    correlation = _autocorrelation(clean[heard], order)
+    correlation = _autocorrelation(clean[active], order)
     own = _prediction_filter(correlation)
-    other = _prediction_filter(_autocorrelation(enhanced[heard], order))
+    other = _prediction_filter(_autocorrelation(enhanced[active], order))
     lags = np.abs(np.subtract.outer(np.arange(order + 1), np.arange(order + 1)))
     matrix = correlation[:, lags]  # (frame, lag) -> (frame, order + 1, order + 1)
     ratio = _quadratic_form(other, matrix) / _quadratic_form(own, matrix)
     return _mean_of_best(np.log(ratio))
 
 
-def weighted_spectral_slope(clean, enhanced, sample_rate):
-    """Return Klatt's distance between the slopes of the critical-band spectra; 0 for equals.
+def weighted_spectral_slope(clean: np.ndarray, enhanced: np.ndarray, sample_rate: int) -> float:
+    """Return Klatt's weighted spectral slope distance (WSS) between critical-band spectra; 0 if equal.
 
     Args:
         clean: float64 (time,).
@@ -99,63 +103,67 @@ def weighted_spectral_slope(clean, enhanced, sample_rate):
     return _mean_of_best((weight * np.square(clean_slope - slope)).sum(axis=1) / weight.sum(axis=1))
 
 
-DISTANCES = {"SegSNR": segmental_snr, "LLR": log_likelihood_ratio, "WSS": weighted_spectral_slope}
+DISTANCES: dict[str, Callable[[np.ndarray, np.ndarray, int], float]] = {
+    "SegSNR": segmental_snr,
+    "LLR": log_likelihood_ratio,
+    "WSS": weighted_spectral_slope,
+}
 
 
-def _frames(wav, sample_rate):
-    """Return Hann-windowed frames at 16-bit scale, three quarters overlapping: (frame, sample)."""
+def _frames(wav: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Return Hann-windowed frames at 16-bit scale, with 75 % overlap: (frame, sample)."""
     size = round(FRAME_S * sample_rate)
     step = size // 4
-    count = (len(wav) - size) // step  # one fewer than would fit, as in the authors' program
+    count = (len(wav) - size) // step  # one fewer than fits, as in the authors' program
     if count < 1:
         return np.empty((0, size))
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(1, size + 1) / (size + 1))
     return np.lib.stride_tricks.sliding_window_view(wav, size)[: count * step : step] * (FULL_SCALE * window)
 
 
-def _fft_size(frames):
-    """Return the power of two that holds a frame twice."""
+def _fft_size(frames: np.ndarray) -> int:
+    """Return the smallest power of two that is at least twice the frame length."""
     return 1 << (2 * frames.shape[1] - 1).bit_length()
 
 
-def _mean_of_best(distances):
+def _mean_of_best(distances: np.ndarray) -> float:
     return float(np.sort(distances)[: round(KEPT * len(distances))].mean())
 
 
-def _autocorrelation(frames, order):
+def _autocorrelation(frames: np.ndarray, order: int) -> np.ndarray:
     """Return the lags 0 to ``order`` of every frame: (frame, order + 1)."""
     size = _fft_size(frames)
     return np.fft.irfft(np.square(np.abs(np.fft.rfft(frames, size))), size)[:, : order + 1]
 
 
-def _prediction_filter(correlation):
-    """Solve for linear prediction by the Levinson-Durbin recursion, for all frames together.
+def _prediction_filter(correlation: np.ndarray) -> np.ndarray:
+    """Return the linear-prediction filters of all frames, by the Levinson-Durbin recursion.
 
     Args:
         correlation: (frame, order + 1).
 
     Returns:
-        (frame, order + 1), the first coefficient 1; where a frame is silent or fully predicted, the others stay 0.
+        (frame, order + 1), the first coefficient 1; of frames that are silent or fully predicted, the others stay 0.
     """
     filters = np.zeros_like(correlation)
     filters[:, 0] = 1
     error = correlation[:, 0].copy()
     for lag in range(1, correlation.shape[1]):
-        open_ = error > _EPS * correlation[:, 0]
+        unsolved = error > _EPS * correlation[:, 0]
         numerator = (filters[:, :lag] * correlation[:, lag:0:-1]).sum(axis=1)
-        reflection = np.divide(-numerator, error, out=np.zeros_like(error), where=open_)
+        reflection = np.divide(-numerator, error, out=np.zeros_like(error), where=unsolved)
         filters[:, 1 : lag + 1] += reflection[:, None] * filters[:, lag - 1 :: -1]
         error *= 1 - np.square(reflection)
     return filters
 
 
-def _quadratic_form(filters, matrix):
-    """Return the energy that every frame's filter leaves of a signal with that correlation matrix: (frame,)."""
+def _quadratic_form(filters: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Return the energy of the prediction error, given each frame's correlation matrix: (frame,)."""
     return np.einsum("fi,fij,fj->f", filters, matrix, filters, optimize=True)
 
 
-def _slopes_and_weights(frames, sample_rate):
-    """Return the slopes between neighbouring critical bands in dB, and Klatt's weights for them: (frame, band - 1)."""
+def _slopes_and_weights(frames: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the slopes between adjacent critical bands in dB, and Klatt's weights for them: (frame, band - 1)."""
     size = _fft_size(frames)
     power = np.square(np.abs(np.fft.rfft(frames, size)[:, : size // 2]))
     energy = 10 * np.log10(np.maximum(power @ _band_filters(size, sample_rate).T, _FLOOR))  # (frame, band)
@@ -166,10 +174,10 @@ def _slopes_and_weights(frames, sample_rate):
     return slope, _GLOBAL_PEAK / (_GLOBAL_PEAK + below_top) * _LOCAL_PEAK / (_LOCAL_PEAK + peak - lower)
 
 
-def _nearest_peak(slope):
-    """Return the band of the peak next to every slope: (frame, band - 1).
+def _nearest_peak(slope: np.ndarray) -> np.ndarray:
+    """Return the band of the peak nearest to every slope: (frame, band - 1).
 
-    On a rising slope the authors' program takes the band before the peak; so do all published numbers, and we.
+    On a rising slope this is the band before the peak, as in the authors' program and thus in all published numbers.
     """
     index = np.arange(slope.shape[1])
     first_falling = np.where(slope <= 0, index, len(index))
@@ -178,8 +186,8 @@ def _nearest_peak(slope):
     return np.where(slope > 0, first_falling - 1, last_rising + 1)
 
 
-def _band_filters(size, sample_rate):
-    """Return Gaussian filters on the bins of an FFT, of equal area, cut 30 dB down: (band, size / 2)."""
+def _band_filters(size: int, sample_rate: int) -> np.ndarray:
+    """Return Gaussian filters on FFT bins, of equal area, truncated at -30 dB: (band, size / 2)."""
     per_hz = size / sample_rate
     distance = np.arange(size // 2) - np.floor(_CENTRES_HZ * per_hz)[:, None]
     filters = (

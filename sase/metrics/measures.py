@@ -1,9 +1,12 @@
-"""One function a measure of enhanced speech: (clean, enhanced, sample_rate) -> float, higher is better.
+"""One function per measure of enhanced speech: (clean, enhanced, sample_rate) -> float, higher is better.
 
-A value that is not defined (silence, no speech found, too short) is NaN, never a number that would spoil a mean.
-:func:`evaluate` gives several at once and computes what they share once.
+An undefined value (silence, no speech found, too short) is NaN, never a number that would distort a mean.
+:func:`evaluate` computes several measures at once and what they share only once.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,23 +14,26 @@ import numpy as np
 from sase.metrics import composite
 
 PESQ_RATE = 16000
-# The pesq library has room for 50 stretches of speech and writes beyond it without a check. A stretch and the pause
-# behind it take 0.4 s at least, so 20 s are safe.
+# The pesq library overflows its buffer, unchecked, beyond 50 segments of speech. A segment and the pause after it last
+# at least 0.4 s, so 20 s are safe.
 PESQ_PIECE_S = 20.0
-SI_SDR_LIMIT_DB = 100.0  # beyond what 16 bits can hold; an exact copy would be infinite, and so would the mean
+SI_SDR_LIMIT_DB = 100.0  # beyond the resolution of 16 bits; for a copy it would be infinite, and so would the mean
 _STOI_RATE, _STOI_FRAME, _STOI_HOP, _STOI_FRAMES = 10000, 256, 128, 30
-_STOI_TOO_SHORT = 1e-5  # what pystoi returns, beside a warning, when too few frames hold speech
+_STOI_TOO_SHORT = 1e-5  # pystoi's return value, along with a warning, for too few frames of speech
 
 
-def pesq_wb(clean, enhanced, sample_rate):
-    """Return wide-band PESQ (ITU-T P.862.2, MOS-LQO from 1 to 4.64); NaN where it finds no speech, or under 0.25 s.
+def pesq_wb(clean: np.ndarray, enhanced: np.ndarray, sample_rate: int) -> float:
+    """Return wide-band PESQ (ITU-T P.862.2, MOS-LQO from 1 to 4.64); NaN if it finds no speech, or under 0.25 s.
 
-    P.862 is meant for some 8 to 30 s: of signals longer than 20 s, the mean over equal pieces is returned.
+    P.862 is intended for about 8 to 30 s: for signals longer than 20 s, the mean over equal pieces is returned.
 
     Args:
         clean: (time,).
         enhanced: (time,).
-        sample_rate: 16000; another one is a ValueError.
+        sample_rate: must be 16000.
+
+    Raises:
+        ValueError: for another sample rate.
     """
     from pesq import PesqError, pesq
 
@@ -44,8 +50,8 @@ def pesq_wb(clean, enhanced, sample_rate):
     return float(np.mean(scores)) if scores else float("nan")
 
 
-def stoi(clean, enhanced, sample_rate):
-    """Return the short-time objective intelligibility (Taal et al. 2011), up to 1; NaN for under 0.4 s of speech.
+def stoi(clean: np.ndarray, enhanced: np.ndarray, sample_rate: int) -> float:
+    """Return the short-time objective intelligibility (Taal et al. 2011), up to 1; NaN below 0.4 s of speech.
 
     Args:
         clean: (time,).
@@ -55,8 +61,8 @@ def stoi(clean, enhanced, sample_rate):
     return _pystoi(clean, enhanced, sample_rate, extended=False)
 
 
-def estoi(clean, enhanced, sample_rate):
-    """Return the extended STOI (Jensen and Taal 2016), up to 1; NaN for under 0.4 s of speech.
+def estoi(clean: np.ndarray, enhanced: np.ndarray, sample_rate: int) -> float:
+    """Return the extended STOI (Jensen and Taal 2016), up to 1; NaN below 0.4 s of speech.
 
     Args:
         clean: (time,).
@@ -66,8 +72,8 @@ def estoi(clean, enhanced, sample_rate):
     return _pystoi(clean, enhanced, sample_rate, extended=True)
 
 
-def seg_snr(clean, enhanced, sample_rate):
-    """Return the segmental SNR in dB: the mean over 30 ms frames, each cut to -10...35 dB; NaN for silence.
+def seg_snr(clean: np.ndarray, enhanced: np.ndarray, sample_rate: int) -> float:
+    """Return the segmental SNR in dB: the mean over 30 ms frames, each clipped to -10...35 dB; NaN for silence.
 
     Args:
         clean: (time,).
@@ -77,15 +83,16 @@ def seg_snr(clean, enhanced, sample_rate):
     return composite.segmental_snr(*_check(clean, enhanced), sample_rate)
 
 
-def si_sdr(clean, enhanced, sample_rate=None):
-    """Return the scale-invariant signal-to-distortion ratio in dB of zero-mean signals (Le Roux et al. 2019).
+def zero_mean_si_sdr(clean: np.ndarray, enhanced: np.ndarray, sample_rate: int | None = None) -> float:
+    """Return SI_SDR, the scale-invariant signal-to-distortion ratio in dB of zero-mean signals (Le Roux et al. 2019).
 
-    It is cut to 100 dB either way; NaN when one of the signals is silent.
+    It is clipped to ±100 dB; NaN if one of the signals is silent. The objective
+    :func:`sase.losses.objectives.si_sdr` keeps the means, so it is lower if one of the signals has a constant offset.
 
     Args:
         clean: (time,).
         enhanced: (time,).
-        sample_rate: not needed; there since all measures are called alike.
+        sample_rate: unused; part of the common signature.
     """
     clean, enhanced = _check(clean, enhanced)
     if _silent(clean) or _silent(enhanced):
@@ -98,31 +105,31 @@ def si_sdr(clean, enhanced, sample_rate=None):
     return float(np.clip(ratio_db, -SI_SDR_LIMIT_DB, SI_SDR_LIMIT_DB))
 
 
-def csig(clean, enhanced, sample_rate):
-    """Return the predicted rating of the speech signal, 1 to 5 (Hu and Loizou 2008); NaN where PESQ is.
+def csig(clean: np.ndarray, enhanced: np.ndarray, sample_rate: int) -> float:
+    """Return the predicted rating of signal distortion, 1 to 5 (Hu and Loizou 2008); NaN if PESQ is.
 
     Args: as :func:`pesq_wb`.
     """
     return evaluate(clean, enhanced, sample_rate, ["CSIG"])["CSIG"]
 
 
-def cbak(clean, enhanced, sample_rate):
-    """Return the predicted rating of the background, 1 to 5 (Hu and Loizou 2008); NaN where PESQ is.
+def cbak(clean: np.ndarray, enhanced: np.ndarray, sample_rate: int) -> float:
+    """Return the predicted rating of background intrusiveness, 1 to 5 (Hu and Loizou 2008); NaN if PESQ is.
 
     Args: as :func:`pesq_wb`.
     """
     return evaluate(clean, enhanced, sample_rate, ["CBAK"])["CBAK"]
 
 
-def covl(clean, enhanced, sample_rate):
-    """Return the predicted overall rating, 1 to 5 (Hu and Loizou 2008); NaN where PESQ is.
+def covl(clean: np.ndarray, enhanced: np.ndarray, sample_rate: int) -> float:
+    """Return the predicted rating of overall quality, 1 to 5 (Hu and Loizou 2008); NaN if PESQ is.
 
     Args: as :func:`pesq_wb`.
     """
     return evaluate(clean, enhanced, sample_rate, ["COVL"])["COVL"]
 
 
-METRICS = {
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray, int], float]] = {
     "PESQ_WB": pesq_wb,
     "STOI": stoi,
     "ESTOI": estoi,
@@ -130,49 +137,54 @@ METRICS = {
     "CBAK": cbak,
     "COVL": covl,
     "SegSNR": seg_snr,
-    "SI_SDR": si_sdr,
+    "SI_SDR": zero_mean_si_sdr,
 }
 
 
-def evaluate(clean, enhanced, sample_rate, measures=None):
+def evaluate(
+    clean: np.ndarray, enhanced: np.ndarray, sample_rate: int, measures: Iterable[str] | None = None
+) -> dict[str, float]:
     """Return {measure: value} for one pair of signals.
 
     Args:
         clean: (time,).
         enhanced: (time,).
-        sample_rate: in Hz; PESQ_WB and what builds on it (CSIG, CBAK, COVL) need 16000.
-        measures: names out of :data:`METRICS`; all of them when None.
+        sample_rate: in Hz; PESQ_WB and the measures based on it (CSIG, CBAK, COVL) need 16000.
+        measures: keys of :data:`METRICS`; all of them if None.
+
+    Raises:
+        ValueError: for an unknown measure, or signals that cannot be compared.
     """
     clean, enhanced = _check(clean, enhanced)
     names = list(METRICS if measures is None else measures)
     if unknown := [name for name in names if name not in METRICS]:
-        raise ValueError(f"unknown measures {unknown}; there are {list(METRICS)}")
+        raise ValueError(f"unknown measures {unknown}, must be among {list(METRICS)}")
     parts = dict.fromkeys(part for name in names for part in _parts(name))
     values = {part: (composite.DISTANCES | METRICS)[part](clean, enhanced, sample_rate) for part in parts}
     return {name: composite.rating(name, values) if name in composite.RATINGS else values[name] for name in names}
 
 
-def _parts(name):
-    """Return the names of what a measure is computed from: itself, unless it is a composite one."""
+def _parts(name: str) -> Iterable[str]:
+    """Return the names of the distances that a composite measure is computed from; any other measure's own name."""
     return composite.RATINGS[name][1] if name in composite.RATINGS else (name,)
 
 
-def _check(clean, enhanced):
+def _check(clean: np.ndarray, enhanced: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return both signals as float64 (time,), or raise ValueError."""
     clean, enhanced = np.asarray(clean, dtype=np.float64), np.asarray(enhanced, dtype=np.float64)
     if clean.ndim != 1 or clean.shape != enhanced.shape or not clean.size:
-        raise ValueError(f"clean and enhanced must be (time,) of one length, got {clean.shape} and {enhanced.shape}")
+        raise ValueError(f"clean and enhanced must be (time,) of equal length, got {clean.shape} and {enhanced.shape}")
     if not (np.isfinite(clean).all() and np.isfinite(enhanced).all()):
         raise ValueError("clean and enhanced must be finite, got NaN or infinite samples")
     return clean, enhanced
 
 
-def _silent(wav):
-    """Whether a signal never moves: zero, or any other constant."""
+def _silent(wav: np.ndarray) -> bool:
+    """Whether a signal is constant, zero or not."""
     return bool((wav == wav[0]).all())
 
 
-def _pystoi(clean, enhanced, sample_rate, extended):
+def _pystoi(clean: np.ndarray, enhanced: np.ndarray, sample_rate: int, extended: bool) -> float:
     import warnings
 
     import pystoi
@@ -188,10 +200,10 @@ def _pystoi(clean, enhanced, sample_rate, extended):
 
 
 @contextmanager
-def _fixed_noise():
-    """Give pystoi the same random numbers in every call, and put the state of numpy's global generator back.
+def _fixed_noise() -> Iterator[None]:
+    """Seed numpy's global generator for pystoi, and restore its state afterwards.
 
-    ESTOI adds noise of 1e-16, which decides where a band is silent.
+    ESTOI adds noise of 1e-16, which determines the result where a band is silent.
     """
     state = np.random.get_state()
     np.random.seed(0)
