@@ -28,15 +28,14 @@ def real_audio():
     return Path(folder)
 
 
-# Groups of tests that take minutes, the longest first; see pytest_collection_modifyitems.
+# Files of tests that take minutes, the longest first; see pytest_collection_modifyitems.
 LONGEST = {
     name: number
     for number, name in enumerate(
         [
-            "full_trainings",
+            "test_recipe_commonvoice",
             "test_recipe",
             "test_readme",
-            "test_recipe_commonvoice",
             "test_cluster",
             "test_federated_deployment",
             "test_distributed",
@@ -94,10 +93,6 @@ def make_recipe(root, tmp_path_factory):
     return make
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Keep a file's tests on one process, and start the longest groups first, so that both processes end together."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    items.sort(key=lambda item: LONGEST.get(item.get_closest_marker("xdist_group").args[0], len(LONGEST)))
+    """Start the longest files first: pytest-xdist keeps a file on one process, and both are to end together."""
+    items.sort(key=lambda item: LONGEST.get(item.path.stem, len(LONGEST)))

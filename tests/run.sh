@@ -30,5 +30,5 @@ ruff check .
 ruff format --check .
 mypy
 if [ -n "$selection" ]; then
-  python -m pytest --numprocesses "${SASE_TEST_WORKERS:-2}" --dist loadgroup -m "$selection" "$@"
+  python -m pytest --numprocesses "${SASE_TEST_WORKERS:-2}" --dist loadfile --no-loadscope-reorder -m "$selection" "$@"
 fi

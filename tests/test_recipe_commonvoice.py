@@ -173,7 +173,6 @@ def si_sdr(recipe, tag):
     return scores["mean"]["SI_SDR"], scores["unprocessed"]["mean"]["SI_SDR"]
 
 
-@pytest.mark.xdist_group("full_trainings")
 def test_the_mini_corpus_is_enhanced_centrally_and_by_four_silos(recipe):
     """Ten minutes on two cores: both trainings as they come."""
     recipe.run("--stage", 3, "--nj", 2)
