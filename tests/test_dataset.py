@@ -38,8 +38,8 @@ def test_segments_are_the_samples_of_their_utterances(pairs):
 def test_a_set_left_on_the_disk_gives_what_a_held_one_gives(pairs, tmp_path, wrap):
     places = pairs.draw(40, 6000, torch.Generator().manual_seed(1))
     folder = dumped(tmp_path)
-    on_disk = PairSet(folder, most_bytes=4 * 33000 - 1)
-    held = PairSet(folder, most_bytes=4 * 33000)
+    on_disk = PairSet(folder, max_bytes=4 * 33000 - 1)
+    held = PairSet(folder, max_bytes=4 * 33000)
     for got, wanted in zip(on_disk.segments(*places, 6000, wrap), held.segments(*places, 6000, wrap)):
         assert torch.equal(got, wanted)
     config = DataConfig(batch_size=4, segment_s=0.3, babble=0.5, second_noise=0.5)

@@ -113,7 +113,7 @@ def test_again_is_skipped_another_seed_replaces_and_strangers_are_left_alone(tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mini"]
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters/mine.txt").write_text("keep")
-    with pytest.raises(InputError, match="something else"):
+    with pytest.raises(InputError, match="something other than"):
         mini.download(tmp_path / "letters")
     assert (tmp_path / "letters/mine.txt").read_text() == "keep"
 

@@ -41,14 +41,14 @@ def test_what_is_written_is_read_again_in_any_order(mixtures, tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda text: text.replace("utterance", "utt", 1), ":1: must be the heading"),
-        (lambda text: text.replace("\t3.125", "\tlate", 1), ":2: offset_s must be a number, is 'late'"),
-        (lambda text: text.replace("\t3.125", "\t4.0", 1), ":2: offset_s must lie between begin_s and end_s"),
+        (lambda text: text.replace("utterance", "utt", 1), ":1: must be the header"),
+        (lambda text: text.replace("\t3.125", "\tlate", 1), ":2: offset_s must be a number, got 'late'"),
+        (lambda text: text.replace("\t3.125", "\t4.0", 1), ":2: offset_s must be between begin_s and end_s"),
         (lambda text: text.replace("\t-5", "\tnan", 1), ":2: times and SNR must be finite"),
-        (lambda text: text.replace("hiss\t", "", 1), ":2: has 9 columns, needs 10"),
-        (lambda text: text.replace("b_1\tb", "b_1\tc"), ":4: b_1 does not begin with the name of its speaker c"),
-        (lambda text: text.replace("a_2", "a_1"), ":3: a_1 is there twice"),
-        (lambda text: text.splitlines()[0] + "\n", "holds no mixture"),
+        (lambda text: text.replace("hiss\t", "", 1), ":2: has 9 columns, expected 10"),
+        (lambda text: text.replace("b_1\tb", "b_1\tc"), ":4: b_1 does not start with the name of its speaker c"),
+        (lambda text: text.replace("a_2", "a_1"), ":3: duplicate utterance a_1"),
+        (lambda text: text.splitlines()[0] + "\n", "contains no mixtures"),
     ],
 )
 def test_a_line_that_does_not_fit_is_named(mixtures, tmp_path, change, message):
@@ -135,6 +135,6 @@ def test_bad_mixtures_are_named_and_left_out_of_training_and_refused_in_tests(mi
     dump.dump_set(tmp_path / "data", tmp_path / "dump", log=lines.append)
     assert "a_1: " in lines[0]
     assert "a_1.wav: is silent" in lines[0]
-    assert "short.wav: lasts 1 s, the list wants it up to 4 s" in lines[1]
+    assert "short.wav: lasts 1 s, but the list uses it up to 4 s" in lines[1]
     with pytest.raises(InputError, match="2 bad utterances"):
         dump.dump_set(tmp_path / "data", tmp_path / "test", keep_all=True, log=lines.append)

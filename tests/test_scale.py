@@ -3,7 +3,7 @@
 import pytest
 
 from sase.bench.scale import Speeds, measure_exchange, page, predict
-from sase.data.dataset import MOST_HELD_BYTES
+from sase.data.dataset import MAX_CACHED_BYTES
 from sase.errors import InputError
 
 SPEEDS = Speeds(
@@ -47,7 +47,7 @@ def test_everything_grows_with_the_corpus_and_shrinks_with_cores():
     assert large.dump_bytes == 1000 * small.dump_bytes
     assert large.decode_h == small.decode_h
     assert small.memory_bytes == small.dump_bytes
-    assert large.memory_bytes == MOST_HELD_BYTES
+    assert large.memory_bytes == MAX_CACHED_BYTES
     more = predict(SPEEDS, 10, 1, 1, 8, 2)
     assert (more.dump_h, more.decode_h, more.score_h) == (small.dump_h / 2, small.decode_h / 2, small.score_h / 2)
     assert more.train_h == small.train_h

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from sase.bench import stages
-from sase.data.dataset import MOST_HELD_BYTES
+from sase.data.dataset import MAX_CACHED_BYTES
 from sase.errors import InputError
 from sase.markdown import table_of_mappings
 from sase.model import build_model
@@ -106,7 +106,7 @@ def predict(speeds: Speeds, hours: float, test_hours: float, epochs: int, cpus: 
         score_h=2.0 * test_hours / (speeds.score_speed * cpus),
         dump_bytes=2 * signal_bytes,
         enhanced_bytes=round(3600 * _RATE * _SAMPLE_BYTES * test_hours),
-        memory_bytes=min(2 * signal_bytes, MOST_HELD_BYTES),
+        memory_bytes=min(2 * signal_bytes, MAX_CACHED_BYTES),
     )
 
 

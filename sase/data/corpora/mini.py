@@ -1,12 +1,15 @@
-"""A generated stand-in for VoiceBank+DEMAND: eSpeak NG talks, computed noises sound, the folders are the official ones.
+"""A generated stand-in for VoiceBank+DEMAND: speech by eSpeak NG and computed noises in the official folder layout.
 
-It serves to try the recipe without a network and to test it; its scores say nothing about real speech. Speakers have
-names of the real corpus, so that the recipe's defaults hold: p226 and p287 for development, p232 and p257 for the test.
-Test speakers, sentences, noise realisations and the talkers in the test's babble are not in the training set.
+It serves to try and test the recipe offline; its scores say nothing about real speech. Speakers have names of the real
+corpus, so that the recipe's defaults apply: p226 and p287 for development, p232 and p257 for the test. Test speakers,
+sentences, noise realisations and the talkers in the test's babble do not occur in the training set.
 """
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -46,7 +49,7 @@ TEST = {
     "p232": Voice("en-us+travis", pitch=45, speed=170),
     "p257": Voice("en-GB-x-rp+f3", pitch=45, speed=170),
 }
-# Never heard alone: they talk in the babble under the test sentences.
+# These talk only in the babble of the test set.
 BACKGROUND = {
     "b1": Voice("en-us+Alicia", pitch=45),
     "b2": Voice("en+rob", pitch=55),
@@ -58,19 +61,19 @@ BACKGROUND = {
 UTTERANCES_PER_SPEAKER = {**dict.fromkeys(TRAIN, 17), **dict.fromkeys(DEV, 10), **dict.fromkeys(TEST, 20)}
 
 
-def download(target, seed=0):
-    """Generate the corpus in a folder, whole or not at all; nothing is done where it stands already.
+def download(target: str | Path, seed: int = 0) -> None:
+    """Generate the corpus in a folder, atomically; skipped if it exists.
 
     Args:
-        target: the folder, afterwards in the layout of VoiceBank+DEMAND: 48 kHz, 16 bit.
+        target: output folder, in the layout of VoiceBank+DEMAND: 48 kHz, 16 bit.
         seed: same seed, same bytes.
     """
     make_once(target, seed, __file__, _generate)
 
 
-def _generate(folder, seed):
-    """Write both parts of the corpus to ``folder``; return how many pairs they have, in words."""
-    # Threads are enough: numpy, soxr and eSpeak's processes leave the interpreter alone while they work.
+def _generate(folder: Path, seed: int) -> str:
+    """Write both parts of the corpus to ``folder``; return a description of their size."""
+    # Threads suffice: numpy, soxr and eSpeak's processes release the interpreter lock.
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         voices = {**TRAIN, **DEV, **TEST, **BACKGROUND}
         speech, _ = talk(voices, UTTERANCES_PER_SPEAKER, ENGLISH, seed, pool)
@@ -84,15 +87,15 @@ def _generate(folder, seed):
                     others = [wav for name in background if name != speaker for wav in speech[name]]
                     utt = f"{speaker}_{i + 1:03d}"
                     jobs.append((utt, speech[speaker][i], kind, snr_db, others, generator.spawn(1)[0]))
-            list(pool.map(lambda job: _write_pair(folder, part, *job), jobs))
+            list(pool.map(partial(_write_pair, folder, part), *zip(*jobs)))
             lines = sorted(f"{utt} {kind} {snr_db:g}\n" for utt, _, kind, snr_db, _, _ in jobs)
             write_text(folder / f"log_{part}.txt", "".join(lines))
             counts[part] = len(jobs)
     return f"{counts['trainset_28spk']} training and {counts['testset']} test pairs"
 
 
-def _conditions(count, snrs_db, generator):
-    """Return ``count`` pairs (noise, SNR): every ten have all noises, every forty all combinations, in random order."""
+def _conditions(count: int, snrs_db: Sequence[float], generator: np.random.Generator) -> list[tuple[str, float]]:
+    """Return ``count`` pairs of noise and SNR: every ten cover all noises, every forty all combinations, shuffled."""
     conditions = []
     for block in range(-(-count // len(KINDS))):
         for i in generator.permutation(len(KINDS)):
@@ -100,7 +103,16 @@ def _conditions(count, snrs_db, generator):
     return conditions[:count]
 
 
-def _write_pair(folder, part, utt, clean, kind, snr_db, others, generator):
+def _write_pair(
+    folder: Path,
+    part: str,
+    utt: str,
+    clean: np.ndarray,
+    kind: str,
+    snr_db: float,
+    others: Sequence[np.ndarray],
+    generator: np.random.Generator,
+) -> None:
     if kind == "babble":
         noise = mixing.babble(others, TALKERS, generator, len(clean))
     else:

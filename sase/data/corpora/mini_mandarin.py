@@ -1,13 +1,15 @@
-"""A generated stand-in for Common Voice zh-CN and NOISEX-92: eSpeak NG talks Mandarin, computed noises sound.
+"""A generated stand-in for Common Voice zh-CN and NOISEX-92: Mandarin by eSpeak NG, and computed noises.
 
-``zh-CN/`` has the layout of Common Voice, ``noise/`` that of a folder of noises. It serves to try the recipe without a
-network and to test it; its scores say nothing about real speech. Speakers of the three splits differ, their sentences
-too, and the talkers in the babble are never heard alone.
+``zh-CN/`` has the layout of Common Voice, ``noise/`` that of a folder of noises. It serves to try and test the recipe
+offline; its scores say nothing about real speech. The three splits have different speakers and sentences, and the
+talkers in the babble occur nowhere else.
 """
 
 import hashlib
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
@@ -34,7 +36,7 @@ KINDS = (
     "white",
     "wind",
 )
-# Fifteen, each about as talkative as the others: four silos then are as one to two, four and eight.
+# Fifteen speakers with about equally much speech, so that four silos can have the proportions 1 : 2 : 4 : 8.
 TRAIN = {
     "zh01": Voice("cmn+m1", pitch=45, speed=165),
     "zh02": Voice("cmn+f1", pitch=55, speed=170),
@@ -75,19 +77,19 @@ UTTERANCES_PER_SPEAKER = {**dict.fromkeys(TRAIN, 18), **dict.fromkeys(DEV, 12), 
 _COLUMNS = ("client_id", "path", "sentence", "up_votes", "down_votes", "age", "gender", "accent")
 
 
-def download(target, seed=0):
-    """Generate the corpus in a folder, whole or not at all; nothing is done where it stands already.
+def download(target: str | Path, seed: int = 0) -> None:
+    """Generate the corpus in a folder, atomically; skipped if it exists.
 
     Args:
-        target: the folder, afterwards with ``zh-CN/`` and ``noise/``.
+        target: output folder, with ``zh-CN/`` and ``noise/``.
         seed: same seed, same bytes.
     """
     make_once(target, seed, __file__, _generate)
 
 
-def _generate(folder, seed):
-    """Write speech and noises to ``folder``; return how many there are, in words."""
-    # Threads are enough: numpy, soxr and eSpeak's processes leave the interpreter alone while they work.
+def _generate(folder: Path, seed: int) -> str:
+    """Write speech and noises to ``folder``; return a description of their size."""
+    # Threads suffice: numpy, soxr and eSpeak's processes release the interpreter lock.
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         voices = {**TRAIN, **DEV, **TEST, **BACKGROUND}
         speech, texts = talk(voices, UTTERANCES_PER_SPEAKER, MANDARIN, seed, pool)
@@ -109,7 +111,7 @@ def _generate(folder, seed):
     return f"{sum(map(len, speech.values())) - len(background)} sentences and {len(KINDS)} noises"
 
 
-def _write_noise(folder, background, kind, generator):
+def _write_noise(folder: Path, background: Sequence[np.ndarray], kind: str, generator: np.random.Generator) -> None:
     count = round(NOISE_DURATION_S * NOISE_SAMPLE_RATE)
     if kind == "babble":
         talking = [audio.resample(wav, SAMPLE_RATE, NOISE_SAMPLE_RATE) for wav in background]

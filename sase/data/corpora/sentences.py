@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Grammar:
-    """What sentences are made of.
+    """A grammar for random sentences.
 
     Attributes:
-        words: {part of a sentence: the phrases that it may be}.
+        words: part of a sentence to alternative phrases.
         patterns: sentences as tuples of parts; all equally likely.
-        space: between two parts.
-        stop: at the end.
+        space: separator between parts.
+        stop: final punctuation.
     """
 
     words: dict[str, tuple[str, ...]]
@@ -325,17 +327,17 @@ MANDARIN = Grammar(
 )
 
 
-def sentence(generator, grammar=ENGLISH):
-    """Return one sentence, drawn with an np.random.Generator, of a :class:`Grammar` with more than 30,000."""
+def sentence(generator: np.random.Generator, grammar: Grammar = ENGLISH) -> str:
+    """Return a random sentence of a grammar; each of ours has more than 30,000."""
     pattern = grammar.patterns[generator.integers(len(grammar.patterns))]
     phrases = [grammar.words[part] for part in pattern]
     text = grammar.space.join(words[generator.integers(len(words))] for words in phrases)
     return text[0].upper() + text[1:] + grammar.stop
 
 
-def sentences(count, generator, grammar=ENGLISH):
+def sentences(count: int, generator: np.random.Generator, grammar: Grammar = ENGLISH) -> list[str]:
     """Return ``count`` different sentences."""
-    found = {}
+    found: dict[str, None] = {}
     while len(found) < count:
         found.setdefault(sentence(generator, grammar))
     return list(found)
