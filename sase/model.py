@@ -23,7 +23,7 @@ from sase.nn.stft import STFT
 from sase.nn.streaming import StreamState
 
 ATTENTIONS = ("sigmoid", "softmax")
-NETWORKS: dict[str, type[EncoderDecoder] | type[BandRecurrent]] = {
+NETWORKS: dict[str, Callable[[ModelConfig, int], nn.Module]] = {
     "encoder_decoder": EncoderDecoder,
     "band_recurrent": BandRecurrent,
 }

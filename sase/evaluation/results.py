@@ -12,13 +12,11 @@ from sase.errors import InputError
 from sase.evaluation import figures
 from sase.evaluation.provenance import CONFIGS, facts_of
 from sase.evaluation.scoring import SAMPLE_RATE, Labels, ScoredSet, Scores, groups, join_shards, read
-from sase.metrics.measures import METRICS
+from sase.metrics.measures import METRICS, title_of
 from sase.plotting import MAX_GROUPS
 
 SUMMARY = "summary.json"
 Summary = dict[str, Any]  # what summarise returns, and parts of it
-_DECIMALS = {"PESQ_WB": 3, "STOI": 4, "ESTOI": 4, "CSIG": 3, "CBAK": 3, "COVL": 3, "SegSNR": 2, "SI_SDR": 2}
-_UNITS = {"SegSNR": " (dB)", "SI_SDR": " (dB)"}
 _KINDS = {"snr": "SNR (dB)"}
 _MEANING = """Higher is better for every measure. PESQ_WB is wide-band PESQ (ITU-T P.862.2, MOS-LQO); STOI and ESTOI are
 (extended) short-time objective intelligibility; CSIG, CBAK and COVL are the composite measures of Hu and Loizou (2008),
@@ -142,7 +140,7 @@ def text(summary: Summary) -> str:
     lines = [" " * 12 + "".join(f"{title:>13}" for title in columns)]
     for name in METRICS:
         numbers = "".join(f"{_number(name, values['mean'][name]):>13}" for values in columns.values())
-        lines.append(f"{name + _UNITS.get(name, ''):<12}{numbers}")
+        lines.append(f"{title_of(name):<12}{numbers}")
     return "\n".join([*lines, counts(summary)])
 
 
@@ -195,7 +193,7 @@ def breakdown_lines(kind: str, breakdown: Summary) -> list[str]:
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    names = [f"{name}{_UNITS.get(name, '')}" for name in METRICS]
+    names = map(title_of, METRICS)
     return markdown.table([*columns, "utterances", *names], rows, "l" * len(columns) + "r", compact=True)
 
 
@@ -207,4 +205,4 @@ def _row(columns: Sequence[str], summary: Summary, with_std: bool, sign: str = "
 
 
 def _number(name: str, value: float | None, sign: str = "") -> str:
-    return "–" if value is None else f"{value:{sign}.{_DECIMALS[name]}f}"
+    return "–" if value is None else f"{value:{sign}.{METRICS[name].decimals}f}"

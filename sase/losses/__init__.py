@@ -1,5 +1,5 @@
 """Training objectives, chosen by name and weight."""
 
-from sase.losses.objectives import LOSSES, build_loss
+from sase.losses.objectives import LOSSES, OBJECTIVES, build_loss
 
-__all__ = ["LOSSES", "build_loss"]
+__all__ = ["LOSSES", "OBJECTIVES", "build_loss"]

@@ -94,7 +94,7 @@ class Pair:
         return centred if self.padding is None else centred.masked_fill(self.padding, 0.0)
 
 
-Objective = Callable[[Pair], torch.Tensor]  # (batch,) to be minimised
+_Function = Callable[[Pair], torch.Tensor]  # (batch,)
 
 
 def spectrum(wav: torch.Tensor) -> torch.Tensor:
@@ -148,7 +148,7 @@ def _ratio_db(target: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
     return 10.0 * torch.log10((target + floor) / (error + floor))
 
 
-def _negative_capped(ratio_db: Objective) -> Objective:
+def _negative_capped(ratio_db: _Function) -> _Function:
     return lambda pair: -ratio_db(pair).clamp(max=MAX_RATIO_DB)
 
 
@@ -240,25 +240,37 @@ def _mel_bands(num_bands: int, dtype: torch.dtype, device: torch.device) -> torc
     return (bands / bands.sum(0)).to(device, dtype)
 
 
-_OBJECTIVES: dict[str, Objective] = {
-    "si_snr": _negative_capped(_si_snr_db),
-    "si_sdr": _negative_capped(_si_sdr_db),
-    "sdr": _negative_capped(_sdr_db),
-    "mse": _mse,
-    "log_mel": _log_mel,
-    "stoi": _stoi,
-    "pmsqe": _pmsqe,
-    "compressed_spectral": _compressed_spectral,
-    "contrastive": _contrastive,
+@dataclass(frozen=True)
+class Objective:
+    """A training objective.
+
+    Attributes:
+        function: :class:`Pair` -> values to be minimised, one per utterance, (batch,).
+        needs_reference: undefined if the reference is silent; such utterances are excluded from its mean.
+    """
+
+    function: _Function
+    needs_reference: bool = False
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "si_snr": Objective(_negative_capped(_si_snr_db), needs_reference=True),
+    "si_sdr": Objective(_negative_capped(_si_sdr_db), needs_reference=True),
+    "sdr": Objective(_negative_capped(_sdr_db), needs_reference=True),
+    "mse": Objective(_mse),
+    "log_mel": Objective(_log_mel),
+    "stoi": Objective(_stoi, needs_reference=True),
+    "pmsqe": Objective(_pmsqe, needs_reference=True),
+    "compressed_spectral": Objective(_compressed_spectral),
+    "contrastive": Objective(_contrastive, needs_reference=True),
 }
-# Objectives relative to the level of the reference: undefined if the reference is silent.
-_NEED_REFERENCE = {"si_snr", "si_sdr", "sdr", "stoi", "pmsqe", "contrastive"}
 
 
 def _evaluate(name: str, pair: Pair, totals: BatchTotals | None = None) -> torch.Tensor:
+    objective = OBJECTIVES[name]
     with torch.autocast(pair.clean.device.type, enabled=False):
-        values = _OBJECTIVES[name](pair)
-    if name not in _NEED_REFERENCE:
+        values = objective.function(pair)
+    if not objective.needs_reference:
         return values.mean() if totals is None else values.sum() / totals.utterances
     count = pair.audible.sum() if totals is None else totals.audible
     return values.masked_fill(~pair.audible, 0.0).sum() / count.clamp(min=1)
@@ -273,7 +285,7 @@ def _as_function(name: str) -> Callable[..., torch.Tensor]:
     return loss
 
 
-LOSSES = {name: _as_function(name) for name in _OBJECTIVES}
+LOSSES = {name: _as_function(name) for name in OBJECTIVES}
 
 
 @dataclass(frozen=True)
@@ -343,11 +355,11 @@ def build_loss(weights: Mapping[str, float]) -> Loss:
     Raises:
         InputError: for no objective, an unknown one, or a weight that is not a positive number.
     """
-    known = ", ".join(sorted(LOSSES))
+    known = ", ".join(sorted(OBJECTIVES))
     if not weights:
         raise InputError(f"loss: names no objective; known: {known}")
     for name, weight in weights.items():
-        if name not in LOSSES:
+        if name not in OBJECTIVES:
             raise InputError(f"loss: unknown objective {name!r}; known: {known}")
         if not isinstance(weight, (int, float)) or isinstance(weight, bool) or not 0 < weight < math.inf:
             raise InputError(f"loss: the weight of {name} must be a positive number, got {weight!r}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -129,16 +130,41 @@ def covl(clean: np.ndarray, enhanced: np.ndarray, sample_rate: int) -> float:
     return evaluate(clean, enhanced, sample_rate, ["COVL"])["COVL"]
 
 
-METRICS: dict[str, Callable[[np.ndarray, np.ndarray, int], float]] = {
-    "PESQ_WB": pesq_wb,
-    "STOI": stoi,
-    "ESTOI": estoi,
-    "CSIG": csig,
-    "CBAK": cbak,
-    "COVL": covl,
-    "SegSNR": seg_snr,
-    "SI_SDR": zero_mean_si_sdr,
+@dataclass(frozen=True)
+class Measure:
+    """A measure, and how tables print it.
+
+    Attributes:
+        function: (clean, enhanced, sample_rate) -> value, higher is better, NaN where undefined.
+        decimals: in tables.
+        unit: in tables; empty: none.
+    """
+
+    function: Callable[[np.ndarray, np.ndarray, int], float]
+    decimals: int
+    unit: str = ""
+
+    def __call__(self, clean: np.ndarray, enhanced: np.ndarray, sample_rate: int) -> float:
+        """Return the value of one pair of signals."""
+        return self.function(clean, enhanced, sample_rate)
+
+
+METRICS: dict[str, Measure] = {
+    "PESQ_WB": Measure(pesq_wb, decimals=3),
+    "STOI": Measure(stoi, decimals=4),
+    "ESTOI": Measure(estoi, decimals=4),
+    "CSIG": Measure(csig, decimals=3),
+    "CBAK": Measure(cbak, decimals=3),
+    "COVL": Measure(covl, decimals=3),
+    "SegSNR": Measure(seg_snr, decimals=2, unit="dB"),
+    "SI_SDR": Measure(zero_mean_si_sdr, decimals=2, unit="dB"),
 }
+
+
+def title_of(name: str) -> str:
+    """Return the title of a measure in tables, with its unit."""
+    unit = METRICS[name].unit
+    return f"{name} ({unit})" if unit else name
 
 
 def evaluate(
@@ -160,7 +186,8 @@ def evaluate(
     if unknown := [name for name in names if name not in METRICS]:
         raise ValueError(f"unknown measures {unknown}, must be among {list(METRICS)}")
     parts = dict.fromkeys(part for name in names for part in _parts(name))
-    values = {part: (composite.DISTANCES | METRICS)[part](clean, enhanced, sample_rate) for part in parts}
+    functions: dict[str, Callable[[np.ndarray, np.ndarray, int], float]] = {**composite.DISTANCES, **METRICS}
+    values = {part: functions[part](clean, enhanced, sample_rate) for part in parts}
     return {name: composite.rating(name, values) if name in composite.RATINGS else values[name] for name in names}
 
 

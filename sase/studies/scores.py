@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 from sase import metrics
+from sase.metrics.measures import METRICS, title_of
 from sase.training.validation import validate
 
 Scores = dict[str, dict[str, float]]  # utterance to measure to value
 
 MEASURES = ("PESQ_WB", "STOI", "SI_SDR")
-DECIMALS = {"PESQ_WB": 3, "STOI": 4, "SI_SDR": 2}
-TITLES = {"PESQ_WB": "PESQ_WB", "STOI": "STOI", "SI_SDR": "SI_SDR (dB)"}
+DECIMALS = {name: METRICS[name].decimals for name in MEASURES}
+TITLES = {name: title_of(name) for name in MEASURES}
 
 
 class Identity(nn.Module):
