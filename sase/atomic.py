@@ -9,16 +9,16 @@ from pathlib import Path
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write to; it takes the place of ``path`` when the block ends without an error.
+    """Yield a path beside ``path`` to write to; it replaces ``path`` when the block ends without an error.
 
-    A killed or failing writer leaves the old file (or none), never half a file.
+    A killed or failing writer leaves the old file (or none), never a partial one.
 
     Args:
-        path: where the file is to stand; its folder is made.
+        path: of the file; its folder is created.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The process id keeps two writers of one file apart; the suffix stays last, since soundfile and numpy look at it.
+    # The process id separates concurrent writers; the suffix stays last, since soundfile and numpy depend on it.
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         yield partial
@@ -30,13 +30,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write ``text`` (UTF-8) to ``path``, whole or not at all."""
+    """Write ``text`` (UTF-8) to ``path``, atomically."""
     with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def remove_leftovers(*folders: str | Path) -> None:
-    """Delete what killed writers of :func:`atomic_path` left in folders; only for folders that nobody writes to now."""
+    """Delete temporary files of killed writers of :func:`atomic_path`; only for folders without active writers."""
     for folder in folders:
         for leftover in Path(folder).glob(".*.partial*"):
             leftover.unlink()
@@ -44,12 +44,12 @@ def remove_leftovers(*folders: str | Path) -> None:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``path``; it takes the place of ``path`` when the block ends without an error.
+    """Yield an empty folder beside ``path``; it replaces ``path`` when the block ends without an error.
 
-    A killed or failing writer leaves the old folder (or none), never half a folder; the next one clears up behind it.
+    A killed or failing writer leaves the old folder (or none), never a partial one; the next writer cleans up.
 
     Args:
-        path: where the folder is to stand; what stands there until then is deleted at the end.
+        path: of the folder; an existing one is deleted at the end.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

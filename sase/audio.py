@@ -1,4 +1,4 @@
-"""Read, write and resample: the only file that opens sound files. Samples are float32 in [-1, 1]."""
+"""Read, write and resample audio: the only module that opens sound files. Samples are float32 in [-1, 1]."""
 
 import logging
 import struct
@@ -18,15 +18,15 @@ from sase.errors import InputError
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 RESAMPLER = f"soxr {soxr.__version__} HQ"
 _LOSSY_SUBTYPES = {".ogg": "VORBIS", ".mp3": "MPEG_LAYER_III"}
-_WRITE_FRAMES = 16384  # libvorbis keeps on the stack what it is given at once: minutes of sound end the process
-_MP3_SLACK = 2 * 1152  # samples: most MP3 headers tell a length that is wrong by less than two frames
+_WRITE_FRAMES = 16384  # libvorbis allocates each call on the stack: minutes of audio would overflow it
+_MP3_SLACK = 2 * 1152  # samples: the length in most MP3 headers is off by less than two frames
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What the header of a sound file says."""
+    """The header of a sound file."""
 
     sample_rate: int
     num_samples: int
@@ -38,7 +38,7 @@ class AudioInfo:
 
 
 def info(path: str | Path) -> AudioInfo:
-    """Return the :class:`AudioInfo` of a sound file; raise InputError when it is missing, no sound or cut short."""
+    """Return the :class:`AudioInfo` of a sound file; raise InputError if it is missing, unreadable or truncated."""
     with _open(path) as file:
         return AudioInfo(file.samplerate, file.frames, file.channels)
 
@@ -58,20 +58,20 @@ def read(path: str | Path) -> tuple[np.ndarray, int]:
     with _open(path) as file:
         wav = _read_frames(file, -1, path)
         if wav.shape[1] == 0:
-            raise InputError(f"{path}: holds no samples")
-        _refuse_cut_short(file, wav.shape[1], path)
+            raise InputError(f"{path}: contains no samples")
+        _reject_truncated(file, wav.shape[1], path)
         return wav, file.samplerate
 
 
 def read_mono(path: str | Path, sample_rate: int | None = None) -> tuple[np.ndarray, int]:
-    """Return a one-channel file as float32 (time,) and its rate, resampled when ``sample_rate`` (Hz) is given.
+    """Return a one-channel file as float32 (time,) and its rate, resampled if ``sample_rate`` (Hz) is given.
 
     Raises:
-        InputError: as :func:`read`, and for a file of several channels.
+        InputError: as :func:`read`, or the file has several channels.
     """
     wav, rate = read(path)
     if wav.shape[0] != 1:
-        raise InputError(f"{path}: has {wav.shape[0]} channels; one is needed, choose one first")
+        raise InputError(f"{path}: has {wav.shape[0]} channels, expected one; select a channel first")
     if sample_rate is None or sample_rate == rate:
         return wav[0], rate
     return resample(wav[0], rate, sample_rate), sample_rate
@@ -81,14 +81,14 @@ def read_mono(path: str | Path, sample_rate: int | None = None) -> tuple[np.ndar
 def open_blocks(path: str | Path, block_s: float = 10.0) -> Iterator[tuple[AudioInfo, Iterator[np.ndarray]]]:
     """Yield ``(info, blocks)`` of a sound file: an iterator over float32 (channels, time) blocks, in bounded memory.
 
-    Of an MP3, ``info`` may tell some samples more than the blocks hold.
+    For an MP3, ``info`` may report slightly more samples than the blocks contain.
 
     Raises:
-        InputError: as :func:`read`, while the blocks are read.
+        InputError: as :func:`read`, possibly while the blocks are read.
     """
     with _open(path) as file:
         if file.frames == 0:
-            raise InputError(f"{path}: holds no samples")
+            raise InputError(f"{path}: contains no samples")
         size = max(1, round(block_s * file.samplerate))
 
         def blocks() -> Iterator[np.ndarray]:
@@ -96,16 +96,16 @@ def open_blocks(path: str | Path, block_s: float = 10.0) -> Iterator[tuple[Audio
             while (wav := _read_frames(file, size, path)).shape[1]:
                 done += wav.shape[1]
                 yield wav
-            _refuse_cut_short(file, done, path)
+            _reject_truncated(file, done, path)
 
         yield AudioInfo(file.samplerate, file.frames, file.channels), blocks()
 
 
 def write(path: str | Path, wav: npt.ArrayLike, sample_rate: int) -> None:
-    """Write float samples as a 16-bit WAV or FLAC, an OGG or an MP3, by the suffix; whole or not at all.
+    """Write float samples as 16-bit WAV or FLAC, OGG or MP3, by the suffix; atomically.
 
     Args:
-        path: where to; its folder is made. Samples outside [-1, 1] are clipped, and counted in a warning.
+        path: of the file; its folder is created. Samples outside [-1, 1] are clipped, with a warning.
         wav: float (time,) or (channels, time).
         sample_rate: in Hz.
     """
@@ -115,10 +115,10 @@ def write(path: str | Path, wav: npt.ArrayLike, sample_rate: int) -> None:
 
 @contextmanager
 def open_writer(path: str | Path, sample_rate: int, num_channels: int) -> Iterator[Callable[[npt.ArrayLike], None]]:
-    """Yield ``put(wav)``, which appends float (time,) or (channels, time) samples; the file appears at the end, whole.
+    """Yield ``put(wav)``, which appends float (time,) or (channels, time) samples; the file appears when complete.
 
     Raises:
-        InputError: the suffix is unknown, or its format has no such rate or number of channels.
+        InputError: unknown suffix, or a format without this rate or number of channels.
         OSError: the disk is full.
     """
     path = Path(path)
@@ -142,11 +142,11 @@ def open_writer(path: str | Path, sample_rate: int, num_channels: int) -> Iterat
             with _write_errors(path):
                 file.close()
         if clipped:
-            log.warning("%s: %d samples were beyond full scale and are clipped", path, clipped)
+            log.warning("%s: %d samples exceeded full scale and were clipped", path, clipped)
 
 
 def resample(wav: npt.ArrayLike, from_rate: int, to_rate: int) -> np.ndarray:
-    """Return ``wav`` (..., time) at another rate, by soxr at its HQ setting, float32; as it is if rates are equal."""
+    """Return ``wav`` (..., time) at another rate, float32, resampled by soxr HQ; unchanged if rates are equal."""
     wav = np.asarray(wav, dtype=np.float32)
     if from_rate == to_rate:
         return wav
@@ -156,10 +156,10 @@ def resample(wav: npt.ArrayLike, from_rate: int, to_rate: int) -> np.ndarray:
 
 
 class Resampler:
-    """Resamples a signal that comes in blocks; what comes out, joined, equals :func:`resample` of the whole.
+    """Resamples a signal block by block; the concatenated output equals :func:`resample` of the whole.
 
     Args:
-        from_rate, to_rate: in Hz; equal rates pass the samples as they are.
+        from_rate, to_rate: in Hz; equal rates pass samples unchanged.
         num_channels: of the signal.
     """
 
@@ -170,11 +170,11 @@ class Resampler:
         self._num_channels = num_channels
 
     def feed(self, wav: np.ndarray) -> np.ndarray:
-        """Take the next samples, float32 (channels, n); return those that are ready, (channels, m), m ≥ 0."""
+        """Take the next samples, float32 (channels, n); return the samples that are ready, (channels, m), m ≥ 0."""
         return wav if self._stream is None else _resample_chunk(self._stream, wav)
 
     def flush(self) -> np.ndarray:
-        """Return what is left, (channels, rest)."""
+        """Return the remaining samples, (channels, rest)."""
         silence = np.zeros((self._num_channels, 0), dtype=np.float32)
         return silence if self._stream is None else _resample_chunk(self._stream, silence, last=True)
 
@@ -189,7 +189,7 @@ def _open(path: str | Path) -> Iterator[soundfile.SoundFile]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        _refuse_truncated_wav(path)
+        _reject_truncated_wav(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     try:
@@ -212,7 +212,7 @@ def _create(path: Path, partial: Path, sample_rate: int, num_channels: int) -> s
 
 @contextmanager
 def _write_errors(path: Path) -> Iterator[None]:
-    """Tell libsndfile's errors while writing as what they are: the disk's."""
+    """Raise libsndfile's errors while writing as OSError."""
     try:
         yield
     except (soundfile.SoundFileError, AssertionError) as error:  # the assertion: fewer samples written than given
@@ -220,10 +220,10 @@ def _write_errors(path: Path) -> Iterator[None]:
         raise OSError(f"{path}: cannot be written ({reason}); is the disk full?") from None
 
 
-def _refuse_cut_short(file: soundfile.SoundFile, num_samples: int, path: str | Path) -> None:
+def _reject_truncated(file: soundfile.SoundFile, num_samples: int, path: str | Path) -> None:
     slack = _MP3_SLACK if file.format == "MP3" else 0
     if num_samples < file.frames - slack:
-        raise InputError(f"{path}: is cut short: {num_samples} of {file.frames} samples can be read")
+        raise InputError(f"{path}: truncated: {num_samples} of {file.frames} samples can be read")
 
 
 def _read_frames(file: soundfile.SoundFile, frames: int, path: str | Path) -> np.ndarray:
@@ -232,12 +232,12 @@ def _read_frames(file: soundfile.SoundFile, frames: int, path: str | Path) -> np
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise InputError(f"{path}: cannot be decoded ({error})") from None
     if not np.isfinite(wav).all():
-        raise InputError(f"{path}: holds NaN or infinite samples")
+        raise InputError(f"{path}: contains NaN or infinite samples")
     return np.ascontiguousarray(wav.T)  # (time, channels) -> (channels, time)
 
 
-def _refuse_truncated_wav(path: Path) -> None:
-    """Raise InputError when a RIFF file ends before its data chunk does: libsndfile would not say a word."""
+def _reject_truncated_wav(path: Path) -> None:
+    """Raise InputError if a RIFF file ends before its data chunk does, which libsndfile does not report."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         if file.read(4) != b"RIFF":
@@ -246,9 +246,9 @@ def _refuse_truncated_wav(path: Path) -> None:
         while len(header := file.read(8)) == 8:
             name, length = struct.unpack("<4sI", header)
             if name == b"data":
-                # 0 and 2^32-1 are what programs write that stream to a pipe and cannot know the length.
+                # Programs that stream to a pipe do not know the length and write 0 or 2^32-1.
                 missing = file.tell() + length - size
                 if missing > 0 and length != 0xFFFFFFFF:
-                    raise InputError(f"{path}: is cut short: {missing} of {length} bytes of sound are missing")
+                    raise InputError(f"{path}: truncated: {missing} of {length} bytes of audio are missing")
                 return
             file.seek(length + length % 2, 1)

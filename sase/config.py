@@ -15,7 +15,7 @@ Config = TypeVar("Config")
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file; raise InputError, with the file's name, when there is none."""
+    """Return the mapping in a YAML file; raise InputError, with the file name, if it is missing or invalid."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -34,7 +34,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def apply_overrides(mapping: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """Return a copy of a nested mapping with ``["train.lr=1e-4", ...]`` set in it.
 
-    Values are read as YAML, so ``true``, ``3``, ``1e-4``, ``[1, 2]`` and ``null`` mean what they mean in the file.
+    Values are parsed as YAML, so ``true``, ``3``, ``1e-4``, ``[1, 2]`` and ``null`` mean the same as in the file.
     """
     result = {key: dict(value) if isinstance(value, dict) else value for key, value in mapping.items()}
     for override in overrides:

@@ -1,8 +1,8 @@
-"""The one exception for what a user can mend: bad input, bad options, a file that is not there."""
+"""The exception for errors that a user can fix: bad input, bad options, missing files."""
 
 
 class InputError(ValueError):
-    """Bad input, told in one line: what is wrong, where, and what to do.
+    """Bad input, described in one line: what is wrong, where, and what to do.
 
-    Commands print it without a traceback and exit with status 1; everything else that is raised is a fault of ours.
+    Commands print it without a traceback and exit with status 1; any other exception is a bug of this package.
     """

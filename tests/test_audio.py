@@ -69,7 +69,7 @@ def test_unreadable_files_are_named(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     soundfile.write(tmp_path / "a.wav", noise(10), 16000)
-    monkeypatch.setattr(audio, "_refuse_truncated_wav", refuse)  # the superuser may read everything
+    monkeypatch.setattr(audio, "_reject_truncated_wav", refuse)  # the superuser may read everything
     with pytest.raises(InputError, match="a.wav: cannot be read .Permission denied"):
         audio.read(tmp_path / "a.wav")
 
@@ -151,5 +151,5 @@ def test_clipping_is_told(tmp_path, caplog):
     audio.write(tmp_path / "quiet.wav", np.array([0.5, -1.0, 1.0], dtype=np.float32), 16000)
     assert not caplog.records
     audio.write(tmp_path / "loud.wav", np.array([0.5, -1.5, 2.0], dtype=np.float32), 16000)
-    assert "loud.wav: 2 samples were beyond full scale" in caplog.text
+    assert "loud.wav: 2 samples exceeded full scale" in caplog.text
     assert np.abs(audio.read(tmp_path / "loud.wav")[0]).max() <= 1.0

@@ -97,7 +97,7 @@ def test_enhance_a_folder(tmp_path, command, model):
     audio.write(tmp_path / "in/b/c.flac", noise(3000), 16000)
     status, out, err = command("enhance", tmp_path / "in", "-o", tmp_path / "out", "--model", model)
     assert (status, err) == (0, "")
-    assert "2 files, 0.3 s of sound" in out
+    assert "2 files, 0.3 s of audio" in out
     assert everything_below(tmp_path / "out") == ["a.wav", "b", "b/c.flac"]
     expected = Enhancer.from_pretrained(model).enhance(audio.read(tmp_path / "in/a.wav")[0], 44100)
     np.testing.assert_allclose(audio.read(tmp_path / "out/a.wav")[0], np.clip(expected, -1, 1), atol=2 / 32768)
@@ -262,7 +262,7 @@ def test_info(command, model):
     assert command("info", "--model", model)[1].count("\n") == 3
     status, _, err = command("info", "--preset", "large")
     assert status == 1
-    assert "unknown preset 'large'; there are" in err
+    assert "unknown preset 'large', must be one of" in err
     assert err.count("\n") == 1
 
 

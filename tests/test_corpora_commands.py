@@ -62,7 +62,7 @@ def test_validate_names_the_fault_and_mends_it(sase, tmp_path):
     assert "--fix" in error
     status, out, error = sase("validate", tmp_path, "--fix")
     assert (status, error) == (0, "")
-    assert "kept 2 utterances out of 2" in out
+    assert "kept 2 of 2 utterances" in out
     status, out, error = sase("validate", tmp_path, "--audio")
     assert status == 1
     assert "no such file" in error

@@ -110,7 +110,7 @@ FAULTS = {
     "missing": (lambda path: path.unlink(), "no such file"),
     "no sound file": (lambda path: path.write_bytes(b"hello"), "not a readable sound file"),
     "empty": (lambda path: soundfile.write(path, np.zeros(0), 48000), "no samples"),
-    "truncated": (lambda path: os.truncate(path, 5000), "cut short"),
+    "truncated": (lambda path: os.truncate(path, 5000), "truncated"),
     "stereo": (lambda path: soundfile.write(path, np.ones((4800, 2)), 48000), "2 channels"),
     "rate": (spoil_rate, "differ in rate"),
     "length": (spoil_length, "differ in length"),

@@ -151,7 +151,7 @@ def test_bad_utterances_are_named_and_counted_and_the_rest_goes_on(folders, tmp_
     with open(enhanced / "cut.wav", "r+b") as file:
         file.truncate(1000)
     reasons = {name: reason for name, (*_, reason) in bad.items()}
-    reasons |= {"noise": "not a readable sound file", "empty": "not a readable sound file", "cut": "is cut short"}
+    reasons |= {"noise": "not a readable sound file", "empty": "not a readable sound file", "cut": "truncated"}
     lines = []
     scores = scoring.score_pairs(scoring.folder_pairs(*folders)[0], log=lines.append)
     assert sorted(scores.values) == ["u0", "u1", "u2"]

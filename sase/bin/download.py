@@ -1,4 +1,4 @@
-"""Stage 0: fetch or generate a corpus."""
+"""Stage 0: download or generate a corpus."""
 
 import argparse
 import importlib
@@ -9,12 +9,14 @@ def main() -> None:
     corpora = parser.add_subparsers(dest="corpus", required=True, metavar="CORPUS")
 
     official = corpora.add_parser("voicebank_demand", help="VoiceBank+DEMAND, 5.6 GB from Edinburgh DataShare")
-    official.add_argument("--dir", required=True, help="where to; what is there already is left alone or gone on with")
+    official.add_argument(
+        "--dir", required=True, help="output folder; existing files are kept, partial downloads resumed"
+    )
     official.add_argument("--trainset", default="28spk", choices=["28spk", "56spk"], help="(default: %(default)s)")
     official.add_argument("--remove-zips", action="store_true", help="delete each archive once it is unpacked")
 
-    mini = corpora.add_parser("mini", help="a generated stand-in in a corpus' layout: no network, half a minute")
-    mini.add_argument("--dir", required=True, help="where to")
+    mini = corpora.add_parser("mini", help="a generated stand-in in the layout of a corpus: offline, half a minute")
+    mini.add_argument("--dir", required=True, help="output folder")
     mini.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: %(default)s)")
     mini.add_argument(
         "--language",
@@ -23,8 +25,8 @@ def main() -> None:
         help="english: as VoiceBank+DEMAND; mandarin: as Common Voice, with a folder of noises (default: %(default)s)",
     )
 
-    for name, what in (("commonvoice", "Common Voice: which has to be there"), ("noisex92", "NOISEX-92, likewise")):
-        corpora.add_parser(name, help=f"{what}; tells how to get it").add_argument("--dir", required=True)
+    for name, what in (("commonvoice", "Common Voice, which must exist"), ("noisex92", "NOISEX-92, likewise")):
+        corpora.add_parser(name, help=f"{what}; prints how to get it").add_argument("--dir", required=True)
 
     args = parser.parse_args()
     if args.corpus == "voicebank_demand":

@@ -1,4 +1,4 @@
-"""Write a data directory's sound as 16 kHz arks (stage 2)."""
+"""Write the audio of a data directory as 16 kHz arks (stage 2)."""
 
 
 def main() -> None:
@@ -9,12 +9,12 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="folder for the arks and their tables")
     parser.add_argument("--sample-rate", type=int, default=16000, help="of the arks, in Hz (%(default)s)")
     parser.add_argument("--nj", type=int, default=1, help="number of shards (%(default)s)")
-    parser.add_argument("--job", type=int, help="make this shard only, from 1; --finish joins them")
-    parser.add_argument("--finish", action="store_true", help="join the shards that the jobs made")
+    parser.add_argument("--job", type=int, help="process only this shard, from 1; --finish joins them")
+    parser.add_argument("--finish", action="store_true", help="join the shards of the jobs")
     parser.add_argument("--keep-all", action="store_true", help="for test sets: a bad utterance is an error")
     args = parser.parse_args()
     if args.finish and args.job is not None:
-        parser.error("--job makes one shard, --finish joins them: give one of them")
+        parser.error("--job processes one shard, --finish joins them: use one of the two")
 
     from sase.data import dump
 

@@ -2,8 +2,8 @@
 
 import argparse
 
-EPILOG = """Rate, channels, length and kind of file stay; folders keep their structure below OUT. A file that cannot be
-enhanced is named and counted, and the others go on; the exit status is then 1. An input is never overwritten."""
+EPILOG = """Sample rate, channels, length and file type are preserved, and so is the structure of folders. A file that
+cannot be enhanced is reported, and the others are processed; the exit status is then 1. Inputs are never overwritten."""
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
                 failed += 1
                 tqdm.write(f"sase enhance: {' '.join(str(error).split())}", file=sys.stderr)
     wall = time.monotonic() - began
-    print(f"{args.out}: {len(pairs) - failed} files, {seconds:.1f} s of sound, in {wall:.1f} s")
+    print(f"{args.out}: {len(pairs) - failed} files, {seconds:.1f} s of audio in {wall:.1f} s")
     if failed:
         raise InputError(f"{failed} of {len(pairs)} failed")
 

@@ -11,23 +11,25 @@ def main() -> None:
     pairs.add_argument(
         "--dev-speakers", default="p226 p287", help="the speakers of cv, separated by spaces (default: %(default)s)"
     )
-    pairs.add_argument("--trainset", choices=["28spk", "56spk"], help="(default: the first that is there)")
+    pairs.add_argument("--trainset", choices=["28spk", "56spk"], help="(default: the first one found)")
 
     mixed = corpora.add_parser("commonvoice", help="Common Voice and a folder of noises: lists of mixtures")
-    mixed.add_argument("--noise", required=True, help="folder of noises, as of NOISEX-92")
-    mixed.add_argument("--silos", type=int, default=4, help="with own speakers and noises each (default: %(default)s)")
+    mixed.add_argument("--noise", required=True, help="folder of noises, such as NOISEX-92")
+    mixed.add_argument(
+        "--silos", type=int, default=4, help="each with its own speakers and noises (default: %(default)s)"
+    )
     mixed.add_argument("--seed", type=int, default=0, help="same seed, same lists (default: %(default)s)")
 
     own = corpora.add_parser("folders", help="any folders of speech and of noise: lists of mixtures, no test set")
-    own.add_argument("--speech", action="append", required=True, help="folder of clean speech; may come again")
-    own.add_argument("--noise", action="append", required=True, help="folder of noises; may come again")
-    own.add_argument("--generated", type=int, default=0, help="files of each computed noise besides (%(default)s)")
+    own.add_argument("--speech", action="append", required=True, help="folder of clean speech; may be repeated")
+    own.add_argument("--noise", action="append", required=True, help="folder of noises; may be repeated")
+    own.add_argument("--generated", type=int, default=0, help="additional files of each computed noise (%(default)s)")
     own.add_argument("--seed", type=int, default=0, help="same seed, same lists (default: %(default)s)")
 
     for each in (pairs, mixed):
-        each.add_argument("--corpus", dest="corpus_dir", required=True, help="its folder")
+        each.add_argument("--corpus", dest="corpus_dir", required=True, help="folder of the corpus")
     for each in (pairs, mixed, own):
-        each.add_argument("--data", required=True, help="where to: DATA/tr, DATA/cv and DATA/tt are replaced")
+        each.add_argument("--data", required=True, help="output: DATA/tr, DATA/cv and DATA/tt are replaced")
     args = parser.parse_args()
 
     if args.corpus in ("commonvoice", "folders"):

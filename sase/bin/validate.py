@@ -1,4 +1,4 @@
-"""Check data directories, and mend what can be mended."""
+"""Validate data directories, and fix what can be fixed."""
 
 import argparse
 
@@ -6,9 +6,11 @@ import argparse
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dirs", nargs="+", metavar="DIR", help="with wav.scp, spk1.scp, utt2spk; or mixtures.tsv")
-    parser.add_argument("--audio", action="store_true", help="open the sound files too: do rates and lengths agree?")
     parser.add_argument(
-        "--fix", action="store_true", help="sort, keep what all tables have; old files are kept in DIR/.backup"
+        "--audio", action="store_true", help="also check that sound files exist and agree in rate and length"
+    )
+    parser.add_argument(
+        "--fix", action="store_true", help="sort, and keep the utterances in all tables; old files go to DIR/.backup"
     )
     args = parser.parse_args()
 
@@ -24,7 +26,7 @@ def main() -> None:
             continue
         if args.fix:
             kept, total = datadir.fix_data_dir(path)
-            print(f"{path}: kept {kept} utterances out of {total}")
+            print(f"{path}: kept {kept} of {total} utterances")
         data = datadir.validate_data_dir(path, audio=args.audio)
         print(f"{path}: {len(data)} utterances of {len(data.spk2utt)} speakers, valid")
 

@@ -50,7 +50,10 @@ class BandRecurrent(nn.Module):
     def forward(
         self, z: torch.Tensor, state: StreamState | None = None, valid: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Return a complex mask of the shape of ``z``; arguments as for :meth:`sase.nn.encoder_decoder.EncoderDecoder.forward`."""
+        """Return a complex mask of the shape of ``z``.
+
+        Arguments as for :meth:`sase.nn.encoder_decoder.EncoderDecoder.forward`.
+        """
         z = self.first(z.contiguous(memory_format=torch.channels_last), state, valid)
         skips = [z]
         for unit in self.encoder:

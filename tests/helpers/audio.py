@@ -28,6 +28,6 @@ def bad_files(folder):
         "none.wav": "no samples",
         "nan.wav": "NaN",
         "inf.wav": "NaN",
-        "cut.wav": "cut short",
+        "cut.wav": "truncated",
         "cut.flac": "cut.flac",
     }

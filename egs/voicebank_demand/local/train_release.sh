@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The weights that come with the package: data, training, scores on the VoiceBank+DEMAND test set, card. Run again, it
-# goes on where it was stopped.
+# The weights that ship with the package: data, training, scores on the VoiceBank+DEMAND test set, card. Run it again
+# to resume.
 set -euo pipefail
 
 recipe=$(cd "$(dirname "$0")/.." && pwd)
@@ -20,18 +20,18 @@ out=
 
 help_message="Usage: $0 --speech \"DIR DIR\" --noise \"DIR DIR\" [options]
   --stage N, --stop-stage N  1 data, 2 train, 3 decode and score, 4 weights and cards ($stage, $stop_stage)
-  --speech \"A B\"             folders of clean speech to train on; one of Common Voice is read by its tables
-  --noise \"A B\"              folders of noise to train on; never DEMAND, which the test set is made of
-  --generated N              files to generate of each computed noise besides ($generated)
+  --speech \"A B\"             folders of clean training speech; Common Voice is read by its tables
+  --noise \"A B\"              folders of training noise; never DEMAND, which the test set is made of
+  --generated N              additional files of each computed noise ($generated)
   --corpus_dir DIR           VoiceBank+DEMAND, whose test set is scored ($corpus_dir)
-  --dev_speakers \"A B\"       speakers of it that run.sh keeps for development; not used here ($dev_speakers)
-  --presets \"A B\"           which weights to make, by conf/release_PRESET.yaml ($presets); where there
-                             are release_PRESET_1.yaml and so on, these come first, each begun with what the last
-                             one made
+  --dev_speakers \"A B\"       its development speakers; not used here ($dev_speakers)
+  --presets \"A B\"           weights to train, with conf/release_PRESET.yaml ($presets); if
+                             release_PRESET_1.yaml and so on exist, these come first, each initialised with the
+                             result of the previous one
   --nj N, --ngpu N           as for run.sh ($nj, $ngpu)
-  --threads N                of the processor in training (all)
-  --work_dir DIR              where all of it lies, seen from the recipe ($work_dir)
-  --out DIR                  where to put weights and cards (the package's own folder)"
+  --threads N                CPU threads in training (all)
+  --work_dir DIR              working folder, relative to the recipe ($work_dir)
+  --out DIR                  output folder for weights and cards (the package's own folder)"
 
 # shellcheck source=../../../utils/parse_options.sh
 . "$recipe/../../utils/parse_options.sh"
