@@ -57,7 +57,7 @@ def recipe():
 
 
 @pytest.mark.recipe
-def test_every_row_of_the_recipe_costs_the_same_and_hears_as_much(recipe):
+def test_every_row_of_the_recipe_has_equal_cost_and_data(recipe):
     configs = {row: train_config(recipe, row, 0) for row in recipe.rows}
     ratios = check(recipe, configs)
     assert ratios.keys() == configs.keys()
@@ -71,7 +71,7 @@ def test_every_row_of_the_recipe_costs_the_same_and_hears_as_much(recipe):
     assert len(recipe.seeds) == 3
 
 
-def test_the_rows_of_the_recipe_are_what_their_names_say(recipe):
+def test_the_rows_of_the_recipe_match_their_names(recipe):
     def model(row):
         return train_config(recipe, row, 0).model
 
@@ -94,7 +94,7 @@ def test_the_rows_of_the_recipe_are_what_their_names_say(recipe):
     assert sum("pmsqe" in config.loss for config in losses.values()) == 3
 
 
-def test_no_loss_of_the_recipe_is_blind_to_the_level(recipe):
+def test_no_loss_of_the_recipe_is_scale_invariant(recipe):
     generator = torch.Generator().manual_seed(0)
     clean = 0.1 * torch.randn(3, 16000, generator=generator) * torch.linspace(0, 1, 16000)
     noisy = clean + 0.01 * torch.randn(clean.shape, generator=generator)
@@ -183,7 +183,7 @@ def test_the_page_shows_differences_by_noise_and_snr(plan, tmp_path):
     assert difference["mean"] == pytest.approx(0.25)
     assert difference["interval"] == pytest.approx([0.25, 0.25])
     assert (difference["sign"], difference["utterances"], difference["deviation"]) == (1, 5, 0.0)
-    assert set(row["differences"]["test"]) == {"all", "noise"}  # a single SNR is no grouping
+    assert set(row["differences"]["test"]) == {"all", "noise"}  # a single SNR is not a grouping
     assert row["differences"]["test"]["noise"]["rain"]["SI_SDR"]["utterances"] == 2
     assert row["means"]["test"]["STOI"] == pytest.approx([1 + 2 + 0.25, 3 + 2 + 0.25])
     assert summary["rows"]["mse"]["seeds"] == [0]
@@ -264,11 +264,11 @@ def test_a_row_is_trained_and_scored_and_results_of_another_config_are_rejected(
     model = build_model(train_config(plan, "softmax", 1).model).eval()
     model.load_state_dict({name.removeprefix("module."): averaged[name] for name in averaged if name != "n_averaged"})
     assert score_set(model, PairSet(sets.test, 16000)) == result["scores"]["test"]
-    (folder / "best.pt").unlink()  # what is scored is the end of training
+    (folder / "best.pt").unlink()  # the final model is scored
     again = ablation.run_one(plan, sets, tmp_path / "out", "softmax", 1)
     assert again["scores"] == result["scores"]
     assert again["seconds_here"]["training"] == result["seconds_here"]["training"]
-    assert not (folder / "best.pt").exists()  # nothing was trained again
+    assert not (folder / "best.pt").exists()  # no row was trained again
     other = settings()
     other["config"]["train"]["epochs"] = 3
     with pytest.raises(InputError, match=r"made with other settings .*train.epochs is 3, was 2"):

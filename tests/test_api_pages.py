@@ -65,7 +65,7 @@ def found(module, owner, name):
 
 
 def has(place, parts):
-    """True if attribute by attribute leads somewhere; fields of a class count."""
+    """True if the attribute path exists; fields of a class count."""
     for part in parts:
         if not hasattr(place, part):
             return part in getattr(place, "__annotations__", {})
@@ -74,7 +74,7 @@ def has(place, parts):
 
 
 def documented(module):
-    """Yield (class or None, docstring) of a module and what it defines."""
+    """Yield (class or None, docstring) of a module and its members."""
     yield None, module.__doc__
     for thing in list(vars(module).values()):
         if getattr(thing, "__module__", None) == module.__name__:

@@ -1,4 +1,4 @@
-"""Files and folders are whole or not there."""
+"""Files and folders are either complete or missing."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ import pytest
 from sase.atomic import atomic_folder, atomic_path, remove_leftovers, write_text
 
 
-def test_a_file_appears_when_it_is_whole(tmp_path):
+def test_a_file_appears_when_complete(tmp_path):
     path = tmp_path / "new/a.wav"
     with atomic_path(path) as partial:
         assert partial.parent == path.parent
@@ -27,7 +27,7 @@ def test_a_file_appears_when_it_is_whole(tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_a_failing_writer_leaves_the_old_file(tmp_path, error):
+def test_a_failing_writer_keeps_the_old_file(tmp_path, error):
     path = tmp_path / "a.txt"
     write_text(path, "old ä\n")
     with pytest.raises(error), atomic_path(path) as partial:
@@ -37,7 +37,7 @@ def test_a_failing_writer_leaves_the_old_file(tmp_path, error):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_killed_writer_leaves_the_old_file(tmp_path, root):
+def test_a_killed_writer_keeps_the_old_file(tmp_path, root):
     path = tmp_path / "a.txt"
     write_text(path, "old")
     script = (
@@ -58,7 +58,7 @@ def test_two_processes_do_not_share_a_partial_file(tmp_path):
         partial.write_text("")
 
 
-def test_a_folder_appears_when_it_is_whole(tmp_path):
+def test_a_folder_appears_when_complete(tmp_path):
     path = tmp_path / "new/set"
     with atomic_folder(path) as partial:
         (partial / "a").write_text("one")
@@ -71,7 +71,7 @@ def test_a_folder_appears_when_it_is_whole(tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_a_failing_writer_leaves_the_old_folder(tmp_path, error):
+def test_a_failing_writer_keeps_the_old_folder(tmp_path, error):
     path = tmp_path / "set"
     with atomic_folder(path) as partial:
         (partial / "a").write_text("one")
@@ -84,9 +84,9 @@ def test_a_failing_writer_leaves_the_old_folder(tmp_path, error):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_leftovers_of_killed_writers_go_and_nothing_else(tmp_path):
+def test_only_leftovers_of_killed_writers_are_removed(tmp_path):
     with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "a.json") as partial:
-        left = partial.with_name(partial.name.replace(".partial", "0.partial"))  # as another process would name it
+        left = partial.with_name(partial.name.replace(".partial", "0.partial"))  # the name another process would use
         left.write_text("half")
         raise KeyboardInterrupt
     (tmp_path / "a.json").write_text("whole")

@@ -1,4 +1,4 @@
-"""Sound files: what is written is read back, what is bad is named, and blocks equal the whole."""
+"""Sound files: round trips, errors of bad files, and block-wise reading."""
 
 import resource
 
@@ -15,7 +15,7 @@ from sase.errors import InputError
 
 @pytest.mark.parametrize("suffix", audio.SUFFIXES)
 @pytest.mark.parametrize(("rate", "num_samples", "channels"), [(8000, 1, 1), (44100, 30001, 2), (48000, 159, 1)])
-def test_what_is_written_is_read_back(tmp_path, suffix, rate, num_samples, channels):
+def test_round_trip(tmp_path, suffix, rate, num_samples, channels):
     path, wav = tmp_path / f"new/a{suffix}", noise(channels, num_samples)
     audio.write(path, wav, rate)
     assert audio.info(path) == audio.AudioInfo(rate, num_samples, channels)
@@ -33,28 +33,28 @@ def test_what_is_written_is_read_back(tmp_path, suffix, rate, num_samples, chann
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), read)
 
 
-def test_samples_outside_are_clipped_and_one_dimension_is_one_channel(tmp_path):
+def test_samples_beyond_full_scale_are_clipped_and_1d_is_mono(tmp_path):
     audio.write(tmp_path / "a.wav", np.array([2.0, -2.0, 0.5, 0.0]), 16000)
     wav, _ = audio.read_mono(tmp_path / "a.wav")
     np.testing.assert_allclose(wav, [1.0, -1.0, 0.5, 0.0], atol=1e-4)
 
 
 def test_long_ogg(tmp_path):
-    audio.write(tmp_path / "a.ogg", noise(2, 48000 * 70), 48000)  # at once, this ends a process with libsndfile 1.2
+    audio.write(tmp_path / "a.ogg", noise(2, 48000 * 70), 48000)  # written in one call, this crashes libsndfile 1.2
     assert audio.info(tmp_path / "a.ogg").num_samples == 48000 * 70
 
 
 @pytest.mark.parametrize(
     ("name", "rate", "channels"), [("a.mp3", 96000, 1), ("a.mp3", 16000, 3), ("a.flac", 16000, 9), ("a.txt", 16000, 1)]
 )
-def test_what_a_format_cannot_hold_is_refused(tmp_path, name, rate, channels):
+def test_unsupported_formats_are_rejected(tmp_path, name, rate, channels):
     with pytest.raises(InputError, match=name) as error:
         audio.write(tmp_path / name, noise(channels, 100), rate)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
-def test_bad_files_are_named(tmp_path):
+def test_bad_files_are_rejected(tmp_path):
     for name, words in bad_files(tmp_path).items():
         with pytest.raises(InputError, match=words) as error:
             audio.read(tmp_path / name)
@@ -64,17 +64,17 @@ def test_bad_files_are_named(tmp_path):
             list(blocks)
 
 
-def test_unreadable_files_are_named(tmp_path, monkeypatch):
-    def refuse(path):
+def test_unreadable_files_are_rejected(tmp_path, monkeypatch):
+    def deny(path):
         raise PermissionError(13, "Permission denied")
 
     soundfile.write(tmp_path / "a.wav", noise(10), 16000)
-    monkeypatch.setattr(audio, "_reject_truncated_wav", refuse)  # the superuser may read everything
+    monkeypatch.setattr(audio, "_reject_truncated_wav", deny)  # root could read any file
     with pytest.raises(InputError, match="a.wav: cannot be read .Permission denied"):
         audio.read(tmp_path / "a.wav")
 
 
-def test_a_wav_from_a_pipe_has_no_length(tmp_path):
+def test_a_wav_from_a_pipe_has_an_unknown_length(tmp_path):
     soundfile.write(tmp_path / "a.wav", noise(1000), 16000)
     wav = bytearray((tmp_path / "a.wav").read_bytes())
     place = wav.index(b"data") + 4
@@ -83,14 +83,14 @@ def test_a_wav_from_a_pipe_has_no_length(tmp_path):
     assert audio.read(tmp_path / "a.wav")[0].shape == (1, 1000)
 
 
-def test_mp3_headers_may_tell_a_little_too_much(real_audio):
+def test_mp3_headers_may_overstate_the_length(real_audio):
     for path in sorted((real_audio / "cv-corpus-zh-CN/zh-CN/clips").glob("*.mp3"))[:5]:
         wav, rate = audio.read(path)
         assert rate == 48000
         assert 0 <= audio.info(path).num_samples - wav.shape[1] < 2304
 
 
-def test_one_channel_is_asked_for(tmp_path):
+def test_read_mono_requires_one_channel(tmp_path):
     audio.write(tmp_path / "a.wav", noise(2, 100), 16000)
     with pytest.raises(InputError, match="2 channels"):
         audio.read_mono(tmp_path / "a.wav")
@@ -105,7 +105,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, suffix):
     path, limit = tmp_path / f"a{suffix}", resource.getrlimit(resource.RLIMIT_FSIZE)
     audio.write(path, noise(100), 16000)
     before = path.read_bytes()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, limit[1]))  # writing fails beyond: what a full disk does
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, limit[1]))  # writes beyond fail, as on a full disk
     try:
         with pytest.raises(OSError, match="is the disk full"):
             audio.write(path, noise(200000), 16000)
@@ -136,7 +136,7 @@ def test_resampling_in_blocks_equals_resampling_the_whole(rates, sizes, channels
     np.testing.assert_allclose(joined, audio.resample(wav, *rates), atol=1e-6)
 
 
-def test_resampling_keeps_a_tone_and_its_place():
+def test_resampling_preserves_a_tone_and_its_phase():
     time_s = np.arange(48000) / 48000
     tone = np.sin(2 * np.pi * 1000 * time_s).astype(np.float32)
     out = audio.resample(tone, 48000, 16000)
@@ -147,7 +147,7 @@ def test_resampling_keeps_a_tone_and_its_place():
     assert resampler.flush().shape == (1, 0)
 
 
-def test_clipping_is_told(tmp_path, caplog):
+def test_clipping_is_reported(tmp_path, caplog):
     audio.write(tmp_path / "quiet.wav", np.array([0.5, -1.0, 1.0], dtype=np.float32), 16000)
     assert not caplog.records
     audio.write(tmp_path / "loud.wav", np.array([0.5, -1.5, 2.0], dtype=np.float32), 16000)

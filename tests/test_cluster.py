@@ -1,4 +1,4 @@
-"""The runners of clusters: Grid Engine's against programs that stand in for it, Slurm's on a real one of one node."""
+"""Cluster runners: Grid Engine with fake commands, Slurm on a real single-node cluster."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def run(root, runner, *arguments, cwd, **environment):
 
 @pytest.fixture
 def sge(site, root):
-    """Return a function that calls run_sge.py; the qsub, qstat and qdel that it finds only stand in for real ones."""
+    """Return a function that calls run_sge.py with fake qsub, qstat and qdel."""
     fails = "#!/bin/sh\nexit 1\n"
     for name, text in {"qsub": QSUB.format(python=sys.executable), "qstat": fails, "qdel": fails}.items():
         path = site / "bin" / name
@@ -77,7 +77,7 @@ def sge(site, root):
     return lambda *arguments, **environment: run(root, "run_sge", *arguments, cwd=site, PATH=path, **environment)
 
 
-def test_sge_calls_qsub_as_it_wants_to_be_called(sge, site):
+def test_sge_calls_qsub_with_valid_options(sge, site):
     options = ("--mem", "4G", "--num-threads", "2", "--gpu", "1", "--time", "4:0:0", "--max-jobs-run", "3")
     assert sge(*options, "JOB=0:2", "log/x.JOB.log", "echo", "task", "JOB") == (0, "")
     resources = ["h_vmem=4096M", "gpu=1", "h_rt=4:00:00"]
@@ -89,7 +89,7 @@ def test_sge_calls_qsub_as_it_wants_to_be_called(sge, site):
     assert (site / "qsub.args").read_text() == repr((sorted({*names} - {"-tc", "-l", "-pe"}), [], None, None))
 
 
-def test_sge_tells_what_failed_and_runs_only_that_again(sge, site):
+def test_sge_reports_failures_and_reruns_only_them(sge, site):
     script = "echo >> tried.JOB; [ JOB != 3 ] || exit 3; [ JOB != 5 ] || [ -e good ] || kill -9 $PPID"
     words = ("--pick", "failed", "JOB=2:5", "log/x.JOB.log", "bash", "-c", script)
     status, error = sge(*words)
@@ -118,7 +118,7 @@ def test_sge_tells_what_failed_and_runs_only_that_again(sge, site):
     }
 
 
-def test_what_the_scheduler_does_not_take_is_told_in_one_line(sge, site, root):
+def test_submission_errors_are_reported_in_one_line(sge, site, root):
     assert sge("x.log", "true", QSUB_REFUSES="1") == (1, "run_sge.py: qsub: Unable to run job: unknown queue")
     assert not (site / "q/x.log/submitted").exists()
     (site / "conf/sge.conf").write_text("command no-such-qsub\n")
@@ -139,7 +139,7 @@ def test_what_the_scheduler_does_not_take_is_told_in_one_line(sge, site, root):
         (None, (), "No such file or directory: 'conf/slurm.conf'"),
     ],
 )
-def test_a_bad_description_of_a_site_is_told_in_one_line(site, root, text, options, message):
+def test_bad_site_files_are_reported_in_one_line(site, root, text, options, message):
     (site / "conf/slurm.conf").unlink()
     if text is not None:
         (site / "conf/slurm.conf").write_text(text)
@@ -149,9 +149,9 @@ def test_a_bad_description_of_a_site_is_told_in_one_line(site, root, text, optio
     assert message in error
 
 
-def test_a_site_says_what_options_mean(site, root):
+def test_a_site_file_maps_options(site, root):
     (site / "mine.conf").write_text(
-        "# of a test\ncommand sh -c 'echo \"$0 $*\" >&2; exit 1' # says what it is called with\n"
+        "# of a test\ncommand sh -c 'echo \"$0 $*\" >&2; exit 1' # prints its arguments\n"
         "default time=60\noption time=* --time $0\noption gpu=0 -p cpu\noption gpu=* -p gpu --gres=gpu:$0\n"
     )
     for gpu, words in (("0", "-p cpu"), ("2", "-p gpu --gres=gpu:2")):
@@ -174,16 +174,16 @@ def test_the_recipe_knows_its_backends(root, tmp_path):
 
 
 @pytest.mark.recipe
-@pytest.mark.parametrize("name", sorted(outcomes.CASES.keys() - outcomes.FOR_SLURM_ALONE))
-def test_tasks_end_as_they_should_on_this_machine(name, tmp_path):
+@pytest.mark.parametrize("name", sorted(outcomes.CASES.keys() - outcomes.SLURM_ONLY))
+def test_outcomes_of_tasks_on_this_machine(name, tmp_path):
     outcome, alive = outcomes.run_case(name, "local", tmp_path)
-    facts = as_it_should(name, outcome)
+    facts = check_outcome(name, outcome)
     assert all(facts.values()), (facts, outcome)
     assert alive == []
 
 
 def started_slurm(folder, cpus):
-    """Yield once, while a Slurm of one node runs; skip where there is none and none can be installed."""
+    """Yield once while a single-node Slurm runs; skip if Slurm is missing and cannot be installed."""
     try:
         with outcomes.slurm(folder, cpus):
             yield
@@ -193,59 +193,59 @@ def started_slurm(folder, cpus):
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
-    """A Slurm of one node with two processors."""
+    """A single-node Slurm with two CPUs."""
     yield from started_slurm(tmp_path_factory.mktemp("slurm"), 2)
 
 
 @pytest.fixture
 def slurm_of_three(tmp_path):
-    """A Slurm of one node that takes three jobs at a time."""
+    """A single-node Slurm that runs three jobs at a time."""
     yield from started_slurm(tmp_path / "slurm", 3)
 
 
 @pytest.mark.recipe
 @pytest.mark.parametrize("name", sorted(outcomes.CASES))
-def test_tasks_end_as_they_should_on_slurm(slurm, name, tmp_path):
+def test_outcomes_of_tasks_on_slurm(slurm, name, tmp_path):
     outcome, alive = outcomes.run_case(name, "slurm", tmp_path)
-    facts = as_it_should(name, outcome)
+    facts = check_outcome(name, outcome)
     assert all(facts.values()), (facts, outcome)
     assert alive == []
 
 
-WELL = {1: "0", 2: "0", 3: "0", 4: "0"}
-REASONS = {  # what the file of the exit status of task 2 may hold
+ALL_SUCCEED = {1: "0", 2: "0", 3: "0", 4: "0"}
+REASONS = {  # possible content of the exit status file of task 2
     "one exits with 3": ["3"],
-    "one names a program that is not there": ["127"],
+    "one runs a missing program": ["127"],
     "one is killed with SIGKILL": ["137"],
-    "one is killed with SIGKILL, and what runs it too": ["137", "vanished FAILED"],
-    "one is over its `--time`": ["143 timeout after 0:00:02", "143 TIMEOUT"],
+    "one is killed with SIGKILL together with its parent": ["137", "vanished FAILED"],
+    "one exceeds its `--time`": ["143 timeout after 0:00:02", "143 TIMEOUT"],
 }
 
 
-def as_it_should(name, outcome):
-    """Return whether each thing about an outcome is as it should be: what failed is known and told, the rest done."""
-    told, statuses, well = outcome.told, outcome.statuses, WELL
-    facts = {"one line a fault": "Traceback" not in told}
+def check_outcome(name, outcome):
+    """Return {check: passed} of an outcome: failures are recorded and reported, all other tasks finished."""
+    message, statuses, expected = outcome.message, outcome.statuses, ALL_SUCCEED
+    facts = {"no traceback": "Traceback" not in message}
     if name in REASONS:
-        facts["status"] = outcome.status == 1 and told.startswith("1 of 4 failed, see log/x.2.log")
+        facts["status"] = outcome.status == 1 and message.startswith("1 of 4 failed, see log/x.2.log")
         facts["reason"] = statuses[2] in REASONS[name]
-        facts["the others"] = {**statuses, 2: "0"} == well and outcome.tries == dict.fromkeys(well, 1)
+        facts["the others"] = {**statuses, 2: "0"} == expected and outcome.tries == dict.fromkeys(expected, 1)
     elif name == "Ctrl-C while two run and two wait":
-        facts["status"] = outcome.status == 128 + signal.SIGINT and "interrupted" in told
+        facts["status"] = outcome.status == 128 + signal.SIGINT and "interrupted" in message
         facts["tasks"] = outcome.tries == {1: 1, 2: 1} and statuses.keys() == {1, 2}
         facts["reason"] = all(text.startswith("143") for text in statuses.values())
-    elif name in outcomes.FOR_SLURM_ALONE:
-        facts["status"] = outcome.status == 1 and "4 of 4 failed, see log/x.*.log" in told
-        facts["sbatch"] = ("sbatch was killed by signal 9" in told) == ("sbatch" in name)
+    elif name in outcomes.SLURM_ONLY:
+        facts["status"] = outcome.status == 1 and "4 of 4 failed, see log/x.*.log" in message
+        facts["sbatch"] = ("sbatch was killed by signal 9" in message) == ("sbatch" in name)
         facts["tasks"] = outcome.tries == {1: 1, 2: 1} and len(statuses) == 4
         facts["reason"] = all("CANCELLED" in text for text in statuses.values())
-        facts["told"] = "x.4.log ends with: not started (vanished: CANCELLED)" in told
+        facts["message"] = "x.4.log ends with: not started (vanished: CANCELLED)" in message
     elif name.startswith("more memory"):
-        facts["status"] = outcome.status == 1 and told.count("\n") == 0 and outcome.tries == {}
+        facts["status"] = outcome.status == 1 and message.count("\n") == 0 and outcome.tries == {}
     else:
-        if name == "the machine is full at first":
-            well = {1: "0", 2: "0"}
-        facts["status"] = (outcome.status, told, statuses) == (0, "", well)
+        if name == "the machine is busy at first":
+            expected = {1: "0", 2: "0"}
+        facts["status"] = (outcome.status, message, statuses) == (0, "", expected)
         facts["tries"] = not name.startswith("called again") or outcome.tries == {1: 1, 2: 2, 3: 1, 4: 1}
     if "Ctrl-C" not in name:
         facts["logs"] = all((s == "0") == ("Ended (code 0)" in outcome.logs[task]) for task, s in statuses.items())
@@ -254,7 +254,7 @@ def as_it_should(name, outcome):
 
 @pytest.mark.recipe
 def test_the_recipe_runs_its_stages_on_slurm(slurm, make_recipe, tmp_path):
-    """Stages 2, 4 and 5 with one word of cmd.sh changed and an untrained network; one shard fails at first."""
+    """Stages 2, 4 and 5 with another backend in cmd.sh and an untrained network; one shard fails the first time."""
     recipe = make_recipe(tmp_path / "copy", "voicebank_demand")
     recipe.run("--stop-stage", 1)
     path = recipe.folder / "cmd.sh"
@@ -281,7 +281,7 @@ def test_the_recipe_runs_its_stages_on_slurm(slurm, make_recipe, tmp_path):
     assert read_table(exp / "enhanced_tt/spk1.scp").keys() == table.keys()
     assert f"{len(table)} scored" in (exp / "enhanced_tt/scoring/RESULTS.md").read_text()
     for logs, name in (("enhanced_tt/logs", "decode"), ("enhanced_tt/scoring/logs", "score")):
-        assert (exp / logs / f"q/{name}.JOB.log/submit.out").read_text().strip().isdigit()  # the number of Slurm's job
+        assert (exp / logs / f"q/{name}.JOB.log/submit.out").read_text().strip().isdigit()  # the Slurm job id
         for job in (1, 2, 3):
             lines = (exp / logs / f"{name}.{job}.log").read_text().splitlines()
             assert lines[0].startswith(f"# sase {name} ")
@@ -297,13 +297,13 @@ def losses(exp):
 
 
 def statuses(exp, log):
-    """Return what the files of the exit statuses of a call of stage 3 hold."""
+    """Return the exit statuses recorded by a call of stage 3."""
     return [path.read_text().strip() for path in sorted((exp / "logs/q" / log).glob("*.status"))]
 
 
 @pytest.mark.recipe
 def test_machines_without_a_scheduler_train_together(make_recipe, tmp_path):
-    """What is typed on each of two machines, here both the same one; the end is that of one machine."""
+    """The command for each of two machines, here both this one; the result is that of one machine."""
     recipe = make_recipe(tmp_path / "copy", "voicebank_demand")
     recipe.run("--stop-stage", 2, "--nj", 2)
     stage_3 = ("--stage", 3, "--stop-stage", 3, "--train_args", PLAIN)
@@ -319,7 +319,7 @@ def test_machines_without_a_scheduler_train_together(make_recipe, tmp_path):
 
 @pytest.mark.recipe
 def test_the_recipe_trains_on_slurm(slurm_of_three, make_recipe, tmp_path):
-    """Two machines that find each other come to what one comes to; a server and two silos are three jobs."""
+    """Training on two nodes equals training on one; a server and two silos are three jobs."""
     recipe = make_recipe(tmp_path / "copy", "voicebank_demand")
     recipe.run("--stop-stage", 2, "--nj", 2)
     stage_3 = ("--stage", 3, "--stop-stage", 3, "--train_args", PLAIN)
@@ -348,5 +348,5 @@ def test_the_recipe_trains_on_slurm(slurm_of_three, make_recipe, tmp_path):
     assert (exp / "best.pt").exists()
     assert not any(find_pids(home) for home in (exp / "flower", *(exp / f"silos/silo{k}/flower" for k in (0, 1))))
     before = (exp / "rounds.jsonl").read_bytes()
-    recipe.run(*stage_3, *federated)  # the server has nothing left to do, and no silo is asked for
+    recipe.run(*stage_3, *federated)  # all rounds are done; no silo is started
     assert (exp / "rounds.jsonl").read_bytes() == before

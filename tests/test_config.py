@@ -1,4 +1,4 @@
-"""Configs: from YAML to dataclasses and back; whatever does not fit is named with its place."""
+"""Configs: YAML to dataclasses and back; errors name the key."""
 
 from dataclasses import dataclass, field
 
@@ -66,7 +66,7 @@ def test_values_take_the_types_of_their_fields():
         ([1], "must be a section"),
     ],
 )
-def test_what_does_not_fit_is_named(mapping, words):
+def test_invalid_values_are_reported_by_key(mapping, words):
     with pytest.raises(InputError, match=words) as error:
         from_mapping(Outer, mapping)
     assert "\n" not in str(error.value)
@@ -88,17 +88,17 @@ def test_what_does_not_fit_is_named(mapping, words):
         limit=st.none() | st.integers(),
     )
 )
-def test_yaml_there_and_back(config):
+def test_yaml_round_trip(config):
     assert from_mapping(Outer, yaml.safe_load(to_yaml(config))) == config
     assert from_mapping(Outer, to_mapping(config)) == config
 
 
-def test_a_file_there_and_back(tmp_path):
+def test_file_round_trip(tmp_path):
     (tmp_path / "c.yaml").write_text(to_yaml(Outer(name="ä")), encoding="utf-8")
     assert from_mapping(Outer, read_yaml(tmp_path / "c.yaml")) == Outer(name="ä")
 
 
-def test_bad_yaml_is_named(tmp_path):
+def test_bad_yaml_is_rejected(tmp_path):
     path = tmp_path / "c.yaml"
     for text, words in (("a: [1", "not valid YAML"), ("- 1\n", "holds a list"), ("word", "holds a str")):
         path.write_text(text)
@@ -121,6 +121,6 @@ def test_overrides():
 
 
 @pytest.mark.parametrize("override", ["train.lr", "=3", "", "seed.x=1"])
-def test_overrides_that_are_refused(override):
+def test_bad_overrides_are_rejected(override):
     with pytest.raises(InputError, match="--set"):
         apply_overrides({"train": {"lr": 1.0}, "seed": 0}, [override])

@@ -1,4 +1,4 @@
-"""sase download, prepare and validate as they are typed: what they write, say and return."""
+"""The commands sase download, prepare and validate: files, output and exit status."""
 
 import subprocess
 import sys
@@ -52,7 +52,7 @@ def test_prepare_and_validate(sase, corpus, tmp_path):
     assert out.count(", valid") == 2
 
 
-def test_validate_names_the_fault_and_mends_it(sase, tmp_path):
+def test_validate_reports_and_fixes_faults(sase, tmp_path):
     scp = {"a_1": "1", "a_2": "2"}
     datadir.write_data_dir(tmp_path, datadir.Tables(scp, scp, {"a_1": "a", "a_2": "a"}))
     (tmp_path / "wav.scp").write_text("a_2 2\na_1 1\n")
@@ -68,7 +68,7 @@ def test_validate_names_the_fault_and_mends_it(sase, tmp_path):
     assert "no such file" in error
 
 
-def test_download_tells_the_corpora(sase):
+def test_download_lists_the_corpora(sase):
     status, out, _ = sase("download", "--help")
     assert status == 0
     assert "voicebank_demand" in out

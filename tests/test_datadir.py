@@ -1,4 +1,4 @@
-"""Kaldi data directories: what is written is read back, what does not fit is named, what can be mended is mended."""
+"""Kaldi data directories: round trip, errors with file and line, and repair."""
 
 import numpy as np
 import pytest
@@ -32,14 +32,14 @@ def test_round_trip(tmp_path):
     assert (tmp_path / "tr/utt2snr").read_text() == "p001_001 17.5\np002_001 15\n"
 
 
-def test_optional_tables_go_when_they_are_no_longer_given(tmp_path):
+def test_optional_tables_are_removed_when_no_longer_given(tmp_path):
     write_example(tmp_path)
     assert write_example(tmp_path, utt2noise={}, utt2snr={}).utt2noise == {}
     assert not (tmp_path / "utt2noise").exists()
     assert not (tmp_path / "utt2snr").exists()
 
 
-def test_keys_are_sorted_by_bytes_and_values_may_hold_spaces(tmp_path):
+def test_keys_are_sorted_by_bytes_and_values_may_contain_spaces(tmp_path):
     table = {"b": "1", "B": "two words", "a-1": "3", "a": "4", "ä": "5", "a_1": "6"}
     datadir.write_table(tmp_path / "t", table)
     keys = [line.split()[0] for line in (tmp_path / "t").read_text().splitlines()]
@@ -60,7 +60,7 @@ def test_keys_are_sorted_by_bytes_and_values_may_hold_spaces(tmp_path):
         (b"a \xff\xfe\n", ["UTF-8"]),
     ],
 )
-def test_a_bad_table_is_named_with_its_line(tmp_path, text, words):
+def test_a_bad_table_is_reported_with_its_line(tmp_path, text, words):
     (tmp_path / "t").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InputError) as error:
         datadir.read_table(tmp_path / "t")
@@ -69,13 +69,13 @@ def test_a_bad_table_is_named_with_its_line(tmp_path, text, words):
 
 
 @pytest.mark.parametrize("key", ["", "a b", "a\tb", "a\n"])
-def test_keys_that_cannot_be_read_back_are_refused(tmp_path, key):
+def test_keys_that_cannot_be_read_back_are_rejected(tmp_path, key):
     with pytest.raises(InputError):
         datadir.write_table(tmp_path / "t", {key: "1"})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_folder_table_or_utterance_is_named(tmp_path):
+def test_a_missing_folder_table_or_utterance_is_reported(tmp_path):
     with pytest.raises(InputError, match="no such data directory"):
         datadir.read_data_dir(tmp_path / "none")
     write_example(tmp_path)
@@ -109,7 +109,7 @@ def test_no_utterances_is_an_error(tmp_path):
         ("utt2num_samples", "p001_001 16000\n", "utt2num_samples: p001_002 is missing"),
     ],
 )
-def test_tables_that_do_not_fit_each_other(tmp_path, name, text, words):
+def test_inconsistent_tables_are_rejected(tmp_path, name, text, words):
     write_example(tmp_path)
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=words):
@@ -168,7 +168,7 @@ def test_subset(tmp_path):
 
 
 @pytest.mark.parametrize(("count", "nj"), [(10, 3), (3, 5), (7, 1), (100, 7)])
-def test_shards_are_the_whole_in_order(count, nj):
+def test_shards_concatenate_to_the_whole_set(count, nj):
     keys = [f"{i:04d}" for i in range(count)]
     shards = [datadir.shard(reversed(keys), nj, job) for job in range(1, nj + 1)]
     assert [key for shard in shards for key in shard] == keys

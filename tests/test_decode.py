@@ -1,4 +1,4 @@
-"""Stage 4: every utterance once, exact lengths, and going on after kills and changes."""
+"""Stage 4: every utterance once, exact lengths, and resuming after kills and changes."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def data(tmp_path):
 
 
 def decode(enhancer, data, out, nj=1):
-    """All shards and the end; return the lines of the log."""
+    """Decode all shards and join them; return the log lines."""
     lines = []
     for job in range(1, nj + 1):
         decoding.decode_shard(enhancer, data.path, out, nj, job, lines.append)
@@ -66,11 +66,11 @@ def test_shards_give_the_same_files(tmp_path, data, enhancer):
     assert scp[0] == scp[1]
 
 
-def test_only_what_is_missing_or_changed_is_done_again(tmp_path, data, enhancer):
+def test_only_missing_or_changed_utterances_are_decoded_again(tmp_path, data, enhancer):
     out = tmp_path / "out"
     decode(enhancer, data, out, nj=2)
     before = stamps(out)
-    assert all("0 utterances enhanced" in line for line in decode(enhancer, data, out, nj=3))  # other shards, same work
+    assert all("0 utterances enhanced" in line for line in decode(enhancer, data, out, nj=3))  # other shards
     assert stamps(out) == before
     (out / "wav/p1_000.wav").unlink()
     audio.write(out / "wav/p1_001.wav", np.zeros(5), 16000)
@@ -79,13 +79,13 @@ def test_only_what_is_missing_or_changed_is_done_again(tmp_path, data, enhancer)
     assert audio.info(out / "wav/p1_001.wav").num_samples == LENGTHS["p1_001"]
 
 
-def test_another_model_does_all_again_and_back(tmp_path, data, enhancer):
+def test_another_model_decodes_everything_again(tmp_path, data, enhancer):
     out = tmp_path / "out"
     decode(enhancer, data, out)
     first = contents(out)
     other = made(seed=1)
     decoding.decode_shard(other, data.path, out, 2, 1, print)
-    assert not (out / "spk1.scp").exists()  # else it would lead to files of two models
+    assert not (out / "spk1.scp").exists()  # it would list files of two models
     for each in (enhancer, other):
         with pytest.raises(InputError, match="missing or of another model"):
             decoding.finish(each, data.path, out)
@@ -96,7 +96,7 @@ def test_another_model_does_all_again_and_back(tmp_path, data, enhancer):
     assert contents(out) == first
 
 
-def test_other_input_is_done_again(tmp_path, data, enhancer):
+def test_changed_input_is_decoded_again(tmp_path, data, enhancer):
     decode(enhancer, data, tmp_path / "out")
     before = stamps(tmp_path / "out")
     (tmp_path / "noisy/p1_000.wav").write_bytes((tmp_path / "clean/p1_000.wav").read_bytes())
@@ -107,7 +107,7 @@ def test_other_input_is_done_again(tmp_path, data, enhancer):
     assert "p3_000" not in changed
 
 
-def test_a_killed_job_goes_on(tmp_path, data, enhancer, monkeypatch):
+def test_a_killed_job_resumes(tmp_path, data, enhancer, monkeypatch):
     out, calls, enhance = tmp_path / "out", [], enhancer.enhance
     decode(enhancer, data, tmp_path / "whole")
 
@@ -120,7 +120,7 @@ def test_a_killed_job_goes_on(tmp_path, data, enhancer, monkeypatch):
     monkeypatch.setattr(enhancer, "enhance", dying)
     with pytest.raises(KeyboardInterrupt):
         decode(enhancer, data, out)
-    (out / "wav/.p1_003.77.partial.wav").write_bytes(b"RIFF")  # what SIGKILL leaves
+    (out / "wav/.p1_003.77.partial.wav").write_bytes(b"RIFF")  # left behind by SIGKILL
     journal = out / "done/1"
     journal.write_text(journal.read_text()[:-5])
     with pytest.raises(InputError, match="7 of 9 utterances are missing"):
@@ -132,7 +132,7 @@ def test_a_killed_job_goes_on(tmp_path, data, enhancer, monkeypatch):
     assert len(calls) == 4 + 7
 
 
-def test_a_bad_utterance_is_named_and_the_rest_goes_on(tmp_path, data, enhancer, capsys):
+def test_a_bad_utterance_is_reported_and_the_others_are_decoded(tmp_path, data, enhancer, capsys):
     table = tmp_path / "dump/wav.scp"
     table.write_text(table.read_text().replace(data.noisy["p1_002"], data.noisy["p1_002"] + "7"))
     lines = []

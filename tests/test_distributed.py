@@ -1,4 +1,4 @@
-"""Training over several processes: what each does of a batch, and that all of it together is what one process does."""
+"""Data-parallel training: sharding of batches, equality with one process, failures and resuming."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ from sase.training.loop import backward
 
 
 class Alone(SimpleNamespace):
-    """Stands for one of several processes, without the others."""
+    """Fake of one of several processes, without the others."""
 
     def all_reduce_sum(self, values):
         return values
@@ -52,7 +52,7 @@ def gradients(model, backward, batch, loss):
     return values, torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 
-def test_rows_are_split_evenly_and_none_is_lost():
+def test_rows_are_split_evenly_and_completely():
     assert split(6, 2) == [(0, 3), (3, 6)]
     assert split(7, 3) == [(0, 2), (2, 4), (4, 7)]
     assert split(3, 3)[1] == (1, 2)
@@ -65,19 +65,19 @@ def test_shares_add_up_to_the_whole_batch(model, batch, loss, world_size, micro_
     values, sums = dict.fromkeys(expected, 0.0), torch.zeros_like(whole)
     for rank in range(world_size):
         sharded = ShardedBackward(Alone(rank=rank, world_size=world_size), 7, micro_batch_size)
-        model.no_sync = torch.enable_grad  # stands for what DistributedDataParallel adds
+        model.no_sync = torch.enable_grad  # in place of the method of DistributedDataParallel
         mine, gradient = gradients(model, sharded, batch, loss)
-        sums += gradient / world_size  # what it does with the gradients of all
+        sums += gradient / world_size  # DistributedDataParallel averages gradients
         values = {name: values[name] + mine[name] for name in values}
     assert values == pytest.approx(expected, rel=1e-5)
     torch.testing.assert_close(sums, whole, rtol=1e-3, atol=1e-5 * float(whole.abs().max()))
 
 
-def test_losses_of_parts_are_shares_of_the_whole(batch):
+def test_losses_of_shards_sum_to_the_loss_of_the_batch(batch):
     criterion = build_loss({"si_snr": 1.0, "mse": 3.0})
     total, terms = criterion(batch.noisy, batch.clean, batch.lengths)
     whole = BatchTotals.of(batch.clean, batch.lengths)
-    assert (whole.rows, int(whole.audible)) == (7, 6)
+    assert (whole.utterances, int(whole.audible)) == (7, 6)
     parts = [batch.rows(first, last) for first, last in ((0, 1), (1, 3), (3, 7))]
     shares = [criterion(part.noisy, part.clean, part.lengths, whole) for part in parts]
     assert sum(float(share) for share, _ in shares) == pytest.approx(float(total), rel=1e-5, abs=1e-6)
@@ -86,7 +86,7 @@ def test_losses_of_parts_are_shares_of_the_whole(batch):
     assert float(silent["si_snr"]) == 0.0
 
 
-def test_a_batch_that_is_too_small_to_share_is_refused():
+def test_a_batch_smaller_than_the_world_size_is_rejected():
     with pytest.raises(InputError, match="data.batch_size is 2, too small for 3 processes"):
         ShardedBackward(Alone(rank=0, world_size=3), 2)
 
@@ -96,7 +96,7 @@ def test_one_process_with_whole_batches_uses_the_plain_backward_pass():
     assert isinstance(batch_backward(Alone(rank=0, world_size=1), 6, 4), ShardedBackward)
 
 
-def test_the_leader_is_the_last_to_leave(monkeypatch):
+def test_rank_0_shuts_down_last(monkeypatch):
     left, store, cpu = [], torch.distributed.HashStore(), torch.device("cpu")
     shut_down = "destroy_process_group"
     monkeypatch.setattr(torch.distributed, shut_down, lambda: left.append(threading.current_thread().name))
@@ -119,23 +119,23 @@ def test_sgd_is_plain():
     assert weight.item() == 2.0 - 2 * 0.5 * 3.0
 
 
-def test_what_only_says_how_to_compute_may_change():
+def test_settings_that_do_not_affect_the_result_may_change():
     mapping = {"train": {"epochs": 3}}
     assert resume_key(mapping) == resume_key({"train": {"epochs": 3, "micro_batch_size": 5, "optimizer": "adamw"}})
     assert resume_key(mapping) != resume_key({"train": {"epochs": 3, "optimizer": "sgd"}})
 
 
-def test_machines_meet_where_they_are_told(tmp_path):
+def test_nodes_find_the_rendezvous_endpoint(tmp_path):
     assert launch._rendezvous_endpoint(1, "node7:1234") == "node7:1234"
-    endpoint = launch._rendezvous_endpoint(0, tmp_path / "new/meet")
+    endpoint = launch._rendezvous_endpoint(0, tmp_path / "new/rendezvous")
     assert endpoint.rpartition(":")[2].isdecimal()
-    assert launch._rendezvous_endpoint(1, str(tmp_path / "new/meet")) == endpoint
+    assert launch._rendezvous_endpoint(1, str(tmp_path / "new/rendezvous")) == endpoint
     with pytest.raises(InputError, match="--num-nodes needs --rendezvous"):
         launch._rendezvous_endpoint(0, None)
 
 
 @pytest.mark.parametrize(
-    "words, message",
+    "options, message",
     [
         (("--ngpu", 99), "--ngpu 99: "),
         (("--processes", -1), "--processes -1: must be 1 or more"),
@@ -144,10 +144,10 @@ def test_machines_meet_where_they_are_told(tmp_path):
         (("--set", "train.optimizer=lbfgs"), "train.optimizer is 'lbfgs'; choose from adamw, sgd"),
     ],
 )
-def test_options_that_cannot_be_are_told_in_one_line(tmp_path, words, message):
+def test_invalid_options_are_reported_in_one_line(tmp_path, options, message):
     (tmp_path / "train.yaml").write_text(loss_curves.CONFIG)
-    named = [word for name in ("train-set", "dev-set", "exp") for word in (f"--{name}", tmp_path / name)]
-    command = sase_command("train", "--config", tmp_path / "train.yaml", *named, *words)
+    required = [item for name in ("train-set", "dev-set", "exp") for item in (f"--{name}", tmp_path / name)]
+    command = sase_command("train", "--config", tmp_path / "train.yaml", *required, *options)
     done = subprocess.run(command, env=child_environment(1), capture_output=True, text=True)
     assert done.returncode == 1
     assert message in done.stderr
@@ -179,7 +179,7 @@ def test_two_processes_have_the_losses_of_one(reference, undisturbed):
 
 @pytest.mark.recipe
 @pytest.mark.parametrize("name", ["one, in three parts", "four, in parts of one", "two machines of one"])
-def test_parts_and_machines_have_the_losses_of_one(folder, reference, name):
+def test_micro_batches_and_nodes_have_the_losses_of_one_process(folder, reference, name):
     assert loss_curves.difference(loss_curves.RUNS[name](folder).losses(), reference) < loss_curves.TOLERANCE
 
 
@@ -191,25 +191,25 @@ def test_checkpoints_move_between_one_process_and_two(folder, reference):
 
 
 @pytest.mark.recipe
-def test_a_killed_process_costs_no_more_than_since_the_last_checkpoint(folder, undisturbed):
+def test_a_killed_process_resumes_from_the_last_checkpoint(folder, undisturbed):
     killed = loss_curves.killed(folder)
     assert len(killed.resumed()) == 1
-    assert killed.resumed()[0] >= killed.kept > 0
+    assert killed.resumed()[0] >= killed.saved_steps > 0
     assert killed.losses() == undisturbed.losses()
     ends = [torch.load(each.exp / "checkpoint.pt", weights_only=True) for each in (killed, undisturbed)]
     assert_equal(*ends)
 
 
 @pytest.mark.recipe
-def test_a_machine_that_is_lost_and_comes_back_goes_on(folder, undisturbed):
+def test_training_resumes_when_a_lost_node_returns(folder, undisturbed):
     lost = loss_curves.machine_lost(folder)
     assert len(lost.resumed()) == 1
     assert lost.losses() == undisturbed.losses()
 
 
 @pytest.mark.recipe
-def test_what_starting_anew_cannot_mend_ends_all_at_once(folder, undisturbed):
-    command = sase_command(*undisturbed.words, "--processes", 2, "--set", "train.learning_rate=0.5")
+def test_errors_that_a_restart_cannot_fix_stop_all_processes(folder, undisturbed):
+    command = sase_command(*undisturbed.arguments, "--processes", 2, "--set", "train.learning_rate=0.5")
     done = subprocess.run(command, env=child_environment(1), capture_output=True, text=True, timeout=300)
     lines = set(done.stderr.splitlines())
     assert done.returncode == 1, done.stderr

@@ -48,7 +48,7 @@ def test_samples_are_those_of_the_files(tmp_path):
             assert np.abs(dump.read_wav(spec) - np.clip(wav, -1, 32767 / 32768)).max() <= 0.5 / 32768 + 1e-7
 
 
-def test_sixteen_kilohertz_pass_bit_for_bit(tmp_path):
+def test_16_khz_input_is_unchanged_bit_for_bit(tmp_path):
     source = datadir.read_data_dir(make_set(tmp_path, LENGTHS, rate=16000))
     data = dump_all(source.path, tmp_path / "dump")
     for utt, wav in samples_of(data.noisy).items():
@@ -56,7 +56,7 @@ def test_sixteen_kilohertz_pass_bit_for_bit(tmp_path):
 
 
 @given(st.lists(st.integers(-32768, 32767), min_size=1, max_size=50))
-def test_scaling_there_and_back_changes_nothing(samples):
+def test_scaling_round_trip_is_exact(samples):
     wav = np.array(samples, dtype=np.int16)
     np.testing.assert_array_equal(dump.to_int16(dump.to_float(wav)), wav)
 
@@ -66,7 +66,7 @@ def test_full_scale_is_clipped_not_wrapped():
 
 
 @pytest.mark.parametrize("nj", [2, 3, 11])
-def test_number_of_jobs_changes_no_sample(tmp_path, nj):
+def test_samples_do_not_depend_on_the_number_of_jobs(tmp_path, nj):
     source = make_set(tmp_path, LENGTHS)
     one, many = dump_all(source, tmp_path / "one"), dump_all(source, tmp_path / "many", nj=nj)
     for left, right in ((one.noisy, many.noisy), (one.clean, many.clean)):
@@ -76,7 +76,7 @@ def test_number_of_jobs_changes_no_sample(tmp_path, nj):
     assert (tmp_path / "one/utt2num_samples").read_bytes() == (tmp_path / "many/utt2num_samples").read_bytes()
 
 
-def test_tables_are_copied_and_counts_are_right(tmp_path):
+def test_tables_are_copied_and_counts_are_correct(tmp_path):
     source = datadir.read_data_dir(make_set(tmp_path, LENGTHS))
     data = dump_all(source.path, tmp_path / "dump", nj=2)
     assert (data.utt2spk, data.utt2noise, data.utt2snr) == (source.utt2spk, source.utt2noise, {})
@@ -84,7 +84,7 @@ def test_tables_are_copied_and_counts_are_right(tmp_path):
     assert {utt: int(count) for utt, count in counts.items()} == {u: len(w) for u, w in samples_of(data.clean).items()}
 
 
-def test_fewer_jobs_than_before_leave_no_old_arks(tmp_path):
+def test_old_arks_are_removed_when_there_are_fewer_jobs(tmp_path):
     source = make_set(tmp_path, LENGTHS)
     dump_all(source, tmp_path / "dump", nj=4)
     data = dump_all(source, tmp_path / "dump", nj=1)
@@ -121,7 +121,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("kind", ["noisy", "clean"])
-def test_a_bad_training_utterance_is_named_and_left_out(tmp_path, kind, fault):
+def test_a_bad_training_utterance_is_reported_and_skipped(tmp_path, kind, fault):
     source = make_set(tmp_path, LENGTHS)
     spoil, message = FAULTS[fault]
     spoil(tmp_path / kind / "p1_002.wav")
@@ -135,7 +135,7 @@ def test_a_bad_training_utterance_is_named_and_left_out(tmp_path, kind, fault):
     assert any("1 of 8 utterances skipped: p1_002" in line for line in lines)
 
 
-def test_a_bad_test_utterance_is_an_error_after_all_others_were_tried(tmp_path):
+def test_bad_test_utterances_are_an_error_after_all_were_tried(tmp_path):
     source, lines = make_set(tmp_path, LENGTHS), []
     (tmp_path / "noisy/p1_001.wav").unlink()
     spoil_length(tmp_path / "clean/p2_003.wav")
@@ -147,28 +147,28 @@ def test_a_bad_test_utterance_is_an_error_after_all_others_were_tried(tmp_path):
     assert not (tmp_path / "dump/wav.scp").exists()
 
 
-def test_a_test_set_is_not_made_of_shards_that_left_something_out(tmp_path):
+def test_a_test_set_rejects_shards_with_skipped_utterances(tmp_path):
     source = make_set(tmp_path, LENGTHS)
     dump.dump_set(source, tmp_path / "dump")
     with pytest.raises(InputError, match="of other input"):
         dump.join_shards(source, tmp_path / "dump", keep_all=True)
 
 
-def test_silence_is_left_out_of_training_and_kept_in_tests(tmp_path):
+def test_silence_is_skipped_in_training_sets_and_kept_in_test_sets(tmp_path):
     source = make_set(tmp_path, LENGTHS)
     soundfile.write(tmp_path / "clean/p1_000.wav", np.zeros(LENGTHS["p1_000"]), 48000)
     assert "p1_000" not in dump_all(source, tmp_path / "tr").noisy
     assert not dump.read_int16(dump_all(source, tmp_path / "tt", keep_all=True).clean["p1_000"]).any()
 
 
-def test_a_set_with_no_good_utterance_is_an_error(tmp_path):
+def test_a_set_without_usable_utterances_is_an_error(tmp_path):
     source = make_set(tmp_path, {"p1_000": 4800})
     (tmp_path / "noisy/p1_000.wav").unlink()
     with pytest.raises(InputError, match="none of 1 utterances is usable"):
         dump_all(source, tmp_path / "dump")
 
 
-def test_a_finished_shard_is_left_as_it_is_until_its_input_changes(tmp_path):
+def test_a_finished_shard_is_skipped_until_its_input_changes(tmp_path):
     source = make_set(tmp_path, LENGTHS)
     dump_all(source, tmp_path / "dump", nj=2)
     arks = [tmp_path / f"dump/wav.{job}.ark" for job in (1, 2)]
@@ -183,7 +183,7 @@ def test_a_finished_shard_is_left_as_it_is_until_its_input_changes(tmp_path):
     assert [ark.stat().st_mtime_ns == old for ark, old in zip(arks, before)] == [True, False]
 
 
-def test_tables_never_point_into_an_ark_that_is_being_replaced(tmp_path, monkeypatch):
+def test_tables_never_point_into_an_ark_being_replaced(tmp_path, monkeypatch):
     source = make_set(tmp_path, LENGTHS)
     dump_all(source, tmp_path / "dump")
     os.utime(tmp_path / "noisy/p1_000.wav", ns=(0, 0))
@@ -198,7 +198,7 @@ def test_tables_never_point_into_an_ark_that_is_being_replaced(tmp_path, monkeyp
     assert not list((tmp_path / "dump").glob(".*.partial*"))
 
 
-def test_a_job_outside_the_range_is_refused(tmp_path):
+def test_a_job_outside_the_range_is_rejected(tmp_path):
     source = make_set(tmp_path, LENGTHS)
     for job in (0, 3):
         with pytest.raises(InputError, match="--job"):
@@ -206,12 +206,12 @@ def test_a_job_outside_the_range_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("spec", ["x.wav", "x.ark:", "x.ark:-1", "nowhere.ark:5"])
-def test_what_is_no_place_in_an_ark_is_refused(spec):
+def test_invalid_ark_positions_are_rejected(spec):
     with pytest.raises(InputError):
         dump.read_wav(spec)
 
 
-def test_a_stale_offset_and_a_cut_ark_are_told(tmp_path):
+def test_a_stale_offset_and_a_truncated_ark_are_reported(tmp_path):
     data = dump_all(make_set(tmp_path, {"p1_000": 4800, "p1_001": 4800}), tmp_path / "dump")
     first, last = data.noisy.values()
     with pytest.raises(InputError, match="no sound starts at this offset"):
@@ -226,7 +226,7 @@ def run_dump(source, out, *options):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_killed_at_any_moment_the_next_run_gives_the_same_files(tmp_path):
+def test_a_killed_dump_resumes_to_the_same_files(tmp_path):
     source = make_set(tmp_path, {f"p1_{i:03d}": 480000 for i in range(60)})
     out, expected = tmp_path / "dump/tr", tmp_path / "expected"
     for delay_s in (0.0, 0.02, 0.1):
@@ -250,7 +250,7 @@ def test_killed_at_any_moment_the_next_run_gives_the_same_files(tmp_path):
             assert (expected / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
 
 
-def test_the_command_tells_bad_input_in_one_line(tmp_path):
+def test_the_command_reports_bad_input_in_one_line(tmp_path):
     process = run_dump(tmp_path / "none", tmp_path / "dump")
     _, error = process.communicate()
     assert process.returncode == 1

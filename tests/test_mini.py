@@ -1,4 +1,4 @@
-"""The generated corpus: the official layout, the same bytes from the same seed, speech that is speech."""
+"""The generated corpus: official layout, reproducible bytes, plausible speech."""
 
 import hashlib
 
@@ -54,7 +54,7 @@ def test_the_recipes_defaults_fit(corpus, tmp_path):
     assert set(sets["tr"].utt2snr.values()) == {0.0, 5.0, 10.0, 15.0}
 
 
-def test_pairs_are_what_the_log_says(corpus, tmp_path):
+def test_pairs_have_the_logged_snr(corpus, tmp_path):
     data = voicebank_demand.prepare(corpus, tmp_path)["tt"]
     for utt in data.utts:
         (clean, rate), (noisy, _) = (audio.read_mono(table[utt]) for table in (data.clean, data.noisy))
@@ -68,8 +68,8 @@ def test_pairs_are_what_the_log_says(corpus, tmp_path):
         assert np.abs(noisy).max() <= 0.991
 
 
-def test_speech_is_voiced_at_the_talkers_pitch_and_never_stops_for_long(corpus):
-    """The median pitch tells the low voice from the high one; no pause inside a sentence takes half a second."""
+def test_speech_has_the_speakers_pitch_and_no_long_pauses(corpus):
+    """The median pitch separates the low voice from the high one; no pause within a sentence reaches half a second."""
     pitches = {}
     for speaker in ("p232", "p257"):
         found = []
@@ -89,7 +89,7 @@ def test_speech_is_voiced_at_the_talkers_pitch_and_never_stops_for_long(corpus):
     assert 80 < pitches["p232"] < 140 < 160 < pitches["p257"] < 260
 
 
-def test_same_seed_same_bytes_another_seed_others(tmp_path, monkeypatch):
+def test_the_seed_determines_every_byte(tmp_path, monkeypatch):
     shrink(monkeypatch)
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         mini.download(tmp_path / name, seed)
@@ -100,7 +100,7 @@ def test_same_seed_same_bytes_another_seed_others(tmp_path, monkeypatch):
     assert not {name for name in a if a[name] == c[name]}
 
 
-def test_again_is_skipped_another_seed_replaces_and_strangers_are_left_alone(tmp_path, monkeypatch, capsys):
+def test_a_finished_corpus_is_skipped_another_seed_replaces_it_other_files_are_untouched(tmp_path, monkeypatch, capsys):
     shrink(monkeypatch, utterances=1, speakers=1)
     target = tmp_path / "mini"
     mini.download(target, 0)
@@ -118,7 +118,7 @@ def test_again_is_skipped_another_seed_replaces_and_strangers_are_left_alone(tmp
     assert (tmp_path / "letters/mine.txt").read_text() == "keep"
 
 
-def test_a_failure_leaves_nothing_half(tmp_path, monkeypatch):
+def test_a_failure_leaves_no_partial_files(tmp_path, monkeypatch):
     shrink(monkeypatch, utterances=1, speakers=1)
 
     def full(*args):
@@ -130,7 +130,7 @@ def test_a_failure_leaves_nothing_half(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_voice_is_there_and_sounds_unlike_the_others():
+def test_every_voice_exists_and_differs_from_the_others():
     voices = {**mini.TRAIN, **mini.DEV, **mini.TEST, **mini.BACKGROUND}
     assert len(mini.TRAIN) + len(mini.DEV) + len(mini.TEST) == 20
     assert len(voices) == 26
@@ -144,7 +144,7 @@ def test_every_voice_is_there_and_sounds_unlike_the_others():
     assert len({wav.tobytes() for wav in spoken.values()}) == len(voices)
 
 
-def test_a_voice_that_is_not_there():
+def test_a_missing_voice_is_an_error():
     with pytest.raises(InputError, match="no voice xx-nobody"):
         speak(Voice("xx-nobody"), ["Hello."])
 

@@ -1,4 +1,4 @@
-"""The parts of the network against their definitions."""
+"""Layers of the network against their definitions."""
 
 import math
 
@@ -106,7 +106,7 @@ def test_batch_norm_keeps_running_statistics_and_uses_them_in_eval():
     torch.testing.assert_close(norm(z), trained, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(norm.running_mean, z.mean((0, 2, 3)), atol=1e-5, rtol=1e-5)
     half = norm(z[:1])
-    torch.testing.assert_close(half, norm(z)[:1])  # what else is in the batch does not matter
+    torch.testing.assert_close(half, norm(z)[:1])  # independent of the rest of the batch
 
 
 def test_batch_norm_of_equal_parts_and_of_silence_is_finite():
@@ -137,7 +137,7 @@ def test_norm_folded_into_the_convolution_changes_nothing_and_follows_the_weight
         expected = layer(z)  # with gradients enabled nothing is folded
         with torch.no_grad():
             torch.testing.assert_close(layer(z), expected.detach(), atol=1e-5, rtol=1e-5)
-            layer.conv.weight_real.mul_(1.5)  # a folded weight kept from before would be wrong now
+            layer.conv.weight_real.mul_(1.5)  # a cached folded weight would be stale
             layer.norm.running_mean.add_(0.3)
 
 
@@ -160,7 +160,7 @@ def test_bound_is_a_polar_tanh_with_a_finite_gradient_at_zero():
 
 
 @pytest.mark.parametrize("num_frames", [1, 63, 64, 65, 200])
-def test_decayed_sum_equals_its_definition_and_carries_on(num_frames):
+def test_decayed_sum_equals_its_definition_and_streams(num_frames):
     x, decay = torch.randn(2, 3, num_frames, 4, generator=torch.Generator().manual_seed(0)), 0.97
     expected, total = [], torch.zeros(2, 3, 4)
     for t in range(num_frames):
@@ -263,7 +263,7 @@ def test_omega_has_orthogonal_rows_of_gaussian_norms_and_comes_from_its_seed():
         torch.testing.assert_close(omega, draw(32, torch.Generator().manual_seed(3)).to(torch.complex128))
 
 
-def test_sigmoids_that_are_not_learned_are_constants_of_the_same_values():
+def test_fixed_sigmoids_equal_learned_ones_of_the_same_values():
     torch.manual_seed(0)
     for make in (lambda learned: SAGOEA(24, 3, 50, learned=learned), lambda learned: SAGUEA(6, 16, learned=learned)):
         learned, fixed = make(True), make(False)
@@ -305,7 +305,7 @@ def test_softmax_over_time_equals_its_formula(causal, memory_s, num_frames):
 
 
 @pytest.mark.parametrize("size", [1, 17, 40])
-def test_softmax_over_time_streams_exactly_and_keeps_no_more_than_it_looks_back(size):
+def test_softmax_over_time_streams_exactly_with_a_bounded_state(size):
     torch.manual_seed(0)
     layer, h = SoftmaxTimeAttention(24, 3, 50, memory_s=0.5), torch.randn(2, 90, 24)
     state = {}
@@ -322,7 +322,7 @@ def test_softmax_over_time_offline_ignores_padding():
 
 
 @pytest.mark.parametrize("kind", [SAGUEA, SoftmaxFrequencyAttention])
-def test_weights_over_frequency_are_those_that_the_output_is_made_with(kind):
+def test_returned_weights_over_frequency_give_the_output(kind):
     torch.manual_seed(0)
     layer, z = kind(6, 16), torch.randn(2, 5, 16, 12)
     torch.nn.init.uniform_(layer.gain, 0.5, 1.5)
@@ -351,7 +351,7 @@ def test_gates_keep_the_phase_and_lie_between_zero_and_one(causal):
     torch.testing.assert_close(out.real[:, :1], (frequency * time).expand(2, 1, 8, 30), atol=1e-5, rtol=1e-4)
 
 
-def test_gate_of_a_steady_map_forgets_nothing_at_the_start():
+def test_gate_of_a_constant_map_is_constant():
     gate = TFGA(50)
     steady = random_map(time=1).expand(-1, -1, -1, 40)
     frequency, _ = gate.gates(steady)
@@ -391,6 +391,6 @@ def test_stft_reconstructs_to_the_last_sample(window, hop, fft, root, num_sample
     torch.testing.assert_close(back, wav, atol=1e-5, rtol=1e-5)
 
 
-def test_stft_refuses_windows_that_do_not_fit():
+def test_stft_rejects_invalid_windows():
     with pytest.raises(ValueError, match="k · hop"):
         STFT(400, 150, 512)

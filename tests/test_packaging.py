@@ -12,7 +12,7 @@ import pytest
 
 import sase
 
-PROGRAMS = ("ruff", "mypy", "pdoc")  # another version would judge or write differently
+PROGRAMS = ("ruff", "mypy", "pdoc")  # other versions check or format differently
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_wheel_and_sdist_hold_the_whole_package(root, built):
 @pytest.mark.recipe
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
 def test_it_installs_in_an_empty_environment(built, tmp_path, kind):
-    """Its dependencies are those of this environment, seen through a .pth file: no network is used."""
+    """The dependencies of this environment are visible through a .pth file; no network is used."""
     package = built[0] if kind == "wheel" else built[1]
     python = tmp_path / "venv/bin/python"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
@@ -63,11 +63,11 @@ def test_it_installs_in_an_empty_environment(built, tmp_path, kind):
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     script = "import sase, numpy, sys; from sase import Enhancer; print(sase.__file__)\n"
     script += "print(len(Enhancer.from_pretrained().enhance(numpy.zeros(1600, 'float32'), 16000)))"
-    for words, answer in (
+    for command, answer in (
         ([python.with_name("sase"), "--version"], sase.__version__),
         ([python, "-c", script], f"{site / 'sase/__init__.py'}\n1600"),
     ):
-        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() == answer
 
@@ -97,7 +97,7 @@ def test_pre_commit_runs_what_continuous_integration_runs(root):
     hooks = (root / ".pre-commit-config.yaml").read_text()
     assert "entry: tests/run.sh lint" in hooks
     assert "repo: local" in hooks
-    assert not re.search(r"rev:|https?:", hooks)  # nothing that pins a version of its own
+    assert not re.search(r"rev:|https?:", hooks)  # no other place pins a version
     assert "exec tests/run.sh\n" in (root / ".ci/run").read_text()
     script = (root / "tests/run.sh").read_text()
     for command in ("ruff check .", "ruff format --check .", "mypy"):

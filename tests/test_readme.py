@@ -1,4 +1,4 @@
-"""The README's commands, typed as they stand, one after the other, in a copy of the repository."""
+"""The README's commands, run verbatim and in order in a copy of the repository."""
 
 import json
 import os
@@ -16,14 +16,14 @@ BLOCK = re.compile(
 
 
 def blocks(root):
-    """(kind, code, why it is not run) of every block of commands, in order."""
+    """(kind, code, reason to skip) of every code block, in order."""
     text = (root / "README.md").read_text(encoding="utf-8")
     return [(match["kind"], match["code"], match["why"]) for match in BLOCK.finditer(text)]
 
 
 @pytest.fixture(scope="module")
 def copy(root, tmp_path_factory):
-    """The files of the repository, without what it has made, and the environment as if installed there."""
+    """A copy of the repository without generated files, and an environment as if installed there."""
     copy = tmp_path_factory.mktemp("readme") / "sase"
     made = shutil.ignore_patterns("venv*", "downloads", "data", "dump", "exp", "mini", "__pycache__", ".git", "build")
     shutil.copytree(root, copy, ignore=made)
@@ -42,7 +42,7 @@ def run(copy, kind, code):
     return done.stdout
 
 
-def test_what_is_not_run_is_what_cannot_be(root):
+def test_only_listed_commands_are_skipped(root):
     reasons = [why.split()[0] for _, _, why in blocks(root) if why]
     assert sorted(reasons) == ["depends", "downloads", "it", "needs", "needs", "needs"]
 
@@ -54,7 +54,7 @@ def test_every_command_of_the_readme_works(root, copy):
     assert scores["failed"] == 0
     assert scores["scored"] > 10
 
-    # What the first command promises: noisy speech has become cleaner.
+    # The first command reduces noise, as promised.
     exp = copy / "egs/voicebank_demand/mini/exp/train_mini"
     summary = json.loads((exp / "enhanced_tt/scoring/summary.json").read_text())
     gain = {name: summary["mean"][name] - summary["unprocessed"]["mean"][name] for name in ("SI_SDR", "PESQ_WB")}

@@ -18,7 +18,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def made_scores(utts, shift=0.0, failed=None):
-    """Scores that rise with the place of the utterance in the list."""
+    """Scores that increase along the list of utterances."""
     return Scores({utt: dict.fromkeys(METRICS, 1.0 + i + shift) for i, utt in enumerate(utts)}, failed or {}, 12.34)
 
 
@@ -125,7 +125,7 @@ def test_results_are_written_to_the_given_folder(scored, tmp_path):
     finish(results_dir=tmp_path / "there")
     assert (tmp_path / "there/RESULTS.md").is_file()
     assert not (scored / "RESULTS.md").exists()
-    (scored / "config.yaml").unlink()  # no experiment's folder: nothing is written above the scores
+    (scored / "config.yaml").unlink()  # not an experiment folder: nothing is written outside the scores
     finish()
     assert (scored / "enhanced_tt/scoring/RESULTS.md").is_file()
     assert not (scored / "RESULTS.md").exists()
@@ -139,7 +139,7 @@ def test_an_experiment_with_two_sets_has_a_section_for_each(scored):
     assert headings == ["## ss", "## tt"]
 
 
-def test_the_shown_utterance_can_be_chosen(scored):
+def test_the_example_utterance_can_be_chosen(scored):
     finish(utt="b_1")
     first = (scored / "images/tt_spectrograms.png").read_bytes()
     finish(utt="a_1")
@@ -148,7 +148,7 @@ def test_the_shown_utterance_can_be_chosen(scored):
         finish(utt="nobody")
 
 
-def test_improvement_is_over_the_utterances_that_both_have():
+def test_improvement_is_over_common_utterances():
     unprocessed, enhanced = made_scores(UTTS), made_scores(UTTS[:3], 0.5, {"b_2": "is silent", "b_3": scoring.MISSING})
     summary = results.summarise("tt", unprocessed, enhanced, LABELS, {})
     improvement = results.table(summary)[-1]
@@ -180,7 +180,7 @@ def test_a_breakdown_of_many_groups_is_not_shown(tmp_path):
     utts = [f"u{i:02d}" for i in range(30)]
     labels = {"speaker": {utt: utt for utt in utts}, "noise": {}, "snr": dict.fromkeys(utts, 5.0)}
     summary = results.summarise("tt", made_scores(utts), made_scores(utts), labels, {})
-    assert list(summary["breakdowns"]) == ["speaker"]  # one SNR for all of them needs no table
+    assert list(summary["breakdowns"]) == ["speaker"]  # a single SNR needs no table
     results.write_results(tmp_path, [summary])
     assert "there are 30 groups. The scores per utterance are in" in (tmp_path / "RESULTS.md").read_text()
 
@@ -215,7 +215,7 @@ def test_equal_input_draws_equal_files(tmp_path):
         first = (tmp_path / "one" / name).read_bytes()
         assert first[:8] == PNG
         assert first == (tmp_path / "two" / name).read_bytes()
-    assert len(list((tmp_path / "one").iterdir())) == 2  # nothing half is left
+    assert len(list((tmp_path / "one").iterdir())) == 2  # no partial file is left
 
 
 def test_silence_and_missing_labels_can_be_drawn(tmp_path):

@@ -26,7 +26,7 @@ def test_job_is_replaced_in_command_and_log(runner, tmp_path):
     assert "job 3 of 3s\n" in logs[1].read_text()
 
 
-def test_the_log_is_as_kaldi_writes_it(runner, tmp_path):
+def test_the_log_has_the_format_of_kaldi(runner, tmp_path):
     run(runner, "--num-threads", "2", "x.log", "bash", "-c", "echo out; echo err >&2", cwd=tmp_path)
     date = r"\w{3} \w{3} \d\d \d\d:\d\d:\d\d \S+ \d{4}"
     expected = (
@@ -36,7 +36,7 @@ def test_the_log_is_as_kaldi_writes_it(runner, tmp_path):
     assert re.fullmatch(expected, (tmp_path / "x.log").read_text())
 
 
-def test_all_jobs_are_run_and_the_failed_ones_counted(runner, tmp_path):
+def test_all_jobs_run_and_failures_are_counted(runner, tmp_path):
     script = "echo tried JOB; [ JOB != 2 ] && [ JOB != 5 ]"
     status, output, error = run(runner, "JOB=1:8", "log/x.JOB.log", "bash", "-c", script, cwd=tmp_path)
     assert (status, output) == (1, "")
@@ -51,14 +51,14 @@ def test_all_jobs_are_run_and_the_failed_ones_counted(runner, tmp_path):
     assert "Ended (code 1)" in ended["x.2.log"]
 
 
-def test_a_program_that_is_not_there_fails(runner, tmp_path):
+def test_a_missing_program_fails(runner, tmp_path):
     status, _, error = run(runner, "x.log", "no-such-program-here", cwd=tmp_path)
     assert status == 1
     assert error.startswith("1 of 1 failed, see x.log")
     assert "not found" in error
 
 
-def test_a_job_that_is_killed_fails_and_says_by_what(runner, tmp_path):
+def test_a_killed_job_fails_and_its_signal_is_reported(runner, tmp_path):
     status, _, error = run(runner, "x.log", "bash", "-c", "kill -9 $$", cwd=tmp_path)
     assert status == 1
     assert "1 of 1 failed" in error
@@ -85,18 +85,18 @@ def test_all_options_are_accepted(runner, tmp_path):
     assert "--mem 2\n" in (tmp_path / "x.2.log").read_text()
 
 
-def test_no_more_jobs_than_allowed_run_at_one_time(runner, tmp_path):
-    script = "mkdir running; sleep 0.1; rmdir running"  # mkdir fails while another job has the folder
+def test_the_number_of_concurrent_jobs_is_limited(runner, tmp_path):
+    script = "mkdir running; sleep 0.1; rmdir running"  # mkdir fails while another job runs
     assert run(runner, "--max-jobs-run", "1", "JOB=1:4", "x.JOB.log", "bash", "-ec", script, cwd=tmp_path)[0] == 0
 
 
-def test_no_more_jobs_run_than_memory_is_there_for(runner, tmp_path, resources):
+def test_concurrent_jobs_are_limited_by_memory(runner, tmp_path, resources):
     script = "mkdir running; sleep 0.1; rmdir running"
-    most = f"{resources.memory_of_machine()[0] // 2**20 * 2 // 3}M"  # two of them are more than there is
+    most = f"{resources.memory_of_machine()[0] // 2**20 * 2 // 3}M"  # two of them exceed the memory
     assert run(runner, "--mem", most, "JOB=1:3", "x.JOB.log", "bash", "-ec", script, cwd=tmp_path)[0] == 0
 
 
-def test_a_job_over_its_time_is_ended_with_all_that_it_started(runner, tmp_path):
+def test_a_timed_out_job_is_terminated_with_its_children(runner, tmp_path):
     script = "[ JOB = 1 ] || { sleep 300 & echo $! > pid; sleep 300; }"
     status, _, error = run(runner, "--time", "0:1", "JOB=1:2", "x.JOB.log", "bash", "-c", script, cwd=tmp_path)
     assert status == 1
@@ -111,7 +111,7 @@ def tries(folder):
     return {path.name: len(path.read_text().splitlines()) for path in folder.glob("tried.*")}
 
 
-def test_what_ended_well_is_left_out_when_asked_for_and_only_while_its_files_are_the_same(runner, tmp_path):
+def test_pick_failed_skips_finished_jobs_until_their_input_changes(runner, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/table").write_text("1\n")
     words = ("JOB=1:3", "log/x.JOB.log", "bash", "-c", "echo >> tried.JOB; [ JOB != 2 ] || [ -e good ]", "sh", "in")
@@ -119,30 +119,30 @@ def test_what_ended_well_is_left_out_when_asked_for_and_only_while_its_files_are
     assert run(runner, *failing, cwd=tmp_path)[2].startswith("1 of 3 failed, see log/x.2.log")
     assert run(runner, *failing, cwd=tmp_path)[2].startswith("1 of 3 failed (2 succeeded before), see log/x.2.log")
     assert tries(tmp_path) == {"tried.1": 1, "tried.2": 2, "tried.3": 1}
-    (tmp_path / "in/table").write_text("22\n")  # what the others had read
+    (tmp_path / "in/table").write_text("22\n")  # input of the finished jobs
     run(runner, *failing, cwd=tmp_path)
     assert tries(tmp_path) == {"tried.1": 2, "tried.2": 3, "tried.3": 2}
-    run(runner, *words, cwd=tmp_path)  # all, since nothing else was asked for
+    run(runner, *words, cwd=tmp_path)  # all jobs, without --pick
     assert tries(tmp_path) == {"tried.1": 3, "tried.2": 4, "tried.3": 3}
     (tmp_path / "good").touch()
     assert run(runner, *failing, cwd=tmp_path) == (0, "", "")
     assert tries(tmp_path) == {"tried.1": 3, "tried.2": 5, "tried.3": 3}
-    assert run(runner, *failing, cwd=tmp_path) == (0, "", "")  # of a call that went well nothing is remembered
+    assert run(runner, *failing, cwd=tmp_path) == (0, "", "")  # a call without failures starts afresh next time
     assert tries(tmp_path) == {"tried.1": 4, "tried.2": 6, "tried.3": 4}
 
 
-def test_another_command_is_another_call(runner, tmp_path):
+def test_another_command_runs_all_jobs(runner, tmp_path):
     for word in ("a", "b"):
         script = f"echo {word} >> tried.JOB; [ JOB != 2 ]"
         run(runner, "--pick", "failed", "JOB=1:2", "x.JOB.log", "bash", "-c", script, cwd=tmp_path)
     assert (tmp_path / "tried.1").read_text() == "a\nb\n"
 
 
-def test_a_log_that_another_call_is_writing_is_refused(runner, tmp_path):
-    process = subprocess.Popen([*runner, "x.log", "bash", "-c", "touch begun; sleep 60"], cwd=tmp_path)
+def test_a_log_locked_by_another_call_is_rejected(runner, tmp_path):
+    process = subprocess.Popen([*runner, "x.log", "bash", "-c", "touch started; sleep 60"], cwd=tmp_path)
     try:
         deadline = time.monotonic() + 20
-        while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
+        while not (tmp_path / "started").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         status, _, error = run(runner, "x.log", "true", cwd=tmp_path)
         assert (status, error) == (1, "run_local.py: x.log: locked by another call that is running")
@@ -169,12 +169,12 @@ def resources(root, monkeypatch):
         ("100:00:00", 360000),
     ],
 )
-def test_times_are_read_as_slurm_reads_them(resources, text, seconds):
+def test_times_are_parsed_as_by_slurm(resources, text, seconds):
     assert resources.parse_time(text) == seconds
     assert resources.parse_time(resources.format_time(seconds)) == seconds
 
 
-def test_memory_is_read(resources):
+def test_memory_sizes_are_parsed(resources):
     texts = {"4G": 4 * 2**30, "500M": 500 * 2**20, "500": 500 * 2**20, "1.5g": 3 * 2**29, "2T": 2**41, "8GB": 2**33}
     assert {text: resources.parse_memory(text) for text in texts} == texts
 
@@ -198,7 +198,7 @@ def test_memory_is_read(resources):
         (("--memory", "1", "x.log", "true"), "unrecognized arguments"),
     ],
 )
-def test_wrong_use_is_refused(runner, tmp_path, arguments, message):
+def test_invalid_arguments_are_rejected(runner, tmp_path, arguments, message):
     status, _, error = run(runner, *arguments, cwd=tmp_path)
     assert status != 0
     assert message in error
@@ -214,7 +214,7 @@ def is_alive(pid):
 
 
 def start_sleepers(runner, folder):
-    """Start two jobs of a shell and a child of it each; return the runner and the four process ids."""
+    """Start two jobs, each a shell with one child; return the runner and the four process ids."""
     script = "sleep 300 & echo $$ $! > pids.JOB; wait"
     command = [*runner, "--max-jobs-run", "2", "JOB=1:3", "x.JOB.log", "bash", "-c", script]
     process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE)
@@ -227,7 +227,7 @@ def start_sleepers(runner, folder):
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_jobs_and_their_children(runner, tmp_path, number):
+def test_a_signal_terminates_jobs_and_their_children(runner, tmp_path, number):
     process, pids = start_sleepers(runner, tmp_path)
     assert len(pids) == 4
     assert all(map(is_alive, pids))
@@ -242,8 +242,8 @@ def test_a_signal_ends_the_jobs_and_their_children(runner, tmp_path, number):
     assert not (tmp_path / "x.3.log").exists()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux does it")
-def test_jobs_do_not_outlive_a_runner_that_is_killed(runner, tmp_path):
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+def test_jobs_do_not_outlive_a_killed_runner(runner, tmp_path):
     process, pids = start_sleepers(runner, tmp_path)
     process.kill()
     process.wait(timeout=20)

@@ -1,4 +1,4 @@
-"""Cost estimates for a corpus: the arithmetic on cases worked out by hand, and that something is measured."""
+"""Cost estimates for a corpus: the arithmetic on cases worked out by hand, and the measurements."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Scoring of sets: pairs, bad utterances, shards, what is kept, tables, and the command."""
+"""Scoring of sets: pairs, bad utterances, shards, reuse of scores, tables, and the command."""
 
 import csv
 import json
@@ -61,7 +61,7 @@ def dumped(tmp_path, monkeypatch):
 
 
 def silently(*_):
-    """A log that nobody reads."""
+    """A log function that discards its lines."""
 
 
 def score(*arguments, cwd=None):
@@ -85,7 +85,7 @@ def test_folders_are_paired_by_name_without_suffix(folders):
     assert surplus == ["extra"]
 
 
-def test_folders_that_cannot_be_paired_are_refused(folders, tmp_path):
+def test_folders_that_cannot_be_paired_are_rejected(folders, tmp_path):
     clean, enhanced = folders
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no such folder"):
@@ -111,14 +111,14 @@ def test_ark_entries_and_files_score_the_same(dumped):
     assert from_files == expected
 
 
-def test_a_folder_without_table_serves_as_enhanced(dumped):
+def test_a_folder_without_a_table_can_be_scored(dumped):
     data = read_data_dir(dumped[0])
     with_table = scoring.data_pairs(data, dumped[1])
     os.remove("exp/x/enhanced_tt/spk1.scp")
     assert scoring.data_pairs(data, "exp/x/enhanced_tt/wav") == with_table
 
 
-def test_other_rates_are_brought_to_16_khz(tmp_path):
+def test_other_rates_are_resampled_to_16_khz(tmp_path):
     clean = speech(0, 96000)
     for name, wav in (("c.wav", clean), ("e.wav", with_noise(clean, 0.01))):
         audio.write(tmp_path / name, wav, 48000)
@@ -130,7 +130,7 @@ def test_other_rates_are_brought_to_16_khz(tmp_path):
 # --- bad utterances ---------------------------------------------------------------------------------------------------
 
 
-def test_bad_utterances_are_named_and_counted_and_the_rest_goes_on(folders, tmp_path):
+def test_bad_utterances_are_reported_and_the_others_are_scored(folders, tmp_path):
     clean, enhanced = folders
     wav = speech(5)
     bad = {
@@ -163,7 +163,7 @@ def test_bad_utterances_are_named_and_counted_and_the_rest_goes_on(folders, tmp_
     assert (summary["scored"], summary["failed"], summary["missing"]) == (3, 8, 0)
 
 
-def test_means_leave_undefined_values_out_and_count_them():
+def test_means_skip_undefined_values_and_count_them():
     rows = [dict.fromkeys(METRICS, value) for value in (1.0, 3.0)]
     rows[1] |= {"PESQ_WB": math.nan, "COVL": math.nan}
     scores = Scores({"a": rows[0], "b": rows[1]}, {"c": "is silent", "d": scoring.MISSING}, 1.0)
@@ -178,7 +178,7 @@ def test_means_leave_undefined_values_out_and_count_them():
     assert (only_b["scored"], only_b["failed"]) == (1, 1)
 
 
-def test_several_processes_give_what_one_gives(folders):
+def test_several_processes_equal_one(folders):
     pairs = scoring.folder_pairs(*folders)[0]
     (folders[1] / "u1.flac").write_bytes(b"broken")
     one, two = (scoring.score_pairs(pairs, workers, silently) for workers in (1, 2))
@@ -187,14 +187,14 @@ def test_several_processes_give_what_one_gives(folders):
     assert list(one.failed) == ["u1"]
 
 
-# --- shards and what is kept ------------------------------------------------------------------------------------------
+# --- shards and reused scores -----------------------------------------------------------------------------------------
 
 
 def results_of(out):
     return {path: path.read_bytes() for path in sorted(out.iterdir()) if path.is_file() and path.suffix != ".json"}
 
 
-def test_shards_give_what_one_process_gives(dumped, tmp_path):
+def test_shards_equal_one_process(dumped, tmp_path):
     data, enhanced, out = dumped
     scoring.score_shard(data, enhanced, out, log=silently)
     whole = scoring.join_shards(data, enhanced, out)
@@ -210,7 +210,7 @@ def test_shards_give_what_one_process_gives(dumped, tmp_path):
     assert joined.enhanced.values["a_1"]["SI_SDR"] > joined.unprocessed.values["a_1"]["SI_SDR"] + 6
 
 
-def test_a_missing_or_unfinished_shard_is_named(dumped):
+def test_a_missing_or_unfinished_shard_is_reported(dumped):
     data, enhanced, out = dumped
     scoring.score_shard(data, enhanced, out, nj=2, job=2, log=silently)
     with pytest.raises(InputError, match="dump/tt unprocessed: shards 1 of 2 are missing"):
@@ -219,7 +219,7 @@ def test_a_missing_or_unfinished_shard_is_named(dumped):
         scoring.score_shard(data, enhanced, out, nj=2, job=3, log=silently)
 
 
-def test_scores_are_kept_until_their_input_changes(dumped, monkeypatch):
+def test_scores_are_reused_until_their_input_changes(dumped, monkeypatch):
     data, enhanced, out = dumped
     scored = []
     real = scoring.score_pair
@@ -243,7 +243,7 @@ def test_scores_are_kept_until_their_input_changes(dumped, monkeypatch):
     assert run() == sorted(utts * 2)
 
 
-def test_what_killed_jobs_left_is_cleared_where_nobody_else_writes(dumped, tmp_path):
+def test_partial_files_of_killed_jobs_are_removed_only_in_the_experiment_folder(dumped, tmp_path):
     data, enhanced, out = dumped
     scoring.score_shard(data, enhanced, out, log=silently)
     folders = out, f"{data}/{scoring.UNPROCESSED}"
@@ -255,7 +255,7 @@ def test_what_killed_jobs_left_is_cleared_where_nobody_else_writes(dumped, tmp_p
     assert anothers.exists()
 
 
-def test_nothing_that_can_be_scored_is_an_error(dumped):
+def test_nothing_to_score_is_an_error(dumped):
     data, enhanced, out = dumped
     for utt in ("a_1", "a_2", "b_1", "b_2"):
         audio.write(f"{enhanced}/wav/{utt}.wav", np.zeros(100), RATE)
@@ -284,7 +284,7 @@ def test_tables_hold_every_utterance(dumped, tmp_path):
         assert float(rows[3][name]) == float(table["b_2"])
 
 
-def test_undefined_values_are_kept_as_such(tmp_path):
+def test_undefined_values_stay_undefined(tmp_path):
     pairs = [Pair("u", "c", "e")]
     scores = Scores({"u": {**dict.fromkeys(METRICS, 1.5), "PESQ_WB": math.nan}}, {"v": "is silent"}, 2.0)
     scoring._write_record(tmp_path / "r.json", pairs, scores)
@@ -303,7 +303,7 @@ def test_groups_are_in_order():
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_command_prints_json_alone(folders, tmp_path):
+def test_command_prints_only_json(folders, tmp_path):
     done = score("--clean", folders[0], "--enhanced", folders[1], "--json", "--out", tmp_path / "s.csv")
     assert (done.returncode, done.stderr) == (0, "")
     printed = json.loads(done.stdout)
@@ -315,7 +315,7 @@ def test_command_prints_json_alone(folders, tmp_path):
     assert np.mean([float(row["STOI"]) for row in rows]) == pytest.approx(printed["mean"]["STOI"], abs=1e-6)
 
 
-def test_command_goes_on_after_bad_files_and_fails_for_missing_ones(folders, tmp_path):
+def test_command_continues_after_bad_files_and_fails_for_missing_ones(folders, tmp_path):
     clean, enhanced = folders
     (enhanced / "u1.flac").write_bytes(b"broken")
     done = score("--clean", clean, "--enhanced", enhanced, "--out", tmp_path)
@@ -353,7 +353,7 @@ def test_command_fails_when_nothing_can_be_scored(folders):
         ["--data", "x", "--nj", "0"],
     ],
 )
-def test_command_refuses_options_that_do_not_go_together(options, monkeypatch):
+def test_command_rejects_incompatible_options(options, monkeypatch):
     from sase.bin import score as command
 
     monkeypatch.setattr(sys, "argv", ["sase score", "--enhanced", "e", *options])

@@ -84,7 +84,7 @@ def test_options_are_set(parse, arguments, changes):
         (("--config", "nowhere"), "--config: file not found: 'nowhere'"),
     ],
 )
-def test_a_wrong_option_is_one_line(parse, arguments, message):
+def test_a_wrong_option_is_an_error_of_one_line(parse, arguments, message):
     status, output, error = parse(*arguments)
     assert (status, output, error.count("\n")) == (1, "", 0)
     assert message in error
@@ -100,7 +100,7 @@ def test_help_is_printed(parse, option):
     assert parse("--stage", "1", option) == (0, HELP.split('"')[1], "")
 
 
-def test_a_variable_that_the_help_does_not_name_is_no_option(parse):
+def test_variables_missing_in_the_help_are_not_options(parse):
     assert "no such option: --gain" in parse("--gain", "1", help='help_message="--stage --gainful"')[2]
     assert parse("--gain", "1", help="") == (0, expected(gain="1"), "")
 
@@ -134,7 +134,7 @@ def run_sh(root, request):
         ("stage 1", "unexpected argument: stage"),
     ],
 )
-def test_a_wrong_option_of_a_recipe_is_one_line(run_sh, arguments, message):
+def test_a_wrong_option_of_a_recipe_is_an_error_of_one_line(run_sh, arguments, message):
     status, output, error = run_sh(*arguments.split())
     assert (status, output, error.count("\n")) == (1, "", 0)
     assert message in error
@@ -149,7 +149,7 @@ def test_the_mini_corpus_and_a_corpus_folder_exclude_each_other(root, recipe, op
     assert option in done.stderr
 
 
-def test_the_recipe_names_all_its_options(run_sh, root, tmp_path):
+def test_the_help_lists_all_options(run_sh, root, tmp_path):
     status, output, error = run_sh("--help", cwd=tmp_path)
     assert (status, error) == (0, "")
     names = []
@@ -184,7 +184,7 @@ def test_no_script_silences_an_error(root):
         assert "|| :" not in text, path
 
 
-def test_validate_data_dir_is_at_hand(root, tmp_path):
+def test_validate_data_dir_runs(root, tmp_path):
     command = [root / "utils/validate_data_dir.sh", tmp_path / "none"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "SASE_VENV": sys.prefix})
     assert done.returncode == 1
@@ -201,6 +201,6 @@ def test_every_configuration_of_the_recipes_can_be_built(root):
         assert build_model(config.model).config == config.model
         loss = build_loss(config.loss)
         assert loss.weights == config.loss
-        # An objective that is blind to the level lets it drift, until what is written clips.
+        # A scale-invariant objective lets the level drift until the output clips.
         noisy = clean + 0.01 * torch.randn(clean.shape, generator=generator)
         assert loss(noisy, clean)[0] + 0.01 < min(loss(noisy * gain, clean)[0] for gain in (0.2, 5.0)), path

@@ -1,4 +1,4 @@
-"""Training: schedule, guard, loop, and going on where it was stopped."""
+"""Training: learning rate schedule, gradient guard, loop, and resuming."""
 
 import json
 import math
@@ -93,7 +93,7 @@ def load_train_config_text(text):
     return from_mapping(TrainConfig, {**mapping, "model": to_mapping(model_config(mapping["model"]))})
 
 
-def test_a_bad_gradient_is_refused_and_too_many_stop_training(dump):
+def test_non_finite_gradients_are_skipped_and_too_many_stop_training(dump):
     config = load_train_config_text(CONFIG)
     model, mixtures = build_model(config.model), Mixtures(PairSet(dump), config.data, 0)
     optimizer, before = torch.optim.AdamW(model.parameters()), [p.clone() for p in model.parameters()]
@@ -111,7 +111,7 @@ def test_a_bad_gradient_is_refused_and_too_many_stop_training(dump):
         train_epoch(step, (mixtures.batch(n) for n in range(9)))
 
 
-def test_validation_leaves_the_model_as_it_was_and_agrees_with_single_utterances(dump):
+def test_validation_does_not_change_the_model_and_equals_single_utterances(dump):
     pairs, model = PairSet(dump), build_model({"preset": "mini"}).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     ratio, results = validate(model, pairs, max_batch_s=2.0)
@@ -123,7 +123,7 @@ def test_validation_leaves_the_model_as_it_was_and_agrees_with_single_utterances
     assert [len(clean) for clean, _ in results] == pairs.lengths.tolist() == [len(e) for _, e in results_alone]
 
 
-def test_an_experiment_writes_what_it_promises(trainer, tmp_path):
+def test_an_experiment_writes_its_files(trainer, tmp_path):
     history = trainer().run()
     folder = tmp_path / "exp"
     assert [entry["epoch"] for entry in history] == [1, 2, 3]
@@ -140,9 +140,9 @@ def test_config_yaml_rebuilds_the_experiment(trainer, tmp_path):
     assert load_train_config(tmp_path / "exp/config.yaml") == made.config
 
 
-def test_going_on_equals_never_having_stopped(trainer, tmp_path, monkeypatch):
+def test_resuming_equals_an_uninterrupted_run(trainer, tmp_path, monkeypatch):
     trainer("whole").run()
-    for stop in (2, 4, 6, 11):  # inside an epoch, at its end, and once more
+    for stop in (2, 4, 6, 11):  # within an epoch, at its end, and again
         part = trainer("parts")
         original = part.mixtures.batch
 
@@ -162,7 +162,7 @@ def test_going_on_equals_never_having_stopped(trainer, tmp_path, monkeypatch):
 
 
 @pytest.mark.recipe
-def test_killed_training_goes_on_to_the_bit(dump, config_file, tmp_path):
+def test_killed_training_resumes_bit_for_bit(dump, config_file, tmp_path):
     def command(name):
         arguments = ["--config", config_file, "--train-set", dump, "--dev-set", dump, "--exp", tmp_path / name]
         return [sys.executable, "-m", "sase.bin.main", "train", "--threads", "1", *map(str, arguments)]
@@ -183,13 +183,13 @@ def test_killed_training_goes_on_to_the_bit(dump, config_file, tmp_path):
         assert_same(tmp_path / "whole" / name, tmp_path / "killed" / name)
 
 
-def test_another_config_in_the_same_folder_is_refused(trainer):
+def test_another_config_in_the_same_folder_is_rejected(trainer):
     trainer("exp")
     with pytest.raises(InputError, match="train.learning_rate is 0.5, was 0.002"):
         trainer("exp", "train.learning_rate=0.5")
 
 
-def test_a_corrupt_checkpoint_is_told_and_kept(trainer, tmp_path):
+def test_a_corrupt_checkpoint_is_reported_and_kept(trainer, tmp_path):
     made = trainer()
     made.run()
     path = tmp_path / "exp/checkpoint.pt"
@@ -212,7 +212,7 @@ def test_a_corrupt_checkpoint_is_told_and_kept(trainer, tmp_path):
         ("seed", "must be name=value"),
     ],
 )
-def test_bad_configs_are_refused(config_file, override, message):
+def test_bad_configs_are_rejected(config_file, override, message):
     with pytest.raises(InputError, match=message):
         load_train_config(config_file, [override])
 
@@ -226,13 +226,13 @@ def test_every_config_of_the_recipes_loads(root):
         build_model(config.model)
 
 
-def test_differences_are_named_by_their_path():
+def test_differences_are_reported_by_their_path():
     assert first_difference({"a": {"b": 1}}, {"a": {"b": 2}}) == "a.b is 2, was 1"
     assert first_difference({"a": 1}, {"a": 1}) == ""
     assert first_difference({}, {"a": 1}) == "a is 1, was None"
 
 
-def test_stats_of_two_parts_are_those_of_the_whole():
+def test_merged_stats_equal_those_of_the_whole():
     whole, first, second = EpochStats(), EpochStats(), EpochStats(bad_steps=2)
     for number, part in enumerate((first, first, second)):
         part.add({"loss": float(number)})

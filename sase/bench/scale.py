@@ -215,9 +215,9 @@ def page(
             "- Training: a step on N devices takes as long as the largest share of segments on one, plus the gradient",
             "  exchange, 2 (N - 1) / N times 4 bytes per parameter. Validation is not included.",
             "- Disk: 16 kHz, 16 bit; twice the corpus for noisy and clean. The original corpus is not included.",
-            "- Training memory: the training set in each process; a set above the limit stays on disk and is read",
-            "  segment by segment. Other stages hold the tables of a data directory and one utterance in memory:",
-            "  utils/UTTERANCES.md lists what 100,000 utterances need.",
+            f"- Training memory: the training set in each process; one above {with_unit(MAX_CACHED_BYTES)}B",
+            "  stays on disk and is read segment by segment. Other stages keep the tables of a data directory and one",
+            "  utterance in memory: utils/UTTERANCES.md lists what 100,000 utterances need.",
         )
     )
 

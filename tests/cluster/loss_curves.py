@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""One training with different numbers of processes and micro-batches, killed and moved: utils/PROCESSES.md and tests.
+"""One training with various numbers of processes and micro-batches, killed and resumed: utils/PROCESSES.md and tests.
 
-    PYTHONPATH=. tests/cluster/loss_curves.py > /tmp/page.md      two or three minutes on two idle cores
+    PYTHONPATH=. tests/cluster/loss_curves.py > /tmp/page.md      two to three minutes on two idle cores
 
-Every run is `sase train` on the processor (Gloo), with a small network and a made-up corpus: 50 steps of plain gradient
-descent, each of them an epoch, so that history.jsonl holds the loss of every step.
+Every run is `sase train` on the CPU (Gloo) with a small network and a synthetic corpus: 50 steps of plain SGD, each an
+epoch, so that history.jsonl has the loss of every step.
 """
 
 import argparse
@@ -33,7 +33,7 @@ train: {{epochs: {STEPS}, steps_per_epoch: 1, optimizer: sgd, learning_rate: 0.0
 
 
 def make_set(folder):
-    """Make a corpus of a few seconds, and dump it; return the dump directory."""
+    """Make a corpus of a few seconds and dump it; return the dump directory."""
     data = make_corpus(folder, 4, 0.8, RATE)
     dump.dump_set(data, folder / "dump", log=lambda line: None)
     dump.join_shards(data, folder / "dump", log=lambda line: None)
@@ -44,7 +44,7 @@ class Experiment:
     """Runs of ``sase train`` in one experiment folder.
 
     Args:
-        folder: gets the experiment folder, logs, and the corpus and config that all experiments in it share.
+        folder: parent of the experiment folder; also has the log, and the corpus and config shared by its experiments.
         name: of the experiment.
     """
 
@@ -53,23 +53,24 @@ class Experiment:
         config = folder / "train.yaml"
         config.write_text(CONFIG)
         data = folder / "dump" if (folder / "dump").exists() else make_set(folder)
-        self.words = ["train", "--config", config, "--train-set", data, "--dev-set", data, "--exp", self.exp]
+        self.arguments = ["train", "--config", config, "--train-set", data, "--dev-set", data, "--exp", self.exp]
 
-    def start(self, *words):
-        """Start it with more options; return the process."""
+    def start(self, *options):
+        """Start it with additional options; return the process."""
         with open(self.log, "ab") as log:
-            command, env = sase_command(*self.words, *words), child_environment(1)
+            command, env = sase_command(*self.arguments, *options), child_environment(1)
             return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
-    def run(self, *words):
-        """Run it with more options, once or, given lists of options, so many times side by side; must end well."""
-        for process in [self.start(*each) for each in (words if words and isinstance(words[0], list) else [words])]:
+    def run(self, *options):
+        """Run it with additional options; several lists of options run concurrently. All must succeed."""
+        runs = options if options and isinstance(options[0], list) else [options]
+        for process in [self.start(*each) for each in runs]:
             if process.wait(PATIENCE_S):
                 raise RuntimeError(f"ended with {process.returncode}:\n{self.log.read_text()}")
         return self
 
     def steps(self):
-        """Return how many steps the checkpoint holds: what is sure to be kept."""
+        """Return the number of steps in the checkpoint: those that survive a kill."""
         path = self.exp / "history.jsonl"
         return len(path.read_text().splitlines()) if path.exists() else 0
 
@@ -83,19 +84,19 @@ class Experiment:
         return [int(line.split(": step ")[1].split(",")[0]) for line in lines if "resumed from" in line]
 
     def kill_at(self, step, process, victim=lambda process: process.pid):
-        """Kill a process of a started run with SIGKILL when ``step`` is done; return the steps that were kept."""
+        """Kill a process of a started run with SIGKILL after ``step`` steps; return the steps in the checkpoint."""
         deadline = time.monotonic() + PATIENCE_S
         while self.steps() < step:
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"did not come to step {step}:\n{self.log.read_text()}")
+                raise RuntimeError(f"did not reach step {step}:\n{self.log.read_text()}")
             time.sleep(0.02)
-        kept = self.steps()
+        steps = self.steps()
         os.kill(victim(process), signal.SIGKILL)
-        return kept
+        return steps
 
 
-def second_worker(process):
-    """Return the id of the second training process that a launcher has started."""
+def rank_1(process):
+    """Return the process id of rank 1 of a launcher."""
     tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
     children = sorted(int(pid) for path in tasks for pid in path.read_text().split())
     ranks = {}
@@ -127,15 +128,15 @@ def uneven(folder):
 
 def two_machines(folder):
     """Two launchers with rendezvous through a file, as in jobs of a scheduler; both on this machine."""
-    words = ["--num-nodes", 2, "--rendezvous", folder / "rendezvous"]
-    return Experiment(folder, "machines").run([*words, "--node-rank", 0], [*words, "--node-rank", 1])
+    options = ["--num-nodes", 2, "--rendezvous", folder / "rendezvous"]
+    return Experiment(folder, "machines").run([*options, "--node-rank", 0], [*options, "--node-rank", 1])
 
 
 def killed(folder):
     """One of two processes is killed; the launcher restarts both."""
     experiment = Experiment(folder, "killed")
     process = experiment.start("--processes", 2)
-    experiment.kept = experiment.kill_at(STEPS // 3, process, second_worker)
+    experiment.saved_steps = experiment.kill_at(STEPS // 3, process, rank_1)
     if process.wait(PATIENCE_S):
         raise RuntimeError(experiment.log.read_text())
     return experiment
@@ -144,11 +145,11 @@ def killed(folder):
 def machine_lost(folder):
     """One of two is killed with its launcher and restarted; the other waits for it, and both resume."""
     experiment = Experiment(folder, "lost")
-    words = ["--num-nodes", 2, "--rendezvous", folder / "rendezvous_of_lost", "--node-rank"]
-    first, second = experiment.start(*words, 0), experiment.start(*words, 1)
+    options = ["--num-nodes", 2, "--rendezvous", folder / "rendezvous_of_lost", "--node-rank"]
+    first, second = experiment.start(*options, 0), experiment.start(*options, 1)
     experiment.kill_at(STEPS // 3, first, lambda process: second.pid)
     second.wait()
-    if any(process.wait(PATIENCE_S) for process in (experiment.start(*words, 1), first)):
+    if any(process.wait(PATIENCE_S) for process in (experiment.start(*options, 1), first)):
         raise RuntimeError(experiment.log.read_text())
     return experiment
 
@@ -156,8 +157,8 @@ def machine_lost(folder):
 def moved(folder):
     """One process, killed with its launcher after a third; two, killed after two thirds; one to the end."""
     experiment = Experiment(folder, "moved")
-    for words, step in ((), STEPS // 3), (("--processes", 2), 2 * STEPS // 3):
-        process = experiment.start(*words)
+    for options, step in ((), STEPS // 3), (("--processes", 2), 2 * STEPS // 3):
+        process = experiment.start(*options)
         experiment.kill_at(step, process)
         process.wait()
     return experiment.run()
@@ -180,7 +181,7 @@ def difference(losses, reference):
 
 
 def page(experiments):
-    """Yield the lines of the page: names to :class:`Experiment`."""
+    """Yield the lines of the page: {name: :class:`Experiment`}."""
     curves = {name: experiment.losses() for name, experiment in experiments.items()}
     reference = curves["one process"]
     yield "# Data-parallel training gives the same losses"
@@ -199,8 +200,8 @@ def page(experiments):
     yield ""
     broken = experiments["two, one killed"]
     same = "the same" if curves["two, one killed"] == curves["two processes"] else "**not the same**"
-    yield f"The process was killed with SIGKILL when the checkpoint had {broken.kept} steps. Training resumed from step"
-    yield f"{broken.resumed()[-1]}, and every loss is {same}, to the last digit, as without the interruption."
+    yield f"The process was killed with SIGKILL when the checkpoint had {broken.saved_steps} steps. Training resumed"
+    yield f"from step {broken.resumed()[-1]}, and every loss is {same}, to the last digit, as without the interruption."
     yield ""
     yield f"| step | {' | '.join(curves)} |"
     yield f"|---:|{'---:|' * len(curves)}"

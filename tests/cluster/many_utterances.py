@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Stages 1, 2, 4 and 5 on a corpus of very many very short utterances: memory of every process, time of bookkeeping.
+"""Stages 1, 2, 4 and 5 on very many very short utterances: memory per process, CPU time of bookkeeping.
 
-    PYTHONPATH=. tests/cluster/many_utterances.py > /tmp/page.md     100,000 utterances: some minutes
+    PYTHONPATH=. tests/cluster/many_utterances.py > /tmp/page.md     100,000 utterances: several minutes
     PYTHONPATH=. tests/cluster/many_utterances.py --utterances 2000 --nj 4
 
-Prints the page utils/UTTERANCES.md; the status is 1 when a process takes more than 1 GB, or bookkeeping (lists,
-validation, joining of shards, looking for what is left to do) more than a minute. All utterances are dumped. Of
-decoding and scoring one shard is really done; the others are made up in the same form, which is enough to see what
-bookkeeping costs. Time is that of the processor, which other programs on the machine make little longer.
+Prints the page utils/UTTERANCES.md; exits with 1 when a process needs more than 1 GB, or bookkeeping (tables,
+validation, joining shards, finding unfinished work) more than a minute. All utterances are dumped. One shard is decoded
+and scored; the output of the others is generated in the same format, which suffices to measure bookkeeping. CPU time is
+measured, which depends little on other load.
 """
 
 import argparse
@@ -30,21 +30,21 @@ from sase.model import build_model, save_model
 RATE = 16000
 DURATION_S = 0.1
 FILES, SPEAKERS, NOISES, SNRS_DB = 100, 100, 10, (0.0, 5.0, 10.0, 15.0)
-SHARDS_MORE = 5  # so many times the shards of dumping are those of decoding and of scoring
+SHARD_FACTOR = 5  # shards of decoding and of scoring per shard of dumping
 MOST_MEMORY_MB = 1000
 LONGEST_S = 60
-# The peak of a process as it sees it itself: what wait4() says of a child begins with the memory of its parent.
+# The process reports its own peak: the maximum that wait4() reports for a child includes the memory of its parent.
 COMMAND = """
 import atexit, re, runpy, sys
-def tell(path):
+def report(path):
     open(path, "w").write(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
-atexit.register(tell, sys.argv.pop(1))
+atexit.register(report, sys.argv.pop(1))
 runpy.run_module("sase.bin.main", run_name="__main__")
 """
 
 
 def make_corpus(folder, count):
-    """Write sound files and a data directory whose utterances, many more than files, share them; return its path."""
+    """Write sound files and a data directory with many utterances per file; return its path."""
     generator = np.random.default_rng(0)
     for number in range(FILES):
         clean, noise = 0.1 * generator.standard_normal((2, round(DURATION_S * RATE)))
@@ -62,8 +62,8 @@ def make_corpus(folder, count):
     return write_data_dir(folder / "data", Tables(*tables.values())).path
 
 
-def make_up_decoding(model, data_dir, out, nj):
-    """Do for shards 2 to ``nj`` what decoding leaves: sound files, here links to a few, and their lines in done/."""
+def generate_decoding(model, data_dir, out, nj):
+    """Generate the output of decoding for shards 2 to ``nj``: links to a few sound files, and lines in done/."""
     data, key = read_data_dir(data_dir), decoding.model_key(model)
     sources = sorted((Path(data_dir).parent / "corpus").glob("*_noisy.wav"))
     for job in range(2, nj + 1):
@@ -73,11 +73,11 @@ def make_up_decoding(model, data_dir, out, nj):
         keys = (
             (utt, decoding._key(key, data.noisy[utt]), dump.file_fingerprint(decoding._wav(out, utt))) for utt in utts
         )
-        (out / "done" / str(job)).write_text("".join(f"\n{' '.join(words)}" for words in keys))
+        (out / "done" / str(job)).write_text("".join(f"\n{' '.join(fields)}" for fields in keys))
 
 
-def make_up_scores(data_dir, enhanced, out, nj):
-    """Do for shards 2 to ``nj`` what scoring leaves."""
+def generate_scores(data_dir, enhanced, out, nj):
+    """Generate the output of scoring for shards 2 to ``nj``."""
     generator = np.random.default_rng(0)
     for _, pairs, folder in scoring._tasks(data_dir, enhanced, out):
         for job in range(2, nj + 1):
@@ -87,27 +87,27 @@ def make_up_scores(data_dir, enhanced, out, nj):
 
 
 class Steps:
-    """Runs commands, each in a process of its own, and keeps what each took."""
+    """Runs commands, each in a new process, and records their time and memory."""
 
     def __init__(self, folder):
         self.rows, self.peak = [], folder / "peak"
 
-    def run(self, what, *words, bookkeeping=True):
-        """Run ``sase`` with these words."""
-        command = [sys.executable, "-c", COMMAND, self.peak, *map(str, words)]
+    def run(self, what, *arguments, bookkeeping=True):
+        """Run ``sase`` with these arguments."""
+        command = [sys.executable, "-c", COMMAND, self.peak, *map(str, arguments)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         output = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            raise RuntimeError(f"sase {' '.join(map(str, words))} ended with {process.returncode}:\n{output}")
+            raise RuntimeError(f"sase {' '.join(map(str, arguments))} ended with {process.returncode}:\n{output}")
         row = {"step": what, "bookkeeping": bookkeeping}
         self.rows.append({**row, "s": usage.ru_utime + usage.ru_stime, "MB": int(self.peak.read_text()) / 1000})
         print(f"{what}: {self.rows[-1]['s']:.1f} s, {self.rows[-1]['MB']:.0f} MB", file=sys.stderr, flush=True)
 
 
 def measure(folder, count, nj):
-    """Return what every step took: a dict with its name, seconds, memory, and whether it is bookkeeping and no more."""
+    """Return one dict per step: its name, CPU seconds, memory in MB, and whether it is only bookkeeping."""
     folder = Path(folder)
     steps = Steps(folder)
     dumped, enhanced = folder / "dump", folder / "exp/enhanced"
@@ -115,27 +115,27 @@ def measure(folder, count, nj):
     steps.run("1 validate the data directory", "validate", data)
     steps.run("1 validate it, and every sound file", "validate", data, "--audio", bookkeeping=False)
     for job in range(1, nj + 1):
-        words = ("dump", "--data", data, "--out", dumped, "--nj", nj)
-        steps.run(f"2 dump: shard {job} of {nj}", *words, "--job", job, bookkeeping=False)
-    steps.run("2 dump: join the shards", *words, "--finish")
-    steps.run("2 dump: a shard that was finished before", *words, "--job", 1)
-    model, nj = build_model("mini"), SHARDS_MORE * nj
+        arguments = ("dump", "--data", data, "--out", dumped, "--nj", nj)
+        steps.run(f"2 dump: shard {job} of {nj}", *arguments, "--job", job, bookkeeping=False)
+    steps.run("2 dump: join the shards", *arguments, "--finish")
+    steps.run("2 dump: a shard that was finished before", *arguments, "--job", 1)
+    model, nj = build_model("mini"), SHARD_FACTOR * nj
     save_model(model, folder / "exp/best.pt")
-    words = ("decode", "--model", folder / "exp/best.pt", "--data", dumped, "--out", enhanced, "--nj", nj)
-    steps.run("4 decode: one shard", *words, "--job", 1, bookkeeping=False)
-    make_up_decoding(model, dumped, enhanced, nj)
-    steps.run("4 decode: join the shards", *words, "--finish")
-    steps.run("4 decode: a shard that was finished before", *words, "--job", nj)
-    words = ("score", "--data", dumped, "--enhanced", enhanced, "--nj", nj)
-    steps.run("5 score: one shard", *words, "--job", 1, bookkeeping=False)
-    make_up_scores(dumped, enhanced, enhanced / "scoring", nj)
-    steps.run("5 score: join the shards, write the tables, draw", *words, "--finish")
-    steps.run("5 score: a shard that was finished before", *words, "--job", 1)
+    arguments = ("decode", "--model", folder / "exp/best.pt", "--data", dumped, "--out", enhanced, "--nj", nj)
+    steps.run("4 decode: one shard", *arguments, "--job", 1, bookkeeping=False)
+    generate_decoding(model, dumped, enhanced, nj)
+    steps.run("4 decode: join the shards", *arguments, "--finish")
+    steps.run("4 decode: a shard that was finished before", *arguments, "--job", nj)
+    arguments = ("score", "--data", dumped, "--enhanced", enhanced, "--nj", nj)
+    steps.run("5 score: one shard", *arguments, "--job", 1, bookkeeping=False)
+    generate_scores(dumped, enhanced, enhanced / "scoring", nj)
+    steps.run("5 score: join the shards, write the tables, draw", *arguments, "--finish")
+    steps.run("5 score: a shard that was finished before", *arguments, "--job", 1)
     return steps.rows
 
 
 def table(rows, nj):
-    """Yield the lines of the table; the many shards of dumping are one line, with the longest and the largest."""
+    """Yield the lines of the table; all shards of dumping share one line with their maxima."""
     shards = [row for row in rows if row["step"].startswith("2 dump: shard ")]
     most = {name: max(row[name] for row in shards) for name in ("s", "MB")}
     most |= {"step": f"2 dump: {nj} shards, maximum per shard", "bookkeeping": False}
@@ -147,12 +147,12 @@ def table(rows, nj):
 
 
 def heading(count, rows):
-    """Yield what stands above the table."""
+    """Yield the lines above the table."""
     peak, longest = max(row["MB"] for row in rows), max(row["s"] for row in rows if row["bookkeeping"])
     yield f"# {count:,} utterances"
     yield ""
     yield f"Generated by `tests/cluster/many_utterances.py` from {count:,} synthetic utterances of {DURATION_S} s. All"
-    yield f"were dumped. Decoding and scoring used {SHARDS_MORE} times as many shards; one was computed, the output"
+    yield f"were dumped. Decoding and scoring used {SHARD_FACTOR} times as many shards; one was computed, the output"
     yield "of the others was generated in the same format. Bookkeeping means tables, validation, joining shards and"
     yield f"finding unfinished work. The limits are {MOST_MEMORY_MB:,} MB per process and {LONGEST_S} s of CPU time for"
     yield f"bookkeeping; the maxima measured were **{peak:.0f} MB** and **{longest:.0f} s**."
@@ -162,7 +162,7 @@ def heading(count, rows):
 
 
 def faults(rows):
-    """Return what is over the limits, one line each."""
+    """Return one line per exceeded limit."""
     large = [f"{row['step']}: {row['MB']:.0f} MB" for row in rows if row["MB"] > MOST_MEMORY_MB]
     return large + [f"{row['step']}: {row['s']:.0f} s" for row in rows if row["bookkeeping"] and row["s"] > LONGEST_S]
 
@@ -171,7 +171,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--utterances", type=int, default=100_000, help="(%(default)s)")
     parser.add_argument("--nj", type=int, default=20, help="shards of dumping (%(default)s)")
-    parser.add_argument("--dir", help="where the corpus is made, and deleted again (the folder for temporary files)")
+    parser.add_argument("--dir", help="parent of the temporary corpus (default: the system folder)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.dir) as folder:
         rows = measure(folder, args.utterances, args.nj)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""What becomes of tasks that end badly, on every runner: the page utils/OUTCOMES.md, and the cases of the tests.
+"""Outcomes of failing tasks on every runner: the page utils/OUTCOMES.md and the cases of the tests.
 
-tests/cluster/outcomes.py > /tmp/page.md      prints the page, after starting a Slurm of its own on this machine
+tests/cluster/outcomes.py > /tmp/page.md      prints the page; starts a private Slurm on this machine
 tests/cluster/outcomes.py --backends local    without Slurm
 """
 
@@ -26,19 +26,19 @@ _NOT_INSTALLED = 3
 
 @dataclass
 class Outcome:
-    """What one call of a runner came to.
+    """Result of one call of a runner.
 
     Attributes:
         status: its exit status.
-        told: what it printed.
-        logs: {task: last line of its log}; a task without a log is not there.
-        statuses: {task: what its file of the exit status holds}.
-        tries: {task: how often it was started}.
-        seconds: how long the call took.
+        message: its output.
+        logs: {task: last line of its log}; tasks without a log are missing.
+        statuses: {task: content of its exit status file}.
+        tries: {task: number of starts}.
+        seconds: duration of the call.
     """
 
     status: int
-    told: str
+    message: str
     seconds: float
     logs: dict = field(default_factory=dict)
     statuses: dict = field(default_factory=dict)
@@ -46,19 +46,19 @@ class Outcome:
 
 
 class UnavailableError(Exception):
-    """Slurm is not here, and cannot be installed."""
+    """Slurm is not installed and cannot be."""
 
 
 @contextlib.contextmanager
 def slurm(folder, cpus=2):
-    """Run a Slurm of one node while this is entered; SLURM_CONF leads to it.
+    """Context manager: run a single-node Slurm and point SLURM_CONF to it.
 
     Args:
-        folder: where all that it writes is.
-        cpus: of the node, whether the machine has them or not.
+        folder: for all of its files.
+        cpus: of the node; may be more than the machine has.
 
     Raises:
-        UnavailableError: it is not here, and cannot be installed.
+        UnavailableError: Slurm is not installed and cannot be.
     """
     scripts = ROOT / "tests/cluster"
     started = subprocess.run([scripts / "start_slurm.sh", folder, str(cpus)], capture_output=True, text=True)
@@ -78,11 +78,11 @@ def slurm(folder, cpus=2):
 
 
 class Runner:
-    """Calls of one runner, in a folder of their own.
+    """Calls of one runner in a separate folder.
 
     Args:
         backend: local or slurm.
-        folder: where logs go.
+        folder: for its logs.
     """
 
     def __init__(self, backend, folder):
@@ -92,7 +92,7 @@ class Runner:
         shutil.copy(CONF / "slurm.conf", self.folder / "conf")
 
     def start(self, script, *options, tasks=4):
-        """Start the runner with ``tasks`` tasks of a script of bash; each leaves a line in started.N."""
+        """Start the runner with ``tasks`` tasks of a bash script; each start adds a line to started.N."""
         command = [sys.executable, ROOT / f"utils/run_{self.backend}.py", "--mem", "100M", *options]
         line = [f"JOB=1:{tasks}", "log/x.JOB.log", "bash", "-c", f"echo $$ >> started.JOB; echo task JOB; {script}"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL, "text": True}
@@ -102,8 +102,8 @@ class Runner:
 
     def wait(self, process):
         """Return the :class:`Outcome` of a started call."""
-        told = process.communicate(timeout=PATIENCE_S)[0].strip()
-        outcome = Outcome(process.returncode, told, time.monotonic() - process.began)
+        message = process.communicate(timeout=PATIENCE_S)[0].strip()
+        outcome = Outcome(process.returncode, message, time.monotonic() - process.began)
         for log in self.folder.glob("log/x.*.log"):
             outcome.logs[int(log.name.split(".")[1])] = log.read_text().splitlines()[-1]
         for status in self.folder.glob("log/q/x.JOB.log/*.status"):
@@ -116,7 +116,7 @@ class Runner:
         return self.wait(self.start(*args, **options))
 
     def wait_until_started(self, process, *tasks):
-        """Return when these tasks of a started call have started."""
+        """Wait until these tasks of a call have started."""
         deadline = time.monotonic() + 60
         while not all((self.folder / f"started.{task}").exists() for task in tasks):
             if time.monotonic() > deadline or process.poll() is not None:
@@ -129,7 +129,7 @@ class Runner:
         return sorted(name for name, pid in pids.items() if _is_running(pid))
 
 
-def all_end_well(runner):
+def all_succeed(runner):
     return runner.call("sleep 0.2")
 
 
@@ -145,20 +145,20 @@ def one_is_killed(runner):
     return runner.call("[ JOB != 2 ] || kill -9 $$")
 
 
-def all_of_a_task_is_killed(runner):
-    """With SIGKILL too what writes the log: under Slurm the process group of the job, here the shell and its child."""
+def one_is_killed_with_its_parent(runner):
+    """SIGKILL also hits the writer of the log: Slurm kills the process group, here the shell and its child."""
     return runner.call("[ JOB != 2 ] || kill -9 $PPID $$" if runner.backend == "slurm" else "[ JOB != 2 ] || kill -9 0")
 
 
-def one_is_over_its_time(runner):
-    limit = "1" if runner.backend == "slurm" else "0:2"  # Slurm counts minutes
+def one_times_out(runner):
+    limit = "1" if runner.backend == "slurm" else "0:2"  # Slurm has a resolution of minutes
     return runner.call("[ JOB != 2 ] || sleep 300", "--time", limit)
 
 
-def only_what_failed_runs_again(runner):
-    runner.call("[ JOB != 2 ] || [ -e mended ] || exit 3", "--pick", "failed")
-    (runner.folder / "mended").touch()
-    return runner.call("[ JOB != 2 ] || [ -e mended ] || exit 3", "--pick", "failed")
+def only_failed_tasks_run_again(runner):
+    runner.call("[ JOB != 2 ] || [ -e fixed ] || exit 3", "--pick", "failed")
+    (runner.folder / "fixed").touch()
+    return runner.call("[ JOB != 2 ] || [ -e fixed ] || exit 3", "--pick", "failed")
 
 
 def ctrl_c(runner):
@@ -168,7 +168,7 @@ def ctrl_c(runner):
     return runner.wait(process)
 
 
-def cancelled_by_hand(runner):
+def cancelled_manually(runner):
     process = runner.start("sleep 300", "--max-jobs-run", "2")
     runner.wait_until_started(process, 1, 2)
     name = (runner.folder / "log/q/x.JOB.log/submitted").read_text().strip()
@@ -185,7 +185,7 @@ def sbatch_is_killed(runner):
 
 
 def runner_is_killed_and_called_again(runner):
-    """The tasks of the killed call must be gone before those of the next start."""
+    """The tasks of the killed call must exit before those of the next call start."""
     process = runner.start("[ -e again ] || sleep 300")
     runner.wait_until_started(process, 1, 2)
     process.kill()
@@ -194,8 +194,8 @@ def runner_is_killed_and_called_again(runner):
     return runner.call("[ -e again ] || sleep 300")
 
 
-def machine_is_full(runner):
-    """Two processors, and tasks that need both: two of this call, and one of another, which runs already."""
+def machine_is_busy(runner):
+    """Two CPUs and tasks that need both: two of this call, while one of another call is running."""
     other = Runner(runner.backend, runner.folder / "other")
     process = other.start("sleep 3", "--num-threads", "2", tasks=1)
     other.wait_until_started(process, 1)
@@ -204,37 +204,37 @@ def machine_is_full(runner):
     return outcome if beside.status == 0 else beside
 
 
-def more_than_there_is(runner):
+def more_memory_than_available(runner):
     return runner.call("true", "--mem", "900T")
 
 
 CASES = {
-    "all four end well": all_end_well,
+    "all four succeed": all_succeed,
     "one exits with 3": one_exits_with_3,
-    "one names a program that is not there": program_is_missing,
+    "one runs a missing program": program_is_missing,
     "one is killed with SIGKILL": one_is_killed,
-    "one is killed with SIGKILL, and what runs it too": all_of_a_task_is_killed,
-    "one is over its `--time`": one_is_over_its_time,
-    "called again after one has failed, `--pick failed`": only_what_failed_runs_again,
+    "one is killed with SIGKILL together with its parent": one_is_killed_with_its_parent,
+    "one exceeds its `--time`": one_times_out,
+    "called again after one failed, `--pick failed`": only_failed_tasks_run_again,
     "Ctrl-C while two run and two wait": ctrl_c,
-    "the array is cancelled by hand": cancelled_by_hand,
+    "the array is cancelled manually": cancelled_manually,
     "`sbatch`, which waits for the array, is killed": sbatch_is_killed,
-    "the runner is killed with SIGKILL, and called again": runner_is_killed_and_called_again,
-    "the machine is full at first": machine_is_full,
-    "more memory is asked for than there is": more_than_there_is,
+    "the runner is killed with SIGKILL and called again": runner_is_killed_and_called_again,
+    "the machine is busy at first": machine_is_busy,
+    "more memory is requested than the machine has": more_memory_than_available,
 }
-FOR_SLURM_ALONE = {"the array is cancelled by hand", "`sbatch`, which waits for the array, is killed"}
+SLURM_ONLY = {"the array is cancelled manually", "`sbatch`, which waits for the array, is killed"}
 
 
 def run_case(name, backend, folder):
-    """Return the :class:`Outcome` of a case, and the tasks that are still running after it."""
+    """Return the :class:`Outcome` of a case, and the tasks still running after it."""
     runner = Runner(backend, folder)
     outcome = CASES[name](runner)
     return outcome, runner.alive()
 
 
 def heading(backends):
-    """Yield what stands above the table."""
+    """Yield the lines above the table."""
     yield "# How tasks end"
     yield ""
     yield "Generated by `tests/cluster/outcomes.py`, which provokes each case. `local` is `run_local.py`;"
@@ -252,17 +252,17 @@ def table(backends, folder):
     yield "|---|---|---:|---|---|---:|"
     for name in CASES:
         for backend in backends:
-            if backend != "slurm" and name in FOR_SLURM_ALONE:
+            if backend != "slurm" and name in SLURM_ONLY:
                 continue
             outcome, alive = run_case(name, backend, Path(folder) / backend / re.sub(r"\W+", "_", name))
-            told = "<br>".join(line.strip() for line in outcome.told.splitlines()) or "nothing"
-            told = re.sub(r"-[0-9a-f]{6}\b", "-…", told).replace("|", "\\|")
+            message = "<br>".join(line.strip() for line in outcome.message.splitlines()) or "nothing"
+            message = re.sub(r"-[0-9a-f]{6}\b", "-…", message).replace("|", "\\|")
             times = {task: f" ({count} times)" for task, count in outcome.tries.items() if count != 1}
             each = (f"{task}: {status}{times.get(task, '')}" for task, status in sorted(outcome.statuses.items()))
             statuses = ", ".join(each) or "none"
             if alive:
                 statuses += f"; **still running: {alive}**"
-            yield f"| {name} | `{backend}` | {outcome.status} | {told} | {statuses} | {outcome.seconds:.0f} |"
+            yield f"| {name} | `{backend}` | {outcome.status} | {message} | {statuses} | {outcome.seconds:.0f} |"
 
 
 def _is_running(pid):

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Start a whole Slurm of one node on this machine, for the tests: munge, slurmctld and slurmd, a partition of 2 CPUs, or
-# of as many as CPUS says, whether the machine has them or not.
+# Start a single-node Slurm on this machine for the tests: munge, slurmctld and slurmd, with a partition of 2 CPUs
+# or CPUS, which may be more than the machine has.
 #
-#   tests/cluster/start_slurm.sh DIR [CPUS]    all that it writes is in DIR; prints a line to be evaluated by the shell
+#   tests/cluster/start_slurm.sh DIR [CPUS]    all files are in DIR; prints a line for the shell to evaluate
 #   tests/cluster/stop_slurm.sh DIR            stops it
 #
-# Nothing of the system's own Slurm or munge is used but the programs: key, socket, ports and state are of its own. The
-# programs are those of Debian's packages slurm-wlm and munge, which are installed where they are missing and root asks.
-# The status is 3 when they are not there and cannot be installed.
+# Only the programs of an installed Slurm or munge are used; key, socket, ports and state are separate. The programs are
+# in Debian's packages slurm-wlm and munge, which are installed if they are missing and the user is root.
+# The exit status is 3 if they are missing and cannot be installed.
 set -euo pipefail
 
 if [ $# -lt 1 ] || [ $# -gt 2 ]; then echo "usage: $0 DIR [CPUS]" >&2; exit 1; fi
@@ -31,14 +31,14 @@ free_port() {
 }
 
 if [ -n "$(missing)" ]; then
-  [ "$(id -u)" = 0 ] || cannot "there is no $(missing); root can install slurm-wlm and munge"
-  command -v apt-get >>"$folder/install.log" || cannot "there is no $(missing), and no apt-get to install it with"
+  [ "$(id -u)" = 0 ] || cannot "$(missing) not found; root can install slurm-wlm and munge"
+  command -v apt-get >>"$folder/install.log" || cannot "$(missing) not found, and no apt-get to install it with"
   for step in update "install --yes --no-install-recommends slurm-wlm munge"; do
-    # shellcheck disable=SC2086  # several words
+    # shellcheck disable=SC2086  # $step is several arguments
     DEBIAN_FRONTEND=noninteractive timeout 300 apt-get -q $step >>"$folder/install.log" 2>&1 ||
-      cannot "there is no $(missing), and 'apt-get $step' failed: $(tail -n 1 "$folder/install.log")"
+      cannot "$(missing) not found, and 'apt-get $step' failed: $(tail -n 1 "$folder/install.log")"
   done
-  [ -z "$(missing)" ] || cannot "there is no $(missing), even after installing slurm-wlm and munge"
+  [ -z "$(missing)" ] || cannot "$(missing) not found, even after installing slurm-wlm and munge"
 fi
 
 mkdir -p "$folder/state" "$folder/spool"

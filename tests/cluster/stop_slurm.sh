@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stop the Slurm that tests/cluster/start_slurm.sh started in DIR, with the jobs that it still has: stop_slurm.sh DIR
+# Stop the Slurm that tests/cluster/start_slurm.sh started in DIR, and cancel its jobs: stop_slurm.sh DIR
 set -euo pipefail
 
 [ $# -eq 1 ] || { echo "usage: $0 DIR" >&2; exit 1; }

@@ -1,1 +1,1 @@
-"""What several test files share, by subject; fixtures are in conftest.py."""
+"""Helpers shared by several test files, by subject; fixtures are in conftest.py."""

@@ -9,7 +9,7 @@ def noise(*shape, seed=0):
 
 
 def bad_files(folder):
-    """Write bad files; return {name: words that tell what is wrong}."""
+    """Write bad files; return {name: part of the expected error message}."""
     (folder / "empty.wav").write_bytes(b"")
     (folder / "text.wav").write_text("no sound\n" * 100)
     (folder / "folder.wav").mkdir()

@@ -1,4 +1,4 @@
-"""Data directories and dumps of a few made utterances."""
+"""Data directories and dumps of a few synthetic utterances."""
 
 import numpy as np
 import soundfile
@@ -10,7 +10,7 @@ RATE = 16000
 
 
 def dumped(folder, lengths=(9000, 20000, 4000), seed=0):
-    """Dump a few pairs, a tone of its own frequency per utterance in white noise; return the folder."""
+    """Dump a few pairs, each a tone of a different frequency in white noise; return the folder."""
     generator, noisy, clean = np.random.default_rng(seed), {}, {}
     for number, length in enumerate(lengths):
         utt = f"p{number}_001"
