@@ -224,7 +224,7 @@ def _expand(item: str | Path, out: Path) -> Iterator[tuple[Path, Path]]:
     else:
         yield path, Path(path.name)
         return
-    files = [file for file in sorted(found) if file.suffix.lower() in audio.SUFFIXES and file.name[0] != "."]
+    files = [file for file in sorted(found) if audio.is_sound_file(file)]
     if out.resolve() != base.resolve():  # what an earlier run has written below the input folder is no input
         files = [file for file in files if out.resolve() not in file.resolve().parents]
     if not files:

@@ -151,7 +151,7 @@ def test_bad_clips_are_named_and_left_out_of_training_and_an_error_in_the_test(c
     assert [line.split("_")[1].split(":")[0] for line in lines] == ["160", "101"]
     (corpus / "clips/common_voice_xx_170.mp3").unlink()
     before = (tmp_path / "data/tr" / FILE).read_bytes()
-    with pytest.raises(InputError, match="test.tsv: no test clip may be left out.*_170.mp3: no such file"):
+    with pytest.raises(InputError, match="test.tsv: no test clip may be skipped.*_170.mp3: no such file"):
         prepare(corpus, tmp_path, seed=5)
     assert (tmp_path / "data/tr" / FILE).read_bytes() == before
 
@@ -165,19 +165,22 @@ def test_speakers_of_the_test_are_left_out_of_training(corpus, tmp_path):
     assert len(sets["tr"]) == 48
     assert len(sets["tt"]) == 20
     assert len(lines) == 1
-    assert "train.tsv: 6 clips left out: their speakers are in a later set too" in lines[0]
+    assert "train.tsv: 6 clips skipped: their speakers are also in a later set" in lines[0]
 
 
 @pytest.mark.parametrize(
     "spoil, message",
     [
-        (lambda folder: (folder / "dev.tsv").unlink(), "dev.tsv is missing. Common Voice wants an account"),
-        (lambda folder: (folder / "dev.tsv").write_text("a\tb\n1\t2\n"), "dev.tsv:2: has no client_id or no path"),
+        (lambda folder: (folder / "dev.tsv").unlink(), "dev.tsv not found. Common Voice requires an account"),
+        (lambda folder: (folder / "dev.tsv").write_text("a\tb\n1\t2\n"), "dev.tsv:2: no client_id or path"),
         (lambda folder: (folder / "dev.tsv").write_text("client_id\tpath\n"), "dev.tsv: lists no clips"),
-        (lambda folder: (folder / "train.tsv").unlink(), "holds no train.tsv. Common Voice wants an account: log in"),
+        (
+            lambda folder: (folder / "train.tsv").unlink(),
+            "contains no train.tsv. Common Voice requires an account: log in",
+        ),
         (
             lambda folder: write_tsv(folder.parent / "yy", "train", []),
-            "holds several languages, name one of .*xx, .*yy",
+            "contains several languages, pass one of .*xx, .*yy",
         ),
     ],
 )
@@ -188,11 +191,11 @@ def test_a_corpus_that_does_not_fit_is_told(corpus, spoil, message):
 
 
 def test_too_few_noises_or_speakers_for_the_silos(corpus, tmp_path):
-    with pytest.raises(InputError, match="7 silos with noises of their own need as many, there are 6"):
+    with pytest.raises(InputError, match="7 silos need as many noises, found 6"):
         prepare(corpus, tmp_path, num_silos=7)
     for name in ("sea", "wind", "rain", "bells"):
         (tmp_path / f"noise/{name}.wav").write_bytes((tmp_path / "noise/hiss.wav").read_bytes())
-    with pytest.raises(InputError, match="10 silos need as many training speakers, there are 9"):
+    with pytest.raises(InputError, match="10 silos need as many training speakers, found 9"):
         prepare(corpus, tmp_path, num_silos=10)
     assert {m.silo for m in prepare(corpus, tmp_path, num_silos=1)["tr"].values()} == {0}
     assert not list((tmp_path / "data").glob(".*"))
@@ -208,7 +211,7 @@ def test_a_noise_with_pauses_is_never_taken_where_it_is_silent(corpus, tmp_path)
         assert np.any(noisy != clean)
     wav[24 * RATE :] = 0
     soundfile.write(tmp_path / "noise/clock.wav", wav, RATE)
-    with pytest.raises(InputError, match="clock.wav: is silent nearly everywhere between 24 and 32 s"):
+    with pytest.raises(InputError, match="clock.wav: almost entirely silent between 24 and 32 s"):
         prepare(corpus, tmp_path)
 
 

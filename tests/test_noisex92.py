@@ -57,7 +57,7 @@ def test_what_is_there_is_told(tmp_path, capsys):
         write(tmp_path / f"{name}.wav", tone(300))
     noisex92.download(tmp_path)
     line = capsys.readouterr().out
-    assert "3 noises, 2 of the 15 of NOISEX-92; not there: buccaneer1" in line
+    assert "3 noises, 2 of the 15 of NOISEX-92; missing: buccaneer1" in line
     assert line.count("\n") == 1
     (tmp_path / "babble.wav").unlink()
     (tmp_path / "white.wav").unlink()
@@ -68,13 +68,17 @@ def test_what_is_there_is_told(tmp_path, capsys):
 @pytest.mark.parametrize(
     "name, make, message",
     [
-        ("a.wav", lambda path: soundfile.write(path, tone(100, 1.0), RATE), "lasts 1.00 s; a noise needs 2 s"),
+        (
+            "a.wav",
+            lambda path: soundfile.write(path, tone(100, 1.0), RATE),
+            "only 1.00 s long; a noise needs at least 2 s",
+        ),
         ("a.wav", lambda path: soundfile.write(path, np.zeros(5 * RATE), RATE), "a.wav: is silent"),
         ("a.wav", lambda path: path.write_bytes(b"RIFF"), "a.wav: not a readable sound file"),
         ("a.mat", lambda path: path.write_bytes(b"nothing of the kind"), "a.mat: not a readable .mat file"),
-        ("a.mat", lambda path: scipy.io.savemat(path, {"x": np.zeros((3, 3))}), "holds no vector of numbers"),
-        ("a.mat", lambda path: scipy.io.savemat(path, {"x": np.full(9, np.nan)}), "holds NaN"),
-        ("a.txt", lambda path: path.write_text("x"), "holds no noises .* no public address"),
+        ("a.mat", lambda path: scipy.io.savemat(path, {"x": np.zeros((3, 3))}), "contains no vector of numbers"),
+        ("a.mat", lambda path: scipy.io.savemat(path, {"x": np.full(9, np.nan)}), "contains NaN"),
+        ("a.txt", lambda path: path.write_text("x"), "contains no sound files .* no official download"),
     ],
 )
 def test_a_noise_that_does_not_fit_is_named(tmp_path, name, make, message):
@@ -85,7 +89,7 @@ def test_a_noise_that_does_not_fit_is_named(tmp_path, name, make, message):
 
 
 def test_a_missing_folder_says_how_to_get_the_corpus(tmp_path):
-    with pytest.raises(InputError, match="no such folder of noises.*no public address.*any other folder"):
+    with pytest.raises(InputError, match="no such folder.*no official download.*any other folder"):
         noisex92.download(tmp_path / "none")
 
 

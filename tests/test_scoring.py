@@ -90,7 +90,7 @@ def test_folders_that_cannot_be_paired_are_rejected(folders, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no such folder"):
         scoring.folder_pairs(clean, tmp_path / "nowhere")
-    with pytest.raises(InputError, match="holds no sound files"):
+    with pytest.raises(InputError, match="contains no sound files"):
         scoring.folder_pairs(clean, tmp_path / "empty")
     audio.write(tmp_path / "other" / "v.wav", speech(0), RATE)
     with pytest.raises(InputError, match="no sound file has the same name in both"):

@@ -126,9 +126,9 @@ def test_without_log_files(corpus, tmp_path):
 @pytest.mark.parametrize(
     ("speakers", "words"),
     [
-        (["p226", "p300", "p301"], "not there: p300 p301; choose with --dev-speakers from: p226 p227 p287"),
+        (["p226", "p300", "p301"], "not found: p300 p301; choose with --dev-speakers from: p226 p227 p287"),
         ([], r"\(none given\).* --dev-speakers from: p226"),
-        (["p226", "p227", "p287"], "names every speaker"),
+        (["p226", "p227", "p287"], "lists every speaker"),
     ],
 )
 def test_development_speakers_that_do_not_fit(corpus, tmp_path, speakers, words):
@@ -140,7 +140,7 @@ def test_development_speakers_that_do_not_fit(corpus, tmp_path, speakers, words)
 def test_the_default_speakers_are_an_error_too_where_they_are_not(corpus, tmp_path):
     for kind in ("clean", "noisy"):
         (corpus / f"{kind}_trainset_28spk_wav/p287_003.wav").unlink()
-    with pytest.raises(InputError, match="not there: p287; choose with --dev-speakers from: p226 p227"):
+    with pytest.raises(InputError, match="not found: p287; choose with --dev-speakers from: p226 p227"):
         voicebank_demand.prepare(corpus, tmp_path / "data")
 
 
@@ -149,16 +149,16 @@ def test_a_corpus_that_does_not_fit(corpus, tmp_path):
     with pytest.raises(InputError, match="no such corpus folder"):
         voicebank_demand.prepare(corpus / "none", data)
     shutil.copy(corpus / "noisy_testset_wav/p232_001.wav", corpus / "noisy_testset_wav/p232_007.wav")
-    with pytest.raises(InputError, match=r"p232_007 is in noisy_testset_wav, not in clean_testset_wav \(3 noisy"):
+    with pytest.raises(InputError, match=r"p232_007 is in noisy_testset_wav, but not in clean_testset_wav \(3 noisy"):
         voicebank_demand.prepare(corpus, data)
     (corpus / "noisy_testset_wav/p232_007.wav").rename(corpus / "noisy_testset_wav/p232_001.flac")
-    with pytest.raises(InputError, match="p232_001 is there twice"):
+    with pytest.raises(InputError, match="duplicate p232_001"):
         voicebank_demand.prepare(corpus, data)
     (corpus / "noisy_testset_wav/p232_001.flac").unlink()
     (corpus / "log_testset.txt").write_text("p232_001 bus 2.5\np257_009 bus loud\n")
     with pytest.raises(InputError, match="log_testset.txt:2: must be 'utterance noise snr_db'"):
         voicebank_demand.prepare(corpus, data)
     shutil.rmtree(corpus / "clean_testset_wav")
-    with pytest.raises(InputError, match="there is no folder clean_testset_wav/"):
+    with pytest.raises(InputError, match="no folder clean_testset_wav/"):
         voicebank_demand.prepare(corpus, data)
     assert not data.exists()

@@ -2,8 +2,8 @@
 
 import argparse
 
-EPILOG = """Sample rate, channels, length and file type are preserved, and so is the structure of folders. A file that
-cannot be enhanced is reported, and the others are processed; the exit status is then 1. Inputs are never overwritten."""
+EPILOG = """Sample rate, channels, length and file type are preserved, and so is the structure of folders. Files that
+cannot be enhanced are reported, and the exit status is then 1. Inputs are never overwritten."""
 
 
 def main() -> None:

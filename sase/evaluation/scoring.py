@@ -308,18 +308,13 @@ def _tasks(
 
 
 def _sound_files(folder: str | Path) -> dict[str, str]:
-    """Return {path below the folder, without suffix: path} of all sound files except hidden ones."""
-    if not Path(folder).is_dir():
-        raise InputError(f"{folder}: no such folder")
+    """Return relative path without suffix to path, of the sound files in a folder and its subfolders."""
     files: dict[str, str] = {}
-    for path in sorted(Path(folder).rglob("*")):
-        if path.suffix.lower() in audio.SUFFIXES and not path.name.startswith("."):
-            utt = path.relative_to(folder).with_suffix("").as_posix()
-            if utt in files:
-                raise InputError(f"{files[utt]} and {path} have the same name; remove one of them")
-            files[utt] = str(path)
-    if not files:
-        raise InputError(f"{folder}: holds no sound files ({' '.join(audio.SUFFIXES)})")
+    for path in audio.sound_files(folder):
+        utt = path.relative_to(folder).with_suffix("").as_posix()
+        if utt in files:
+            raise InputError(f"{files[utt]} and {path} have the same name; remove one of them")
+        files[utt] = str(path)
     return files
 
 

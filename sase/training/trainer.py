@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from sase.errors import InputError
 from sase.jsonfile import append_jsonl, write_jsonl
 from sase.losses.objectives import build_loss
 from sase.model import SASE, save_model
+from sase.progress import progress_bar
 from sase.training.batch_sharding import batch_backward
 from sase.training.checkpoint import first_difference, load_checkpoint, save_checkpoint
 from sase.training.config import TrainConfig, build_optimizer, resume_key
@@ -144,18 +144,16 @@ class Trainer:
 
     def _progress_bar(self, done: int) -> tqdm:
         """Return a bar of one epoch on rank 0's terminal; where there is none, a line in the log every 30 s."""
-        options = {
-            "desc": f"epoch {len(self.history) + 1}/{self.config.train.epochs}",
-            "total": self.steps_per_epoch,
-            "initial": done,
-            "unit": "step",
-            "leave": False,
-            "disable": not self.workers.is_main,
-        }
-        if not sys.stderr.isatty():
-            options |= {"file": _LogStream(), "mininterval": _LOG_EVERY_S, "delay": _LOG_EVERY_S, "miniters": 1}
-            options["bar_format"] = "{desc}: step {n}/{total}{postfix}"
-        return tqdm(**options)
+        return progress_bar(
+            f"epoch {len(self.history) + 1}/{self.config.train.epochs}",
+            self.steps_per_epoch,
+            "step",
+            log.info,
+            "{desc}: step {n}/{total}{postfix}",
+            initial=done,
+            leave=False,
+            disable=not self.workers.is_main,
+        )
 
     def _finish_epoch(self, stats: EpochStats, started: float) -> None:
         with eager():
@@ -229,14 +227,6 @@ class Trainer:
             for name, value in entry.items():
                 if name not in ("epoch", "steps", "best"):
                     writer.add_scalar(name, value, entry["steps"])
-
-
-class _LogStream:
-    """A stream for tqdm that writes to the log."""
-
-    def write(self, text: str) -> None:
-        if text.strip():
-            log.info(text.strip())
 
 
 def _average(decay: float) -> Callable[..., None]:

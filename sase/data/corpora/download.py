@@ -1,4 +1,4 @@
-"""Fetch archives over HTTP, gone on with after a break, verified, and unpacked without stepping out of their folder."""
+"""Download archives over HTTP with resuming and verification, and unpack them safely."""
 
 import errno
 import hashlib
@@ -14,33 +14,29 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from tqdm import tqdm
-
 from sase import __version__
 from sase.atomic import atomic_folder, write_text
 from sase.errors import InputError
+from sase.progress import progress_bar
 
-# Some servers turn away clients that do not look like a browser.
+# Some servers reject clients that do not look like a browser.
 HEADERS = {"User-Agent": f"Mozilla/5.0 (compatible; sase/{__version__})", "Accept-Encoding": "identity"}
 TIMEOUT_S = 30.0
-# Waits before trying again: after a break in the middle, and where nothing has come yet (mostly for want of a network).
+# Waits before retries: after an interruption, and if no data has arrived yet (usually because there is no network).
 WAITS_BREAK_S = (1.0, 2.0, 4.0, 8.0, 16.0)
 WAITS_START_S = (1.0,)
 BLOCK_BYTES = 1 << 20
-WAYS_OUT = (
-    "run.sh takes a copy that you have with '--corpus_dir DIR', "
-    "and with '--mini true' generates a stand-in that needs no network"
-)
+WAYS_OUT = "run.sh uses an existing copy with '--corpus_dir DIR', and generates a stand-in offline with '--mini true'"
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A zip file on a server; it is unpacked to a folder of its name."""
+    """A zip file on a server; it is unpacked to a folder of the same name."""
 
     name: str
     addresses: tuple[str, ...]
@@ -48,28 +44,31 @@ class Archive:
     num_bytes: int | None = None
 
 
-class _Transient(Exception):
-    """The transfer broke; what came stays and the rest is asked for again."""
+class _InterruptedError(Exception):
+    """The transfer was interrupted and can be resumed."""
 
 
-class _Refused(Exception):
-    """This address (or the file that was there) does not give what is wanted; another one may."""
+class _RejectedError(Exception):
+    """This address (or the existing file) is not the wanted file; another address may be."""
 
 
-def download_archives(archives, target, remove_zips=False):
-    """Fetch, verify and unpack archives; ``target/NAME/`` and a marker beside it stand for one that is finished.
+def download_archives(archives: Sequence[Archive], target: str | Path, remove_zips: bool = False) -> None:
+    """Download, verify and unpack archives; one with ``target/NAME/`` and a marker beside it is complete and skipped.
 
     Args:
-        archives: :class:`Archive` objects.
+        archives: to be downloaded.
         target: the folder for the zip files and the unpacked folders.
-        remove_zips: delete each zip file once it is unpacked.
+        remove_zips: delete each zip file after unpacking.
+
+    Raises:
+        InputError: the disk is full, or as :func:`fetch` and :func:`unpack`.
     """
     target = Path(target)
     target.mkdir(parents=True, exist_ok=True)
     for archive in archives:
         marker = target / f".{archive.name}.done"
         if marker.exists() and (target / archive.name).is_dir():
-            print(f"{target / archive.name}: is there (delete it to unpack it again)", flush=True)
+            print(f"{target / archive.name}: exists (delete it to unpack it again)", flush=True)
             continue
         marker.unlink(missing_ok=True)
         try:
@@ -78,25 +77,23 @@ def download_archives(archives, target, remove_zips=False):
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            raise InputError(
-                f"{target}: the disk is full; make room and run this again, it goes on where it stopped"
-            ) from None
+            raise InputError(f"{target}: the disk is full; free some space and run this again to resume") from None
         write_text(marker, f"{md5}\n")
         if remove_zips:
             file.unlink()
 
 
-def fetch(archive, folder):
-    """Return the path of a complete, verified zip file in ``folder``, and its MD5; download what is missing of it.
+def fetch(archive: Archive, folder: Path) -> tuple[Path, str]:
+    """Return the path of a complete, verified zip file in ``folder`` and its MD5; download the missing part.
 
-    A file that is not the published one is kept aside as ``NAME.zip.wrong``, and the next address is asked.
+    A file other than the published one is renamed to ``NAME.zip.wrong``, and the next address is tried.
 
     Raises:
-        InputError: when no address gives the file, with each one's reason.
+        InputError: no address provides the file; with the reason of each.
     """
     file, partial = folder / f"{archive.name}.zip", folder / f"{archive.name}.zip.partial"
     failures = []
-    for address in (None, *archive.addresses):  # None: the file that may be there already
+    for address in (None, *archive.addresses):  # None: an existing file
         try:
             if address:
                 _transfer(address, partial, archive)
@@ -104,164 +101,155 @@ def fetch(archive, folder):
             elif not file.exists():
                 continue
             md5 = _verify(archive, file)
-        except _Refused as error:
+        except _RejectedError as error:
             failures.append(f"{urlsplit(address).netloc}: {error}" if address else str(error))
             print(f"{file.name}: {failures[-1]}", file=sys.stderr, flush=True)
         else:
-            print(f"{file}: MD5 {md5}, {'as published' if archive.md5 else 'none is published to compare'}", flush=True)
+            print(
+                f"{file}: MD5 {md5}, {'as published' if archive.md5 else 'no published value to compare'}", flush=True
+            )
             return file, md5
     reasons = "; ".join(dict.fromkeys(failures))
     raise InputError(f"{file.name} cannot be downloaded ({reasons}). Run this again later, or: {WAYS_OUT}")
 
 
-def unpack(file, folder):
-    """Unpack a zip file to ``folder``, whole or not at all; a single top folder of the same name is left out.
+def unpack(file: Path, folder: str | Path) -> None:
+    """Unpack a zip file to ``folder``, atomically; a top-level folder of the same name is stripped.
 
     Raises:
-        InputError: for a damaged archive, or a member that points outside the folder or is a link.
+        InputError: a damaged archive, or a member that is a link or points outside the folder.
     """
     folder = Path(folder)
     try:
         with zipfile.ZipFile(file) as archive:
-            members = [member for member in archive.infolist() if _is_wanted(file, member)]
+            members = [member for member in archive.infolist() if _is_regular_file(file, member)]
             _require_space(folder.parent, sum(member.file_size for member in members), file)
-            with atomic_folder(folder) as partial, _progress(f"unpacking {file.name}", len(members), "file") as advance:
+            with (
+                atomic_folder(folder) as partial,
+                progress_bar(f"unpacking {file.name}", len(members), "file", _log) as bar,
+            ):
                 for member in members:
                     parts = PurePosixPath(member.filename).parts
                     path = partial.joinpath(*(parts[1:] if parts[0] == folder.name and len(parts) > 1 else parts))
                     path.parent.mkdir(parents=True, exist_ok=True)
                     with archive.open(member) as source, open(path, "wb") as sink:
                         shutil.copyfileobj(source, sink, BLOCK_BYTES)
-                    advance(1)
+                    bar.update()
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
         raise InputError(f"{file}: the archive is damaged ({error}); delete it and run this again") from None
 
 
-def _is_wanted(file, member):
-    """True for a plain file to unpack; raise InputError when it would land elsewhere."""
+def _is_regular_file(file: Path, member: zipfile.ZipInfo) -> bool:
+    """Return whether a member is a file to unpack; raise InputError if it is a link or points outside the folder."""
     name, parts = member.filename, PurePosixPath(member.filename).parts
     if not parts or name.startswith("/") or ".." in parts or "\\" in name or re.match(r"[A-Za-z]:", name):
-        raise InputError(f"{file}: holds '{name}', which points outside its folder; nothing was unpacked")
+        raise InputError(f"{file}: contains '{name}', which points outside its folder; nothing was unpacked")
     if stat.S_ISLNK(member.external_attr >> 16):
-        raise InputError(f"{file}: holds the link '{name}'; nothing was unpacked")
+        raise InputError(f"{file}: contains the link '{name}'; nothing was unpacked")
     return not member.is_dir() and parts[0] != "__MACOSX"
 
 
-def _verify(archive, file):
-    """Return the MD5 of a complete file; put it aside and raise _Refused when it is not the published one."""
+def _verify(archive: Archive, file: Path) -> str:
+    """Return the MD5 of a complete file; rename it and raise _RejectedError if it is not the published one."""
     size, digest = file.stat().st_size, hashlib.md5(usedforsecurity=False)
     with open(file, "rb") as source:
         while block := source.read(BLOCK_BYTES):
             digest.update(block)
     md5 = digest.hexdigest()
     if archive.num_bytes is not None and size != archive.num_bytes:
-        fault = f"{size} bytes came, the file has {archive.num_bytes}"
+        fault = f"received {size} bytes, expected {archive.num_bytes}"
     elif archive.md5 is not None and md5 != archive.md5:
-        fault = f"the wrong bytes came, MD5 {md5}, published is {archive.md5}"
+        fault = f"wrong content, MD5 {md5}, published {archive.md5}"
     elif not zipfile.is_zipfile(file):
-        fault = f"what came is no zip file ({size} bytes)"
+        fault = f"not a zip file ({size} bytes)"
     else:
         return md5
     aside = file.with_name(file.name + ".wrong")
     os.replace(file, aside)
-    raise _Refused(f"{fault}, kept as {aside.name}")
+    raise _RejectedError(f"{fault}, kept as {aside.name}")
 
 
-def _transfer(address, partial, archive):
-    """Download to ``partial`` and go on after breaks, as long as anything comes; raise _Refused when nothing does."""
-    attempt, waits = 0, WAITS_START_S
+def _transfer(address: str, partial: Path, archive: Archive) -> None:
+    """Download to ``partial``, resuming after interruptions as long as data arrives; else raise _RejectedError."""
+    attempt = 0
+    waits: Sequence[float] = WAITS_START_S
     while True:
         before = _size(partial)
         try:
             return _receive(address, partial, archive)
-        except _Transient as error:
+        except _InterruptedError as error:
             if _size(partial) > before:
                 attempt, waits = 0, WAITS_BREAK_S
             if attempt == len(waits):
-                raise _Refused(error) from None
-            print(f"{archive.name}.zip: {error}; again in {waits[attempt]:.0f} s", file=sys.stderr, flush=True)
+                raise _RejectedError(error) from None
+            print(f"{archive.name}.zip: {error}; retrying in {waits[attempt]:.0f} s", file=sys.stderr, flush=True)
             time.sleep(waits[attempt])
             attempt += 1
 
 
-def _receive(address, partial, archive):
-    """Ask once for what is missing of ``partial`` and append it."""
+def _receive(address: str, partial: Path, archive: Archive) -> None:
+    """Request the missing part of ``partial`` once, and append it."""
     offset = _size(partial)
     request = urllib.request.Request(address, headers=HEADERS)
     if offset:
         request.add_header("Range", f"bytes={offset}-")
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-            if response.headers.get_content_type() == "text/html":  # before anything is written over
-                raise _Refused("answers with a page, not with the file")
-            if offset and not _goes_on_at(response, offset):
-                print(f"{archive.name}.zip: the server cannot go on in the middle: from the start", file=sys.stderr)
+            if response.headers.get_content_type() == "text/html":  # before overwriting anything
+                raise _RejectedError("responds with a web page instead of the file")
+            if offset and not _resumes_at(response, offset):
+                print(f"{archive.name}.zip: the server cannot resume: starting over", file=sys.stderr)
                 offset = 0
             announced = response.headers.get("Content-Length")
             total = offset + int(announced) if announced and announced.isdigit() else None
             if archive.num_bytes is not None and total is not None and total != archive.num_bytes:
-                raise _Refused(f"announces {total} bytes, the file has {archive.num_bytes}")
+                raise _RejectedError(f"announces {total} bytes, expected {archive.num_bytes}")
             _require_space(partial.parent, (total or offset) - offset, partial)
             _append(response, partial, offset, total, archive)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and offset:  # nothing is left to send: the file is complete, or of an older version
+        if error.code == 416 and offset:  # nothing left to send: the file is complete, or the server's file changed
             if error.headers.get("Content-Range", "").endswith(f"/{offset}"):
                 return
             partial.unlink()
-            raise _Transient("the server has another length now: from the start") from None
+            raise _InterruptedError("the length on the server changed: starting over") from None
         if error.code in (408, 429) or error.code >= 500:
-            raise _Transient(f"HTTP {error.code} {error.reason}") from None
-        raise _Refused(f"HTTP {error.code} {error.reason}") from None
+            raise _InterruptedError(f"HTTP {error.code} {error.reason}") from None
+        raise _RejectedError(f"HTTP {error.code} {error.reason}") from None
     except (http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
-        raise _Transient(f"the connection broke ({type(error).__name__})") from None
+        raise _InterruptedError(f"connection lost ({type(error).__name__})") from None
     except urllib.error.URLError as error:
-        raise _Transient(f"no connection ({error.reason})") from None
+        raise _InterruptedError(f"no connection ({error.reason})") from None
 
 
-def _append(response, partial, offset, total, archive):
-    """Copy a response's body to ``partial`` from ``offset`` on; raise _Transient when it ends early."""
-    with open(partial, "ab") as sink, _progress(f"{archive.name}.zip", total, "B", offset) as advance:
+def _append(
+    response: http.client.HTTPResponse, partial: Path, offset: int, total: int | None, archive: Archive
+) -> None:
+    """Copy a response's body to ``partial`` from ``offset``; raise _InterruptedError if it is truncated."""
+    with open(partial, "ab") as sink, progress_bar(f"{archive.name}.zip", total, "B", _log, initial=offset) as bar:
         sink.truncate(offset)
-        # read1 gives what has come; read(n) would wait for n bytes and lose them all when the connection breaks.
+        # read1 returns available data; read(n) would wait for n bytes and lose them if the connection is lost.
         while block := response.read1(BLOCK_BYTES):
             sink.write(block)
-            advance(len(block))
+            bar.update(len(block))
         size = sink.tell()
     if total is not None and size < total:
-        raise _Transient(f"the connection broke after {size} of {total} bytes")
+        raise _InterruptedError(f"connection lost after {size} of {total} bytes")
 
 
-def _goes_on_at(response, offset):
+def _resumes_at(response: http.client.HTTPResponse, offset: int) -> bool:
     match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
     return response.status == 206 and match is not None and int(match[1]) == offset
 
 
-def _size(path):
+def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _require_space(folder, num_bytes, what):
+def _require_space(folder: Path, num_bytes: int, what: str | Path) -> None:
     free = shutil.disk_usage(folder).free
     if num_bytes > free:
-        raise InputError(f"{what}: needs {num_bytes / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB; make room first")
+        raise InputError(f"{what}: needs {num_bytes / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; free some space first")
 
 
-@contextmanager
-def _progress(name, total, unit, initial=0):
-    """Yield ``advance(n)``: a bar on a terminal, elsewhere a plain line at every tenth."""
-    if sys.stderr.isatty():
-        scaled = {"unit_scale": True, "unit_divisor": 1000} if unit == "B" else {}
-        with tqdm(desc=name, total=total, initial=initial, unit=unit, **scaled) as bar:
-            yield bar.update
-        return
-    done, step = initial, max(1, (total or 1 << 30) // 10)
-
-    def advance(count):
-        nonlocal done
-        if (done + count) // step > done // step:
-            text = f"{(done + count) / 1e6:.1f} MB" if unit == "B" else f"{done + count} {unit}s"
-            share = f" ({100 * (done + count) // total} %)" if total else ""
-            print(f"{name}: {text}{share}", file=sys.stderr, flush=True)
-        done += count
-
-    yield advance
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

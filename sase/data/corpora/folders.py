@@ -1,11 +1,12 @@
-"""Whatever folders of clean speech and of noise there are, as lists of mixtures to train on and to choose by.
+"""Any folders of clean speech and of noise, as lists of mixtures for training and development.
 
-For training across corpora: ``tr`` and ``cv`` alone, the test set is another corpus. No speaker and no noise file is in
-both. Under each utterance lies one noise; training draws others, at other SNRs, while it goes.
+For training across corpora: only ``tr`` and ``cv``; the test set is another corpus. They share no speaker and no noise
+file. Each utterance has one noise; training remixes with other noises and SNRs.
 """
 
 import os
 from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -21,30 +22,42 @@ from sase.errors import InputError
 
 SETS = ("tr", "cv")
 SNRS_DB = (0.0, 5.0, 10.0, 15.0)
-_GENERATED_S = 20.0  # of each generated noise file
+_GENERATED_S = 20.0  # duration of each generated noise file
 _GENERATED_RATE = 16000
-_DEV_SHARE = 0.1  # of the files of a noise that go to cv, and the most of all speech that a speaker of cv may hold
+_DEV_SHARE = 0.1  # share of the files of a noise for cv, and maximum share of all speech of a speaker of cv
 _MAX_DRAWS = 100
 
 
-def prepare(speech_dirs, noise_dirs, data_dir, generated=0, dev_speakers=8, dev_utterances=64, seed=0, log=print):
-    """Write ``tr`` and ``cv``, each a folder with ``mixtures.tsv``, both whole or none.
+def prepare(
+    speech_dirs: Sequence[str | Path],
+    noise_dirs: Sequence[str | Path],
+    data_dir: str | Path,
+    generated: int = 0,
+    dev_speakers: int = 8,
+    dev_utterances: int = 64,
+    seed: int = 0,
+    log: Callable[[str], None] = print,
+) -> dict[str, dict[str, Mixture]]:
+    """Write ``tr`` and ``cv``, each a folder with ``mixtures.tsv``, both or none.
 
     Args:
-        speech_dirs: folders searched for sound files. A speaker is what stands before the first ``_`` of a file's name;
-            files without one are of one speaker, named as their folder. A folder of Common Voice is read by its tables:
-            its train split goes to ``tr``, its dev split to ``cv``, its test split nowhere.
-        noise_dirs: folders of noises. ``chainsaw_00`` and ``chainsaw_01`` are two files of one noise; a tenth of them
-            goes to ``cv``, and a noise of a single file to ``tr``.
-        data_dir: where to; ``tr`` and ``cv`` in it are replaced, ``noise`` holds what is generated.
-        generated: files of 20 s to generate of every noise of :mod:`sase.data.noises`, and a tenth as many for ``cv``.
-        dev_speakers: how many of the smaller speakers of the plain folders go to ``cv``.
-        dev_utterances: of ``cv``, spread evenly over all that it could have.
+        speech_dirs: folders searched for sound files. The speaker is the part of the file name before the first ``_``;
+            files without ``_`` belong to one speaker, named after their folder. A folder of Common Voice is read by its
+            tables: the train split goes to ``tr``, the dev split to ``cv``, the test split is not used.
+        noise_dirs: folders of noises. ``chainsaw_00`` and ``chainsaw_01`` are two files of one noise; a tenth of
+            them goes to ``cv``, and a noise with a single file to ``tr``.
+        data_dir: output; ``tr`` and ``cv`` in it are replaced, ``noise`` contains generated noises.
+        generated: number of 20 s files per noise of :mod:`sase.data.noises`, and a tenth as many for ``cv``.
+        dev_speakers: number of smaller speakers of the plain folders for ``cv``.
+        dev_utterances: size of ``cv``, evenly spaced over all candidates.
         seed: same seed, same lists.
-        log: called with a line for everything that was left out.
+        log: called with one line for everything that was skipped.
 
     Returns:
-        {set: {utterance: :class:`~sase.data.mixtures.Mixture`}}
+        Set to utterance to mixture.
+
+    Raises:
+        InputError: a set without speech or noise, or too few speakers.
     """
     data_dir = Path(os.path.abspath(data_dir))
     clips = _read_speech(speech_dirs, dev_speakers, np.random.default_rng([seed, 0]), log)
@@ -54,30 +67,34 @@ def prepare(speech_dirs, noise_dirs, data_dir, generated=0, dev_speakers=8, dev_
             files[name][kind] += paths
     for name in SETS:
         if not clips[name] or not files[name]:
-            raise InputError(f"{name}: no {'noise' if clips[name] else 'speech'} for it in the folders given")
+            raise InputError(f"{name}: no {'noise' if clips[name] else 'speech'} for it in the given folders")
     keys = sorted(clips["cv"])
     step = max(1.0, len(keys) / dev_utterances)
     clips["cv"] = {keys[int(i * step)]: clips["cv"][keys[int(i * step)]] for i in range(int(len(keys) / step))}
-    sets, draw = {}, partial(_draw, Mixer(_GENERATED_RATE))
+    sets: dict[str, dict[str, Mixture]] = {}
+    draw = partial(_draw, Mixer(_GENERATED_RATE))
     for number, name in enumerate(SETS, 1):
         generator = np.random.default_rng([seed, number])
-        turns = _turns(files[name], len(clips[name]), generator)
-        sets[name] = {utt: draw(clip, *next(turns), generator) for utt, clip in clips[name].items()}
+        order = _balanced_order(files[name], len(clips[name]), generator)
+        sets[name] = {utt: draw(clip, *next(order), generator) for utt, clip in clips[name].items()}
     with ExitStack() as stack:
         for name, mixtures in sets.items():
             write_mixtures(stack.enter_context(atomic_folder(data_dir / name)) / FILE, mixtures)
     return sets
 
 
-def _read_speech(folders, dev_speakers, generator, log):
-    clips, plain = {name: {} for name in SETS}, {}
+def _read_speech(
+    folders: Sequence[str | Path], dev_speakers: int, generator: np.random.Generator, log: Callable[[str], None]
+) -> dict[str, dict[str, Clip]]:
+    clips: dict[str, dict[str, Clip]] = {name: {} for name in SETS}
+    plain: dict[str, Clip] = {}
     for folder in folders:
         if Path(folder).is_dir() and any(Path(folder).glob("**/train.tsv")):
             tables = read_clips(folder, log)
             for name in SETS:
                 clips[name] |= tables[name]
             continue
-        for path in _sounds(folder):
+        for path in audio.sound_files(os.path.abspath(folder)):
             speaker, mark, _ = path.stem.partition("_")
             utt = path.stem if mark else f"{path.parent.name}_{path.stem}"
             if utt in plain:
@@ -85,28 +102,29 @@ def _read_speech(folders, dev_speakers, generator, log):
             try:
                 plain[utt] = Clip(speaker if mark else path.parent.name, str(path), audio.info(path).duration_s)
             except InputError as error:
-                log(f"{utt}: left out: {error}")
-    seconds = defaultdict(float)
+                log(f"{utt}: skipped: {error}")
+    seconds: dict[str, float] = defaultdict(float)
     for clip in plain.values():
         seconds[clip.speaker] += clip.duration_s
     small = sorted(speaker for speaker, s in seconds.items() if s <= _DEV_SHARE * sum(seconds.values()))
     if len(small) < dev_speakers:
-        there = f"{len(small)} have less than a tenth of the speech"
-        raise InputError(f"{dev_speakers} development speakers wanted; {there}")
+        raise InputError(
+            f"{dev_speakers} development speakers needed, {len(small)} have less than a tenth of the speech"
+        )
     chosen = {small[i] for i in generator.permutation(len(small))[:dev_speakers]}
     for utt, clip in plain.items():
         clips["cv" if clip.speaker in chosen else "tr"][utt] = clip
     return {name: dict(sorted(part.items())) for name, part in clips.items()}
 
 
-def _read_noises(folders):
-    """Return {set: {kind: paths}}."""
-    found = defaultdict(list)
+def _read_noises(folders: Sequence[str | Path]) -> dict[str, dict[str, list[Path]]]:
+    """Return set to kind of noise to files."""
+    found: dict[str, list[Path]] = defaultdict(list)
     for folder in folders:
-        for path in _sounds(folder):
+        for path in audio.sound_files(os.path.abspath(folder)):
             head, mark, _ = path.stem.rpartition("_")
             found[head if mark and head else path.stem].append(path)
-    files = {name: defaultdict(list) for name in SETS}
+    files: dict[str, dict[str, list[Path]]] = {name: defaultdict(list) for name in SETS}
     for kind, paths in found.items():
         count = max(1, round(_DEV_SHARE * len(paths))) if len(paths) > 1 else 0
         files["tr"][kind] = paths[: len(paths) - count]
@@ -115,9 +133,9 @@ def _read_noises(folders):
     return files
 
 
-def _generate(folder, count, seed):
-    """Write noises that are not there yet; return {set: {kind: paths}}."""
-    files = {name: {} for name in SETS}
+def _generate(folder: Path, count: int, seed: int) -> dict[str, dict[str, list[Path]]]:
+    """Write generated noises unless they exist; return set to kind of noise to files."""
+    files: dict[str, dict[str, list[Path]]] = {name: {} for name in SETS}
     for number, (kind, make) in enumerate(sorted(noises.NOISES.items())):
         for name, many in (("tr", count), ("cv", -(-count // 10))):
             for i in range(many):
@@ -130,9 +148,12 @@ def _generate(folder, count, seed):
     return files
 
 
-def _turns(kinds, count, generator):
-    """Yield ``count`` times (kind, path): kinds in turn, in random order, and the files of each in turn."""
-    names, used = sorted(kinds), defaultdict(int)
+def _balanced_order(
+    kinds: Mapping[str, Sequence[Path]], count: int, generator: np.random.Generator
+) -> Iterator[tuple[str, Path]]:
+    """Yield at least ``count`` pairs of kind and file: kinds by random permutations, files of each in turn."""
+    names = sorted(kinds)
+    used: dict[str, int] = defaultdict(int)
     for _ in range(-(-count // len(names))):
         for i in generator.permutation(len(names)):
             kind = names[i]
@@ -140,8 +161,8 @@ def _turns(kinds, count, generator):
             used[kind] += 1
 
 
-def _draw(mixer, clip, noise, path, generator):
-    """Return the mixture of a clip and a noise, from anywhere in its file."""
+def _draw(mixer: Mixer, clip: Clip, noise: str, path: Path, generator: np.random.Generator) -> Mixture:
+    """Return the mixture of a clip and a noise, from a random offset in its file."""
     end_s = int(1000 * audio.info(path).duration_s) / 1000
     for _ in range(_MAX_DRAWS):
         offset_s = int(1000 * generator.uniform(0.0, end_s)) / 1000
@@ -149,15 +170,4 @@ def _draw(mixer, clip, noise, path, generator):
         mixture = Mixture(clip.speaker, clip.path, noise, str(path), 0.0, end_s, offset_s, snr_db)
         if mixer.excerpt(mixture, int(clip.duration_s * mixer.sample_rate)).any():
             return mixture
-    raise InputError(f"{path}: is silent nearly everywhere; leave it out")
-
-
-def _sounds(folder):
-    """Return the sound files of a folder and all below it, sorted."""
-    if not Path(folder).is_dir():
-        raise InputError(f"{folder}: no such folder")
-    files = sorted(Path(os.path.abspath(folder)).rglob("*"))
-    found = [file for file in files if file.suffix.lower() in audio.SUFFIXES and file.name[0] != "."]
-    if not found:
-        raise InputError(f"{folder}: holds no sound files ({' '.join(audio.SUFFIXES)})")
-    return found
+    raise InputError(f"{path}: almost entirely silent; remove it")

@@ -27,46 +27,47 @@ NAMES = (
     "volvo",
     "white",
 )
-MAT_SAMPLE_RATE = 19980  # Hz, of the .mat files, which do not tell
+MAT_SAMPLE_RATE = 19980  # Hz, of the .mat files, which do not contain it
 MIN_DURATION_S = 2.0
 HOW_TO_GET = (
-    "NOISEX-92 has no public address: it came on CD-ROMs, copies circulate. Put what you have of it, as .wav or .mat "
-    "files, into one folder (babble.wav, volvo.mat, ...) and name it; any other folder of noises will do as well"
+    "NOISEX-92 has no official download: it was published on CD-ROMs, copies circulate. Put the noises that you have, "
+    "as .wav or .mat files, into one folder (babble.wav, volvo.mat, ...) and pass it; any other folder of noises works "
+    "too"
 )
 
 
 @dataclass(frozen=True)
 class Noise:
-    """A noise, and where its sound is."""
+    """A noise and its sound file."""
 
     name: str
     path: str
     duration_s: float
-    centroid_hz: float  # the mean frequency of its power, which tells rumbling from hissing
+    centroid_hz: float  # spectral centroid: low for rumbling, high for hissing
 
 
-def download(noise_dir):
-    """Tell what noises a folder holds; they cannot be downloaded.
+def download(noise_dir: str | Path) -> None:
+    """Print which noises a folder contains; they cannot be downloaded.
 
     Raises:
-        InputError: no such folder, or no noise in it; with the way to get NOISEX-92.
+        InputError: no such folder, or no noise in it; explains how to get NOISEX-92.
     """
     names = list(_files(noise_dir))
     of_noisex = [name for name in NAMES if name in names]
     missing = [name for name in NAMES if name not in names]
     text = f"{noise_dir}: {len(names)} noises, {len(of_noisex)} of the {len(NAMES)} of NOISEX-92"
-    print(f"{text}; not there: {' '.join(missing)}" if of_noisex and missing else text, flush=True)
+    print(f"{text}; missing: {' '.join(missing)}" if of_noisex and missing else text, flush=True)
 
 
-def prepare(noise_dir, wav_dir):
-    """Return the list of :class:`Noise` in a folder, sorted by name.
+def prepare(noise_dir: str | Path, wav_dir: str | Path) -> list[Noise]:
+    """Return the noises of a folder, sorted by name.
 
     Args:
-        noise_dir: with sound files or .mat files, at any depth; a noise is named after its file, in small letters.
-        wav_dir: where .mat files are written as WAV; absolute, since what is returned points there.
+        noise_dir: with sound files or .mat files, at any depth; a noise is named after its file, in lower case.
+        wav_dir: output folder for .mat files as WAV; absolute, since the returned paths refer to it.
 
     Raises:
-        InputError: no noise, or one that cannot be read, is silent or shorter than two seconds.
+        InputError: no noise, or one that is unreadable, silent or shorter than two seconds.
     """
     noises = []
     for name, path in _files(noise_dir).items():
@@ -74,60 +75,60 @@ def prepare(noise_dir, wav_dir):
             path = _convert(path, Path(wav_dir) / f"{name}.wav")
         wav, rate = audio.read(path)
         if len(wav[0]) < MIN_DURATION_S * rate:
-            raise InputError(f"{path}: lasts {len(wav[0]) / rate:.2f} s; a noise needs {MIN_DURATION_S:g} s or more")
+            raise InputError(
+                f"{path}: only {len(wav[0]) / rate:.2f} s long; a noise needs at least {MIN_DURATION_S:g} s"
+            )
         if not wav[0].any():
             raise InputError(f"{path}: is silent")
         noises.append(Noise(name, str(path), wav.shape[1] / rate, _centroid_hz(wav[0], rate)))
     return noises
 
 
-def _files(noise_dir):
-    """Return {name: absolute path} of all noises below a folder, sorted by name."""
+def _files(noise_dir: str | Path) -> dict[str, Path]:
+    """Return name to absolute path of all noises in a folder and its subfolders, sorted by name."""
     folder = Path(noise_dir)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder of noises. {HOW_TO_GET}")
-    suffixes = (*audio.SUFFIXES, ".mat")
-    paths = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in suffixes and not p.name.startswith(".")]
-    if not paths:
-        raise InputError(f"{folder}: holds no noises ({' '.join(suffixes)}). {HOW_TO_GET}")
-    # The same noise as .wav and as .mat is one noise: the .wav tells its rate.
+    try:
+        paths = audio.sound_files(folder, (*audio.SUFFIXES, ".mat"))
+    except InputError as error:
+        raise InputError(f"{error}. {HOW_TO_GET}") from None
+    # The same noise as .wav and as .mat is one noise; the .wav contains its sample rate.
     sounds = {p.with_suffix("") for p in paths if p.suffix.lower() != ".mat"}
     paths = [p for p in paths if p.suffix.lower() != ".mat" or p.with_suffix("") not in sounds]
     stems = Counter(p.stem.lower() for p in paths)
-    named = {}
+    named: dict[str, Path] = {}
     for path in paths:
         parts = path.relative_to(folder).with_suffix("").parts
         name = path.stem if stems[path.stem.lower()] == 1 else "_".join(parts)
         name = re.sub(r"\s+", "_", name.lower())
         if name in named:
-            raise InputError(f"{named[name]} and {path}: are both the noise {name}; remove one")
+            raise InputError(f"{named[name]} and {path}: both are the noise {name}; remove one")
         named[name] = path.absolute()
     return dict(sorted(named.items()))
 
 
-def _convert(source, target):
-    """Write the sound in a .mat file as WAV and return its path; a stale or missing one is made anew."""
+def _convert(source: Path, target: Path) -> Path:
+    """Write the audio of a .mat file as WAV and return its path."""
     from scipy.io import loadmat
 
     try:
         variables = loadmat(source)
-    except Exception as error:  # scipy's reader raises whatever the bytes lead it to
+    except Exception as error:  # scipy's reader raises many kinds of exceptions
         raise InputError(f"{source}: not a readable .mat file ({type(error).__name__}: {error})") from None
     arrays = [v for k, v in variables.items() if not k.startswith("__") and getattr(v, "dtype", None) is not None]
     arrays = [v for v in arrays if v.dtype.kind in "iuf" and v.size == max(v.shape, default=0) and v.size > 1]
     if not arrays:
-        raise InputError(f"{source}: holds no vector of numbers")
+        raise InputError(f"{source}: contains no vector of numbers")
     samples = max(arrays, key=np.size).reshape(-1)
     wav = samples.astype(np.float64)
     if not np.isfinite(wav).all():
-        raise InputError(f"{source}: holds NaN or infinite samples")
+        raise InputError(f"{source}: contains NaN or infinite samples")
     if samples.dtype.kind == "u":
         wav -= wav.mean()
-    # Raw 16-bit numbers, whatever type they are stored in; only ratios matter to a mixture.
+    # Raw 16-bit numbers, stored as any type; only ratios matter in a mixture.
     audio.write(target, 0.9 * wav / max(np.abs(wav).max(), 1e-12), MAT_SAMPLE_RATE)
     return target
 
 
-def _centroid_hz(wav, rate):
-    power = np.abs(np.fft.rfft(wav[: 60 * rate].astype(np.float64))) ** 2  # a minute tells enough
+def _centroid_hz(wav: np.ndarray, rate: int) -> float:
+    power = np.abs(np.fft.rfft(wav[: 60 * rate].astype(np.float64))) ** 2  # one minute suffices
     return float((power * np.linspace(0, rate / 2, len(power))).sum() / power.sum())

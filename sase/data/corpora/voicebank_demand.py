@@ -4,21 +4,23 @@ Valentini-Botinhao et al., "Investigating RNN-based speech enhancement methods f
 """
 
 import os
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from sase import audio
 from sase.atomic import atomic_folder
 from sase.data import datadir
 from sase.data.corpora.download import Archive, download_archives
 from sase.errors import InputError
 
-DEV_SPEAKERS = ("p226", "p287")  # as in ESPnet; the training set has no development part of its own
+DEV_SPEAKERS = ("p226", "p287")  # as in ESPnet; the corpus has no development set
 TRAINSETS = ("28spk", "56spk")
 SETS = ("tr", "cv", "tt")
 SUFFIXES = (".wav", ".flac")
 
 _SERVER = "https://datashare.ed.ac.uk"
-# name, bitstream UUID, sequence number in the old addresses, MD5 (where one is published)
+# name, bitstream UUID, sequence number in the old addresses, MD5 (if published)
 _FILES = (
     ("clean_testset_wav", "dec213d3-bf57-4777-9663-c24bdce92d5e", 1, "34eb1c0ba7ef667e9b966866c542fc16"),
     ("noisy_testset_wav", "13c1bfbf-14a6-41db-9b41-8f7310f01ad5", 5, "fb1b86caa31e8ba5b506c0c64da9aab5"),
@@ -44,45 +46,53 @@ ARCHIVES = tuple(
 )
 
 
-def download(target, trainset="28spk", remove_zips=False):
-    """Fetch, verify and unpack the official archives into a folder; what is there already is left alone.
+def download(target: str | Path, trainset: str = "28spk", remove_zips: bool = False) -> None:
+    """Download, verify and unpack the official archives; existing parts are kept.
 
     Args:
-        target: the folder; afterwards it holds ``clean_testset_wav/``, ..., ``logfiles/``.
+        target: output folder for ``clean_testset_wav/``, ..., ``logfiles/``.
         trainset: "28spk" or "56spk".
         remove_zips: delete each archive once it is unpacked.
     """
     if trainset not in TRAINSETS:
-        raise InputError(f"trainset must be one of {', '.join(TRAINSETS)}, is '{trainset}'")
+        raise InputError(f"trainset must be one of {', '.join(TRAINSETS)}, got '{trainset}'")
     others = [name for name in TRAINSETS if name != trainset]
     download_archives([a for a in ARCHIVES if not any(name in a.name for name in others)], target, remove_zips)
 
 
-def prepare(corpus_dir, data_dir, dev_speakers=DEV_SPEAKERS, trainset=None):
-    """Write ``tr``, ``cv`` and ``tt`` data directories, all whole or none; return them as a dict of DataDir.
+def prepare(
+    corpus_dir: str | Path,
+    data_dir: str | Path,
+    dev_speakers: Sequence[str] = DEV_SPEAKERS,
+    trainset: str | None = None,
+) -> dict[str, datadir.DataDir]:
+    """Write the data directories ``tr``, ``cv`` and ``tt``, all or none; return set to data directory.
 
     Args:
         corpus_dir: a folder with ``{clean,noisy}_{trainset_28spk,testset}_wav/``, at the top or one level down, of .wav
             or .flac files, and optionally the corpus' log files with ``utterance noise snr_db`` lines.
-        data_dir: where to; ``tr``, ``cv`` and ``tt`` in it are replaced.
-        dev_speakers: the training speakers that make up ``cv``.
-        trainset: "28spk" or "56spk"; None takes the first that is there.
+        data_dir: output; ``tr``, ``cv`` and ``tt`` in it are replaced.
+        dev_speakers: the training speakers that form ``cv``.
+        trainset: "28spk" or "56spk"; None: the first one found.
+
+    Raises:
+        InputError: missing files, or development speakers that do not fit.
     """
     corpus_dir = Path(corpus_dir)
     if not corpus_dir.is_dir():
         raise InputError(f"{corpus_dir}: no such corpus folder")
-    there = (name for name in TRAINSETS if _find(corpus_dir, f"noisy_trainset_{name}_wav"))
-    trainset = trainset or next(there, TRAINSETS[0])
+    found = (name for name in TRAINSETS if _find(corpus_dir, f"noisy_trainset_{name}_wav"))
+    trainset = trainset or next(found, TRAINSETS[0])
     train = _pairs(corpus_dir, f"trainset_{trainset}")
     speakers = sorted({_speaker(utt) for utt in train})
     absent = [speaker for speaker in dev_speakers if speaker not in speakers]
     if absent or not dev_speakers:
         raise InputError(
-            f"{corpus_dir}: development speakers that are not there: {' '.join(absent) or '(none given)'}; "
+            f"{corpus_dir}: development speakers not found: {' '.join(absent) or '(none given)'}; "
             f"choose with --dev-speakers from: {' '.join(speakers)}"
         )
     if set(dev_speakers) == set(speakers):
-        raise InputError(f"{corpus_dir}: --dev-speakers names every speaker; none is left to train on")
+        raise InputError(f"{corpus_dir}: --dev-speakers lists every speaker; none remains for training")
     parts = {
         "tr": {utt: pair for utt, pair in train.items() if _speaker(utt) not in dev_speakers},
         "cv": {utt: pair for utt, pair in train.items() if _speaker(utt) in dev_speakers},
@@ -98,7 +108,7 @@ def prepare(corpus_dir, data_dir, dev_speakers=DEV_SPEAKERS, trainset=None):
     return {name: datadir.read_data_dir(Path(data_dir) / name) for name in SETS}
 
 
-def _write(folder, pairs, log):
+def _write(folder: Path, pairs: Mapping[str, tuple[str, str]], log: Mapping[str, tuple[str, float]]) -> None:
     known = {utt: log[utt] for utt in pairs if utt in log}
     tables = datadir.Tables(
         noisy={utt: noisy for utt, (noisy, _) in pairs.items()},
@@ -110,51 +120,50 @@ def _write(folder, pairs, log):
     datadir.write_data_dir(folder, tables)
 
 
-def _speaker(utt):
+def _speaker(utt: str) -> str:
     return utt.split("_")[0]
 
 
-def _find(corpus_dir, name):
-    """Return the folder of that name that has sound files, at the top, one level down or inside itself; else None."""
+def _find(corpus_dir: Path, name: str) -> Path | None:
+    """Return the folder of this name with sound files: at the top, one level down or nested in itself; else None."""
     for folder in (corpus_dir / name, corpus_dir / name / name, *sorted(corpus_dir.glob(f"*/{name}"))):
         if folder.is_dir() and any(entry.name.lower().endswith(SUFFIXES) for entry in os.scandir(folder)):
             return folder
     return None
 
 
-def _sounds(corpus_dir, name):
-    """Return {utterance: absolute path} of a folder's sound files."""
+def _sounds(corpus_dir: Path, name: str) -> dict[str, str]:
+    """Return utterance to absolute path of a folder's sound files."""
     folder = _find(corpus_dir, name)
     if folder is None:
-        raise InputError(f"{corpus_dir}: there is no folder {name}/ with {' or '.join(SUFFIXES)} files in it")
-    folder, sounds = os.path.abspath(folder), {}
-    for file in sorted(os.listdir(folder)):
-        utt, suffix = os.path.splitext(file)
-        if suffix.lower() not in SUFFIXES or file.startswith("."):
+        raise InputError(f"{corpus_dir}: no folder {name}/ with {' or '.join(SUFFIXES)} files")
+    sounds: dict[str, str] = {}
+    for path in sorted(Path(os.path.abspath(folder)).iterdir()):
+        if not audio.is_sound_file(path, SUFFIXES):
             continue
-        if utt in sounds:
-            raise InputError(f"{folder}: {utt} is there twice, as {os.path.basename(sounds[utt])} and {file}")
-        sounds[utt] = os.path.join(folder, file)
+        if path.stem in sounds:
+            raise InputError(f"{folder}: duplicate {path.stem}: {os.path.basename(sounds[path.stem])} and {path.name}")
+        sounds[path.stem] = str(path)
     return sounds
 
 
-def _pairs(corpus_dir, part):
-    """Return {utterance: (noisy path, clean path)}; both folders must hold the same utterances."""
+def _pairs(corpus_dir: Path, part: str) -> dict[str, tuple[str, str]]:
+    """Return utterance to noisy and clean path; both folders must contain the same utterances."""
     noisy, clean = (_sounds(corpus_dir, f"{kind}_{part}_wav") for kind in ("noisy", "clean"))
     if noisy.keys() != clean.keys():
         utt = min(noisy.keys() ^ clean.keys())
-        there, missing = ("noisy", "clean") if utt in noisy else ("clean", "noisy")
+        present, missing = ("noisy", "clean") if utt in noisy else ("clean", "noisy")
         raise InputError(
-            f"{corpus_dir}: {utt} is in {there}_{part}_wav, not in {missing}_{part}_wav "
+            f"{corpus_dir}: {utt} is in {present}_{part}_wav, but not in {missing}_{part}_wav "
             f"({len(noisy)} noisy files, {len(clean)} clean ones)"
         )
     return {utt: (noisy[utt], clean[utt]) for utt in noisy}
 
 
-def _read_log(corpus_dir, name):
-    """Return {utterance: (noise, snr_db)} of one of the corpus' log files, empty when the corpus has none."""
+def _read_log(corpus_dir: Path, name: str) -> dict[str, tuple[str, float]]:
+    """Return utterance to noise and SNR in dB of one of the corpus' log files; empty if there is none."""
     path = next((p for p in (corpus_dir / name, *sorted(corpus_dir.glob(f"*/{name}"))) if p.is_file()), None)
-    log = {}
+    log: dict[str, tuple[str, float]] = {}
     if path is None:
         return log
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -164,5 +173,5 @@ def _read_log(corpus_dir, name):
             utt, noise, snr_db = line.split()
             log[utt] = (noise, float(snr_db))
         except ValueError:
-            raise InputError(f"{path}:{number}: must be 'utterance noise snr_db', is '{line}'") from None
+            raise InputError(f"{path}:{number}: must be 'utterance noise snr_db', got '{line}'") from None
     return log
