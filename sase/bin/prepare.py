@@ -48,8 +48,8 @@ def main() -> None:
         return
     from sase.data.corpora.voicebank_demand import prepare
 
-    sets = prepare(args.corpus_dir, args.data, args.dev_speakers.split(), args.trainset)
-    for name, data in sets.items():
+    data_dirs = prepare(args.corpus_dir, args.data, args.dev_speakers.split(), args.trainset)
+    for name, data in data_dirs.items():
         unknown = len(data) - len(data.utt2noise)
         note = f"; the noise of {unknown} is not in the corpus' log" if unknown else ""
         print(f"{args.data}/{name}: {len(data)} utterances of {len(data.spk2utt)} speakers{note}")
