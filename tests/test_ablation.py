@@ -280,7 +280,7 @@ def test_a_row_is_trained_and_scored_and_results_of_another_config_are_rejected(
 @pytest.mark.recipe
 def test_the_command_runs_all_rows_and_resumes(plan, sets, tmp_path):
     def command(*more):
-        words = [
+        arguments = [
             "--config",
             plan.path,
             "--train-set",
@@ -293,7 +293,7 @@ def test_the_command_runs_all_rows_and_resumes(plan, sets, tmp_path):
             tmp_path / "out",
             *more,
         ]
-        return subprocess.run(sase_command("ablation", *words), capture_output=True, text=True, timeout=500)
+        return subprocess.run(sase_command("ablation", *arguments), capture_output=True, text=True, timeout=500)
 
     done = command("--row", "all")
     assert done.returncode == 0, done.stderr

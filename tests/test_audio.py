@@ -55,12 +55,12 @@ def test_unsupported_formats_are_rejected(tmp_path, name, rate, channels):
 
 
 def test_bad_files_are_rejected(tmp_path):
-    for name, words in bad_files(tmp_path).items():
-        with pytest.raises(InputError, match=words) as error:
+    for name, message in bad_files(tmp_path).items():
+        with pytest.raises(InputError, match=message) as error:
             audio.read(tmp_path / name)
         assert name in str(error.value)
         assert "\n" not in str(error.value)
-        with pytest.raises(InputError, match=words), audio.open_blocks(tmp_path / name) as (_, blocks):
+        with pytest.raises(InputError, match=message), audio.open_blocks(tmp_path / name) as (_, blocks):
             list(blocks)
 
 

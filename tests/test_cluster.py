@@ -22,15 +22,15 @@ QSUB = """\
 import os, pathlib, subprocess, sys
 
 expected = {{"-V": 0, "-S": 1, "-sync": 1, "-cwd": 0, "-j": 1, "-o": 1, "-N": 1, "-t": 1, "-tc": 1, "-l": 1, "-pe": 2}}
-words, options, resources = sys.argv[1:], {{}}, []
-while words and words[0].startswith("-"):
-    name = words.pop(0)
+arguments, options, resources = sys.argv[1:], {{}}, []
+while arguments and arguments[0].startswith("-"):
+    name = arguments.pop(0)
     if name not in expected or name in options and name != "-l":
         sys.exit(f"qsub: Unknown option {{name}}")
-    values = [words.pop(0) for _ in range(expected[name])]
+    values = [arguments.pop(0) for _ in range(expected[name])]
     options[name] = values
     resources += values if name == "-l" else []
-[script] = words
+[script] = arguments
 first, last = map(int, options["-t"][0].split("-"))
 assert options["-sync"] == ["y"] and options["-j"] == ["y"] and first == 1 and "-cwd" in options, options
 assert options["-N"][0][0].isalpha() and not set(options["-N"][0]) & set("/:@*?\\\\ "), options["-N"]
@@ -91,8 +91,8 @@ def test_sge_calls_qsub_with_valid_options(sge, site):
 
 def test_sge_reports_failures_and_reruns_only_them(sge, site):
     script = "echo >> tried.JOB; [ JOB != 3 ] || exit 3; [ JOB != 5 ] || [ -e good ] || kill -9 $PPID"
-    words = ("--pick", "failed", "JOB=2:5", "log/x.JOB.log", "bash", "-c", script)
-    status, error = sge(*words)
+    arguments = ("--pick", "failed", "JOB=2:5", "log/x.JOB.log", "bash", "-c", script)
+    status, error = sge(*arguments)
     assert status == 1
     assert error.splitlines() == [
         "2 of 4 failed, see log/x.*.log",
@@ -107,7 +107,7 @@ def test_sge_reports_failures_and_reruns_only_them(sge, site):
         "5.status": "vanished unknown to the scheduler",
     }
     (site / "good").touch()
-    status, error = sge(*words)
+    status, error = sge(*arguments)
     assert status == 1
     assert error.startswith("1 of 4 failed (2 succeeded before), see log/x.3.log")
     assert {path.name: len(path.read_text()) for path in site.glob("tried.*")} == {
@@ -154,10 +154,10 @@ def test_a_site_file_maps_options(site, root):
         "# of a test\ncommand sh -c 'echo \"$0 $*\" >&2; exit 1' # prints its arguments\n"
         "default time=60\noption time=* --time $0\noption gpu=0 -p cpu\noption gpu=* -p gpu --gres=gpu:$0\n"
     )
-    for gpu, words in (("0", "-p cpu"), ("2", "-p gpu --gres=gpu:2")):
+    for gpu, expected in (("0", "-p cpu"), ("2", "-p gpu --gres=gpu:2")):
         status, error = run(root, "run_slurm", "--config", "mine.conf", "--gpu", gpu, "x.log", "true", cwd=site)
         assert status == 1
-        assert f"run_slurm.py: sh: {words} --time 60 --wait" in error
+        assert f"run_slurm.py: sh: {expected} --time 60 --wait" in error
 
 
 def test_the_recipe_knows_its_backends(root, tmp_path):

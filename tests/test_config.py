@@ -45,7 +45,7 @@ def test_values_take_the_types_of_their_fields():
 
 
 @pytest.mark.parametrize(
-    ("mapping", "words"),
+    ("mapping", "message"),
     [
         ({"nam": "b"}, "unknown key nam; known here: flag, inner, limit, loss, name"),
         ({"inner": {"step": 1}}, "unknown key inner.step"),
@@ -66,8 +66,8 @@ def test_values_take_the_types_of_their_fields():
         ([1], "must be a section"),
     ],
 )
-def test_invalid_values_are_reported_by_key(mapping, words):
-    with pytest.raises(InputError, match=words) as error:
+def test_invalid_values_are_reported_by_key(mapping, message):
+    with pytest.raises(InputError, match=message) as error:
         from_mapping(Outer, mapping)
     assert "\n" not in str(error.value)
 
@@ -100,9 +100,9 @@ def test_file_round_trip(tmp_path):
 
 def test_bad_yaml_is_rejected(tmp_path):
     path = tmp_path / "c.yaml"
-    for text, words in (("a: [1", "not valid YAML"), ("- 1\n", "holds a list"), ("word", "holds a str")):
+    for text, message in (("a: [1", "not valid YAML"), ("- 1\n", "holds a list"), ("word", "holds a str")):
         path.write_text(text)
-        with pytest.raises(InputError, match=f"c.yaml: .*{words}") as error:
+        with pytest.raises(InputError, match=f"c.yaml: .*{message}") as error:
             read_yaml(path)
         assert "\n" not in str(error.value)
     path.write_text("# nothing\n")

@@ -15,8 +15,8 @@ def sase(root, monkeypatch):
     """Run a command of sase; return (exit status, standard output, standard error)."""
     monkeypatch.setenv("PYTHONPATH", str(root))
 
-    def call(*words):
-        command = [sys.executable, "-m", "sase.bin.main", *map(str, words)]
+    def call(*arguments):
+        command = [sys.executable, "-m", "sase.bin.main", *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout, done.stderr
 
@@ -35,15 +35,15 @@ def corpus(tmp_path):
 
 def test_prepare_and_validate(sase, corpus, tmp_path):
     data = tmp_path / "data"
-    words = ("prepare", "voicebank_demand", "--corpus", corpus, "--data", data)
-    status, out, error = sase(*words)
+    arguments = ("prepare", "voicebank_demand", "--corpus", corpus, "--data", data)
+    status, out, error = sase(*arguments)
     assert status == 1
     assert out == ""
     assert error.count("\n") == 1
     assert "p226 p287" in error
     assert "--dev-speakers" in error
     assert "p1 p2" in error
-    status, out, error = sase(*words, "--dev-speakers", "p2")
+    status, out, error = sase(*arguments, "--dev-speakers", "p2")
     assert (status, error) == (0, "")
     assert "data/tr: 1 utterances of 1 speakers; the noise of 1 is not" in out
     assert out.splitlines()[2] == f"{data}/tt: 1 utterances of 1 speakers"

@@ -48,7 +48,7 @@ def test_keys_are_sorted_by_bytes_and_values_may_contain_spaces(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "expected"),
     [
         ("b 1\na 2\n", ["t:2", "not sorted", "a after b"]),
         ("a 1\na 2\n", ["t:2", "duplicate key a"]),
@@ -60,11 +60,11 @@ def test_keys_are_sorted_by_bytes_and_values_may_contain_spaces(tmp_path):
         (b"a \xff\xfe\n", ["UTF-8"]),
     ],
 )
-def test_a_bad_table_is_reported_with_its_line(tmp_path, text, words):
+def test_a_bad_table_is_reported_with_its_line(tmp_path, text, expected):
     (tmp_path / "t").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InputError) as error:
         datadir.read_table(tmp_path / "t")
-    assert all(word in str(error.value) for word in words)
+    assert all(word in str(error.value) for word in expected)
     assert "\n" not in str(error.value)
 
 
@@ -97,7 +97,7 @@ def test_no_utterances_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "words"),
+    ("name", "text", "message"),
     [
         ("utt2spk", "p001_001 p001\np001_002 q001\np002_001 p002\n", "p001_002 does not start with"),
         ("spk2utt", "p001 p001_001\np002 p002_001\n", "p001 does not agree with utt2spk"),
@@ -109,10 +109,10 @@ def test_no_utterances_is_an_error(tmp_path):
         ("utt2num_samples", "p001_001 16000\n", "utt2num_samples: p001_002 is missing"),
     ],
 )
-def test_inconsistent_tables_are_rejected(tmp_path, name, text, words):
+def test_inconsistent_tables_are_rejected(tmp_path, name, text, message):
     write_example(tmp_path)
     (tmp_path / name).write_text(text)
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=message):
         datadir.validate_data_dir(tmp_path)
 
 
@@ -121,11 +121,12 @@ def test_audio_is_checked_on_request(tmp_path):
     for kind, rate, length in (("a", 16000, 800), ("b", 16000, 801), ("c", 8000, 800)):
         files[kind] = str(tmp_path / f"{kind}.wav")
         audio.write(files[kind], np.zeros(length, np.float32), rate)
-    for clean, words in ((files["b"], "801"), (files["c"], "8000 Hz"), ("/none.wav", "no such file"), (files["a"], "")):
+    faults = (files["b"], "801"), (files["c"], "8000 Hz"), ("/none.wav", "no such file"), (files["a"], "")
+    for clean, message in faults:
         datadir.write_data_dir(tmp_path / "d", datadir.Tables({"p1_1": files["a"]}, {"p1_1": clean}, {"p1_1": "p1"}))
         datadir.validate_data_dir(tmp_path / "d")
-        if words:
-            with pytest.raises(InputError, match=words):
+        if message:
+            with pytest.raises(InputError, match=message):
                 datadir.validate_data_dir(tmp_path / "d", audio=True)
         else:
             assert len(datadir.validate_data_dir(tmp_path / "d", audio=True)) == 1

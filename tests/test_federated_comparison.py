@@ -212,7 +212,7 @@ def test_results_without_scores_per_utterance_are_shown_without_intervals(tmp_pa
 @pytest.mark.recipe
 def test_the_command_runs_all_rows_resumes_and_stops_if_silos_are_similar(plan, folders):
     def command(*more):
-        words = [
+        arguments = [
             "--config",
             plan.path,
             "--silos",
@@ -225,7 +225,7 @@ def test_the_command_runs_all_rows_resumes_and_stops_if_silos_are_similar(plan, 
             folders.out,
             *more,
         ]
-        command = [sys.executable, "-m", "sase.bin.main", "compare", *map(str, words)]
+        command = [sys.executable, "-m", "sase.bin.main", "compare", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, timeout=500)
 
     done = command("--row", "examples", "--row", "central")

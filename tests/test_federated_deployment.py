@@ -1,4 +1,4 @@
-"""The engine ``deployment``: one server and three silos, each a process of its own, with kills and failures."""
+"""The engine ``deployment``: one server and three silos, each a separate process, with kills and failures."""
 
 import shutil
 import time

@@ -49,7 +49,7 @@ def test_bad_weights_are_rejected_with_one_line(folder):
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     metadata = {"format": "sase-1", "model_config": "{}"}
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "misfit.safetensors", metadata)
-    for name, words in {
+    for name, message in {
         "yours": "yours: model not found; give one of mine",
         "exp/gone/best.pt": "model not found",
         tmp_path / "cut.safetensors": "not a readable safetensors file",
@@ -57,7 +57,7 @@ def test_bad_weights_are_rejected_with_one_line(folder):
         tmp_path / "other.safetensors": "not weights of SASE",
         tmp_path / "misfit.safetensors": "do not match the config",
     }.items():
-        with pytest.raises(InputError, match=words) as caught:
+        with pytest.raises(InputError, match=message) as caught:
             pretrained.load(name)
         assert "\n" not in str(caught.value)
 
@@ -95,8 +95,8 @@ def test_a_release_has_the_best_weights_and_a_card_with_their_training(tmp_path)
         "| 2.5 |",
         "Tones.",
     )
-    for words in expected:
-        assert words in text
+    for line in expected:
+        assert line in text
     assert "Then" not in text
     first = tmp_path / "first"
     first.mkdir()

@@ -114,15 +114,15 @@ def tries(folder):
 def test_pick_failed_skips_finished_jobs_until_their_input_changes(runner, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/table").write_text("1\n")
-    words = ("JOB=1:3", "log/x.JOB.log", "bash", "-c", "echo >> tried.JOB; [ JOB != 2 ] || [ -e good ]", "sh", "in")
-    failing = ("--pick", "failed", *words)
+    arguments = ("JOB=1:3", "log/x.JOB.log", "bash", "-c", "echo >> tried.JOB; [ JOB != 2 ] || [ -e good ]", "sh", "in")
+    failing = ("--pick", "failed", *arguments)
     assert run(runner, *failing, cwd=tmp_path)[2].startswith("1 of 3 failed, see log/x.2.log")
     assert run(runner, *failing, cwd=tmp_path)[2].startswith("1 of 3 failed (2 succeeded before), see log/x.2.log")
     assert tries(tmp_path) == {"tried.1": 1, "tried.2": 2, "tried.3": 1}
     (tmp_path / "in/table").write_text("22\n")  # input of the finished jobs
     run(runner, *failing, cwd=tmp_path)
     assert tries(tmp_path) == {"tried.1": 2, "tried.2": 3, "tried.3": 2}
-    run(runner, *words, cwd=tmp_path)  # all jobs, without --pick
+    run(runner, *arguments, cwd=tmp_path)  # all jobs, without --pick
     assert tries(tmp_path) == {"tried.1": 3, "tried.2": 4, "tried.3": 3}
     (tmp_path / "good").touch()
     assert run(runner, *failing, cwd=tmp_path) == (0, "", "")

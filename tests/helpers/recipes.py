@@ -38,7 +38,7 @@ class Recipe:
         subprocess.run([root / "tools/install.sh", "--if-needed"], env=self.environment, check=True)
 
     def start(self, *arguments):
-        """Start run.sh --mini true in a process group of its own."""
+        """Start run.sh --mini true in a separate process group."""
         command = [self.folder / "run.sh", "--mini", "true", *map(str, arguments)]
         return subprocess.Popen(
             command,
