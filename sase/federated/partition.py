@@ -19,6 +19,7 @@ import numpy as np
 
 from sase import jsonfile
 from sase.atomic import atomic_folder, write_text
+from sase.completion import read_if_current
 from sase.data.datadir import DataDir, read_data_dir, read_table, write_data_dir, write_table
 from sase.data.dump import read_entry
 from sase.data.splitting import split_proportionally
@@ -89,7 +90,7 @@ def partition(
     }
     summary["input"] = _fingerprint(summary, train, silos, test, test_silos)
     out = Path(out)
-    if _input_fingerprint(out / SUMMARY) == summary["input"]:
+    if read_if_current(out / SUMMARY, summary["input"]):
         log(f"{out}: up to date, kept; see {out}/partition.md")
         return summary
     with atomic_folder(out) as folder:
@@ -281,11 +282,3 @@ def _fingerprint(summary: Mapping[str, Any], *parts: Any) -> str:
             part = [os.getcwd(), *map(list, (table.items() for table in tables)), list(part.seconds.items())]
         key.update(json.dumps(part).encode())
     return key.hexdigest()
-
-
-def _input_fingerprint(path: Path) -> str | None:
-    """Return the fingerprint in a partition.json; None if the file is missing or invalid."""
-    try:
-        return jsonfile.read(path).get("input")
-    except (OSError, ValueError, AttributeError):
-        return None
