@@ -77,7 +77,7 @@ def test_a_line_of_the_list_that_is_edited_is_mixed_anew(recipe, monkeypatch):
 
 
 def test_without_a_corpus_it_says_how_to_get_one(recipe):
-    for option, words in (("--cv_dir", "wants an account"), ("--noise_dir", "no public address")):
+    for option, words in (("--cv_dir", "requires an account"), ("--noise_dir", "no official download")):
         others = ("--cv_dir", "downloads/mini/zh-CN", "--noise_dir", "downloads/mini/noise")
         process = recipe.start(*others, option, "nowhere", "--mini", "false", "--stop-stage", 0)
         output = process.communicate()[0].splitlines()
