@@ -1,7 +1,6 @@
 """Train one network in several silos that keep their audio (stage 3); run the same command again to resume."""
 
 import argparse
-import os
 
 
 def main() -> None:
@@ -24,7 +23,7 @@ def main() -> None:
     parser.add_argument("--fl-set", action="append", default=[], metavar="A=B", help="override a key of --fl-config")
     parser.add_argument("--seed", type=int, help="random seed (default: the config's)")
     parser.add_argument("--ngpu", type=int, default=0, help="0: CPU, 1: GPU (%(default)s)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: OMP_NUM_THREADS, or all cores)")
     args = parser.parse_args()
 
     import importlib
@@ -39,6 +38,7 @@ def main() -> None:
     from sase.federated.config import load_federated_config
     from sase.federated.inproc import count_silos
     from sase.training.config import load_train_config
+    from sase.training.launch import threads_per_process
     from sase.training.performance import keep_freed_memory
 
     if args.engine not in ENGINES:
@@ -51,7 +51,7 @@ def main() -> None:
     count = args.num_clients or (count_silos(args.silos) if args.silos else None)
     fed_config = load_federated_config(args.fl_config, [*args.fl_set, *([f"num_silos={count}"] if count else [])])
     keep_freed_memory()
-    torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(args.threads or threads_per_process(1))
     Path(args.exp).mkdir(parents=True, exist_ok=True)
     handlers: list[logging.Handler] = [logging.StreamHandler(), logging.FileHandler(Path(args.exp) / "train.log")]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers)
