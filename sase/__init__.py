@@ -1,7 +1,12 @@
 """SASE: speech enhancement with self-adaptive attention, trained centrally or federated.
 
-``from sase import Enhancer`` gives the public face; everything else is imported from its own module.
+``from sase import Enhancer`` is the public interface; everything else is imported from its own module.
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sase.enhancer import Enhancer
 
 __version__ = "0.1.0"
 __all__ = ["Enhancer", "__version__"]

@@ -10,9 +10,9 @@ import numpy as np
 
 from sase.federated.aggregation import update_norm
 from sase.federated.config import FederatedConfig
+from sase.federated.exchange import CONTROL, Instruction, Reply
 from sase.federated.layout import Layout
 from sase.federated.payload import decode, num_bytes
-from sase.federated.silo import CONTROL, Instruction, Reply
 
 _FINITE = ("examples", "steps", "loss", "last_loss")
 _LEAST_FOR_MEDIAN = 3  # replies; with fewer, an outlier cannot be identified

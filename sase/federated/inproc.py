@@ -8,8 +8,9 @@ from pathlib import Path
 
 from sase.errors import InputError
 from sase.federated.config import FederatedConfig
-from sase.federated.server import Exchange, Server, run_rounds
-from sase.federated.silo import Instruction, Reply, Silo
+from sase.federated.exchange import Exchange, Instruction, Reply
+from sase.federated.server import Server, run_rounds
+from sase.federated.silo import Silo
 from sase.training.config import TrainConfig
 
 log = logging.getLogger(__name__)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from sase.atomic import remove_leftovers
+from sase.federated.exchange import Instruction
 from sase.model import read_checkpoint
 from sase.training.checkpoint import save_checkpoint
-
-if TYPE_CHECKING:
-    from sase.federated.silo import Instruction
 
 _ARRAYS = ("norms", "control")  # the parts of a state that are dicts of numpy arrays
 

@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,11 @@ from sase.federated import privacy
 from sase.federated.admission import Admitted, admit
 from sase.federated.aggregation import aggregate, moving_average, nova_factors, silo_weights
 from sase.federated.config import FederatedConfig, checked
+from sase.federated.exchange import CONTROL, Exchange, Instruction, Reply
 from sase.federated.layout import layout_of, load_arrays, to_arrays
 from sase.federated.payload import num_bytes
 from sase.federated.records import add_timing, check_and_write_configs, resume_key, write_rounds
 from sase.federated.server_optimiser import ServerOptimiser
-from sase.federated.silo import CONTROL, Instruction, Reply
 from sase.model import load_model, save_model
 from sase.training.checkpoint import load_checkpoint, save_checkpoint
 from sase.training.config import TrainConfig
@@ -34,8 +34,6 @@ from sase.training.initial import initial_model
 from sase.training.validation import PairSubset, development_scores, validate
 
 log = logging.getLogger(__name__)
-
-Exchange = Callable[[Instruction], tuple[Sequence[Reply], Sequence[str]]]
 
 
 class Server:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, MetricRecord, MetricRecordValues, RecordDict
 
+from sase.federated.exchange import Instruction, Reply
 from sase.federated.flower.patches import CLIPPING_NORM
-from sase.federated.silo import Instruction, Reply
 
 
 def pack_instruction(instruction: Instruction) -> RecordDict:
-    """Return the content of the message that carries an :class:`sase.federated.silo.Instruction`."""
+    """Return the content of the message that carries an :class:`sase.federated.exchange.Instruction`."""
     values: dict[str, ConfigRecordValues] = {
         "json": json.dumps({"round": instruction.round, "config": instruction.config})
     }
@@ -22,13 +22,13 @@ def pack_instruction(instruction: Instruction) -> RecordDict:
 
 
 def unpack_instruction(content: RecordDict) -> Instruction:
-    """Return the :class:`sase.federated.silo.Instruction` of a message's content."""
+    """Return the :class:`sase.federated.exchange.Instruction` of a message's content."""
     values = json.loads(str(content.config_records["config"]["json"]))
     return Instruction(round=values["round"], arrays=_arrays(content), config=values["config"])
 
 
 def pack_reply(reply: Reply, order: Iterable[str] | None = None) -> RecordDict:
-    """Return the content of the message that carries a :class:`sase.federated.silo.Reply`.
+    """Return the content of the message that carries a :class:`sase.federated.exchange.Reply`.
 
     Args:
         reply: what the silo returned.
@@ -40,7 +40,7 @@ def pack_reply(reply: Reply, order: Iterable[str] | None = None) -> RecordDict:
 
 
 def unpack_reply(content: RecordDict) -> Reply:
-    """Return the :class:`sase.federated.silo.Reply` of a message's content.
+    """Return the :class:`sase.federated.exchange.Reply` of a message's content.
 
     Raises:
         ValueError, KeyError, TypeError: the content is not a reply.

@@ -50,8 +50,8 @@ def federation_environment(home: Path, threads: int) -> dict[str, str]:
 def exit_with_parent() -> None:
     """Have this process, if it belongs to a federation, killed when its parent exits.
 
-    Flower's app processes call it themselves: their SuperExec leaves them running when it exits, and they would go on
-    to train, and to write files that a new server already writes.
+    Flower's app processes call it themselves: their SuperExec leaves them running when it exits, and they would
+    continue to train, and write files that a new server already writes.
     """
     if _HOME_VARIABLE not in os.environ:
         return

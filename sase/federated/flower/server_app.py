@@ -13,10 +13,10 @@ from flwr.serverapp import Grid, ServerApp
 from sase.atomic import write_text
 from sase.config import from_mapping
 from sase.errors import InputError
+from sase.federated.exchange import Instruction, Reply
 from sase.federated.flower.app import SCORES_FILE
 from sase.federated.flower.messages import Scores, pack_instruction, unpack_reply, unpack_scores
 from sase.federated.flower.processes import exit_with_parent
-from sase.federated.silo import Instruction, Reply
 
 if TYPE_CHECKING:
     from sase.federated.server import Server

@@ -17,7 +17,7 @@ from sase.federated.flower.patches import ACTIVATION_FAILED, ROUND_LINE
 from sase.federated.flower.processes import federation_environment, supervised_federation
 from sase.processes import last_line, start
 
-FINISHED_FILE = "finished"  # in a silo's state folder once the server has said that training is over
+FINISHED_FILE = "finished"  # in a silo's state folder once the server has announced the end of training
 _RESTART_DELAY_S = 8.0
 _REJECTED_S = 40.0  # to the server, a killed silo stays connected for a few heartbeats, and its restart is rejected
 _POLL_S = 1.0
@@ -67,7 +67,7 @@ class SiloProcess:
 
     @property
     def finished(self) -> bool:
-        """Whether the server has said that training is over."""
+        """Whether the server has announced the end of training."""
         return (self.state_dir / FINISHED_FILE).exists()
 
     def start(self) -> None:

@@ -1,0 +1,61 @@
+"""What a server and its silos exchange in a round, whatever carries it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+CONTROL = "control/"  # prefix of the names of SCAFFOLD's control variates
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """What the server sends to every silo at the start of a round.
+
+    Attributes:
+        round: from 1.
+        arrays: the global model by the names of its state dict: weights and norm statistics (float32), counters (int);
+            under ``control/NAME`` SCAFFOLD's global control variate. Without the constants of the network.
+        config: plain types that JSON can represent: ``train`` and ``federated`` (the two configs as mappings),
+            ``experiment`` (an identifier), ``best_round`` (the best so far, 0 for none).
+    """
+
+    round: int
+    arrays: dict[str, np.ndarray]
+    config: dict[str, Any]
+
+    @property
+    def model(self) -> dict[str, np.ndarray]:
+        """The arrays of the network."""
+        return {name: value for name, value in self.arrays.items() if not name.startswith(CONTROL)}
+
+    @property
+    def control(self) -> dict[str, np.ndarray]:
+        """Parameter name to SCAFFOLD's global control variate; empty if there is none (yet)."""
+        return {name.removeprefix(CONTROL): v for name, v in self.arrays.items() if name.startswith(CONTROL)}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer of a silo.
+
+    Attributes:
+        silo: its index.
+        round: of the instruction.
+        arrays: from :func:`sase.federated.payload.encode` (float32, uint16, int8 or int64 arrays).
+        metrics: name to float, with the same names from every silo: ``examples`` (number of segments in an epoch),
+            ``steps``, ``bad_steps``, ``loss`` (mean), ``last_loss`` (mean of the last local epoch), ``update_norm``,
+            ``bytes``, ``seconds``, ``train_began`` (by the silo's clock), ``train_seconds``.
+    """
+
+    silo: int
+    round: int
+    arrays: dict[str, np.ndarray]
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+# Sends an instruction to the silos; returns their replies and, for each silo that failed, which one and why.
+Exchange = Callable[[Instruction], tuple[Sequence[Reply], Sequence[str]]]
