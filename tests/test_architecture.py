@@ -27,7 +27,19 @@ NEVERS = [  # (importing, imported)
     ("sase.federated", "sase.evaluation"),
 ]
 ALIASES = ("sase.federated.client_app", "sase.federated.server_app")  # names that silos of version 0.1 check
-HEAVY = {"torch", "torchaudio", "librosa", "matplotlib", "scipy", "flwr", "ray", "pesq", "pystoi", "tensorboard"}
+HEAVY = {
+    "torch",
+    "torchaudio",
+    "librosa",
+    "matplotlib",
+    "scipy",
+    "soundfile",
+    "flwr",
+    "ray",
+    "pesq",
+    "pystoi",
+    "tensorboard",
+}
 
 
 def below(name, package):

@@ -17,9 +17,10 @@ from helpers.checkpoints import states
 from helpers.federation import fed_config, train_config
 from sase.config import to_mapping
 from sase.errors import InputError
+from sase.federated.exchange import Reply
 from sase.federated.inproc import local_exchange, local_silos, run
 from sase.federated.server import Server, run_rounds
-from sase.federated.silo import Reply, Silo
+from sase.federated.silo import Silo
 from sase.model import load_model
 from sase.training.distributed import init_workers
 from sase.training.trainer import Trainer

@@ -4,7 +4,7 @@ import pytest
 from cluster import many_utterances
 
 from sase.evaluation.results import summarise
-from sase.evaluation.scoring import Scores
+from sase.evaluation.scores import Scores
 from sase.metrics.measures import METRICS
 
 

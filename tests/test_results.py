@@ -10,7 +10,7 @@ from sase import audio, plotting
 from sase.data.datadir import Tables, write_data_dir, write_table
 from sase.errors import InputError
 from sase.evaluation import figures, results, scoring
-from sase.evaluation.scoring import Scores
+from sase.evaluation.scores import Scores
 from sase.metrics.measures import METRICS
 
 RATE = 16000
@@ -144,8 +144,8 @@ def test_the_example_utterance_can_be_chosen(scored):
     first = (scored / "images/tt_spectrograms.png").read_bytes()
     finish(utt="a_1")
     assert (scored / "images/tt_spectrograms.png").read_bytes() != first
-    with pytest.raises(InputError, match="--utt nobody: is not one of the 3 scored utterances"):
-        finish(utt="nobody")
+    with pytest.raises(InputError, match="--utt unknown: not one of the 3 scored utterances"):
+        finish(utt="unknown")
 
 
 def test_improvement_is_over_common_utterances():

@@ -15,7 +15,8 @@ from sase.data import dump
 from sase.data.datadir import Tables, read_data_dir, read_table, write_data_dir, write_table
 from sase.errors import InputError
 from sase.evaluation import scoring
-from sase.evaluation.scoring import Pair, Scores
+from sase.evaluation.scores import Scores, groups, write_csv
+from sase.evaluation.scoring import Pair
 from sase.metrics.measures import METRICS, evaluate
 
 RATE = 16000
@@ -292,12 +293,12 @@ def test_undefined_values_stay_undefined(tmp_path):
     assert math.isnan(again.values["u"].pop("PESQ_WB"))
     assert again.values["u"] == dict.fromkeys(list(METRICS)[1:], 1.5)
     assert (again.failed, again.seconds) == ({"v": "is silent"}, 2.0)
-    scoring.write_csv(tmp_path / "s.csv", scores, {"speaker": {}})
+    write_csv(tmp_path / "s.csv", scores, {"speaker": {}})
     assert (tmp_path / "s.csv").read_text() == f"utt,{','.join(METRICS)}\nu,{',1.500000' * 7}\n"
 
 
 def test_groups_are_in_order():
-    assert list(scoring.groups({"a": 10.0, "b": 2.5, "c": 10.0}).items()) == [(2.5, ["b"]), (10.0, ["a", "c"])]
+    assert list(groups({"a": 10.0, "b": 2.5, "c": 10.0}).items()) == [(2.5, ["b"]), (10.0, ["a", "c"])]
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sase.errors import InputError
-from sase.evaluation.scoring import Labels, Scores, groups
+from sase.evaluation.scores import Labels, Scores, groups
 from sase.plotting import MAX_GROUPS, draw_spectrograms, save_figure
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def median_utt(unprocessed: Scores, enhanced: Scores, measure: str = "PESQ_WB") 
     """Return the name of the utterance of median improvement, by SI_SDR if the measure is undefined everywhere.
 
     Args:
-        unprocessed, enhanced: :class:`~sase.evaluation.scoring.Scores`.
+        unprocessed, enhanced: :class:`~sase.evaluation.scores.Scores`.
         measure: of the improvement.
     """
     gains = improvements(unprocessed, enhanced, measure) or improvements(unprocessed, enhanced, "SI_SDR")
@@ -59,7 +59,7 @@ def draw_example(
         utt: its name.
         signals: (noisy, enhanced, clean), each float (time,).
         sample_rate: in Hz.
-        unprocessed, enhanced: :class:`~sase.evaluation.scoring.Scores`.
+        unprocessed, enhanced: :class:`~sase.evaluation.scores.Scores`.
     """
     noisy, cleaned, clean = signals
     titles = [
@@ -74,8 +74,8 @@ def draw_improvements(path: str | Path, unprocessed: Scores, enhanced: Scores, l
 
     Args:
         path: of the PNG.
-        unprocessed, enhanced: :class:`~sase.evaluation.scoring.Scores`.
-        labels: as :func:`sase.evaluation.scoring.labels_of` returns them; without noises and SNRs, one box shows all.
+        unprocessed, enhanced: :class:`~sase.evaluation.scores.Scores`.
+        labels: as :func:`sase.evaluation.scores.labels_of` returns them; without noises and SNRs, one box shows all.
     """
     from matplotlib.figure import Figure
 

@@ -17,7 +17,7 @@ from sase.jsonfile import read_jsonl
 from sase.machine import cpu_name
 
 if TYPE_CHECKING:
-    from sase.evaluation.scoring import Scores
+    from sase.evaluation.scores import Scores
 
 CONFIGS = ("config.yaml", "fl.yaml")
 _PACKAGES = ("torch", "numpy", "scipy", "pesq", "pystoi", "soundfile", "soxr")
@@ -29,7 +29,7 @@ def facts_of(exp: str | Path, enhanced: Scores, workers: int) -> dict[str, str]:
     Args:
         exp: the experiment's folder, which may hold config.yaml, history.jsonl and timing.jsonl, or of a federated
             training config.yaml, fl.yaml, rounds.jsonl and round_timing.jsonl.
-        enhanced: :class:`~sase.evaluation.scoring.Scores`.
+        enhanced: :class:`~sase.evaluation.scores.Scores`.
         workers: number of processes that scored.
     """
     facts = {

@@ -11,7 +11,8 @@ from sase.atomic import write_text
 from sase.errors import InputError
 from sase.evaluation import figures
 from sase.evaluation.provenance import CONFIGS, facts_of
-from sase.evaluation.scoring import SAMPLE_RATE, Labels, ScoredSet, Scores, groups, join_shards, read
+from sase.evaluation.scores import Labels, Scores, groups
+from sase.evaluation.scoring import SAMPLE_RATE, ScoredSet, join_shards, read
 from sase.metrics.measures import METRICS, title_of
 from sase.plotting import MAX_GROUPS
 
@@ -63,7 +64,7 @@ def _draw_figures(folder: Path, name: str, scored: ScoredSet, utt: str | None) -
     unprocessed, enhanced = scored.unprocessed, scored.enhanced
     utt = utt or figures.median_utt(unprocessed, enhanced)
     if utt not in enhanced.values:
-        raise InputError(f"--utt {utt}: is not one of the {len(enhanced.values)} scored utterances")
+        raise InputError(f"--utt {utt}: not one of the {len(enhanced.values)} scored utterances")
     pair = scored.pairs[utt]
     assert pair.enhanced is not None  # it has scores
     (noisy, rate), (cleaned, _), (clean, _) = map(read, (scored.data.noisy[utt], pair.enhanced, pair.clean))
@@ -76,8 +77,8 @@ def summarise(name: str, unprocessed: Scores, enhanced: Scores, labels: Labels, 
 
     Args:
         name: of the set.
-        unprocessed, enhanced: :class:`~sase.evaluation.scoring.Scores`.
-        labels: as :func:`sase.evaluation.scoring.labels_of` returns them.
+        unprocessed, enhanced: :class:`~sase.evaluation.scores.Scores`.
+        labels: as :func:`sase.evaluation.scores.labels_of` returns them.
         facts: {name: text} about the provenance of the scores.
     """
     common = [utt for utt in enhanced.values if utt in unprocessed.values]

@@ -1,20 +1,17 @@
-"""Stage 5: scores per utterance of sets of files, their means and breakdowns.
+"""Stage 5: score sets of files, in shards and processes, and skip what has been scored.
 
-A folder of scores holds ``scores.csv``, one file ``MEASURE`` with ``utt value`` lines for each measure, ``failed`` with
-``utt reason`` lines, and ``scores.json``, which has the fingerprint of the input; ``shards/`` has a record of each job.
-The scores of the unprocessed input are stored in the data directory (``scoring_unprocessed``) and computed once.
+A folder of scores has the tables of :mod:`sase.evaluation.scores` and the completion record ``scores.json``;
+``shards/`` has a record of each job. The scores of the unprocessed input are stored in the data directory
+(``scoring_unprocessed``) and computed once.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 import multiprocessing
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,19 +24,18 @@ import numpy as np
 from tqdm import tqdm
 
 from sase import audio, completion, jsonfile
-from sase.atomic import remove_leftovers, write_text
+from sase.atomic import remove_leftovers
 from sase.data import dump
-from sase.data.datadir import DataDir, read_data_dir, read_table, shard, write_table
+from sase.data.datadir import DataDir, read_data_dir, read_table, shard
 from sase.errors import InputError
+from sase.evaluation.scores import MISSING, Labels, Scores, labels_of, require_some, write_csv, write_scores
 from sase.metrics.measures import METRICS, evaluate
 
 SAMPLE_RATE = 16000  # of all scoring, in Hz; other rates are resampled to it
 UNPROCESSED = "scoring_unprocessed"
-MISSING = "no enhanced file"
 _FORMAT = 1  # raise it when a measure changes, so that existing scores are computed again
 
 Log = Callable[[str], object]
-Labels = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -49,35 +45,6 @@ class Pair:
     utt: str
     clean: str
     enhanced: str | None
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Values per utterance, the reasons why others have none, and the wall time in seconds."""
-
-    values: dict[str, dict[str, float]]
-    failed: dict[str, str]
-    seconds: float
-
-    def summary(self, utts: Iterable[str] | None = None) -> dict[str, Any]:
-        """Return means, standard deviations and counts over all utterances, or the given ones, as plain dicts.
-
-        Undefined values (NaN) are excluded from means and counted in ``undefined``; ``without_speech`` is the number of
-        utterances with at least one. A mean over no values is None.
-        """
-        utts = None if utts is None else list(utts)
-        rows = [self.values[utt] for utt in (self.values if utts is None else utts) if utt in self.values]
-        columns = {name: np.array([row[name] for row in rows]) for name in METRICS}
-        defined = {name: column[~np.isnan(column)] for name, column in columns.items()}
-        return {
-            "mean": {name: float(kept.mean()) if len(kept) else None for name, kept in defined.items()},
-            "std": {name: float(kept.std()) if len(kept) else None for name, kept in defined.items()},
-            "scored": len(rows),
-            "failed": len(self.failed) if utts is None else sum(utt in self.failed for utt in utts),
-            "missing": list(self.failed.values()).count(MISSING),
-            "without_speech": sum(any(map(math.isnan, row.values())) for row in rows),
-            "undefined": {name: len(rows) - len(kept) for name, kept in defined.items()},
-        }
 
 
 @dataclass(frozen=True)
@@ -160,9 +127,9 @@ def score_pairs(pairs: Sequence[Pair], workers: int = 1, log: Log = print) -> Sc
     if workers > 1:
         context = multiprocessing.get_context("spawn")  # a fork would copy the locks of the caller's threads
         with _one_thread_each(), ProcessPoolExecutor(workers, mp_context=context) as pool:
-            outcomes = list(_bar(pool.map(_try_pair, pairs, chunksize=4), len(pairs)))
+            outcomes = list(_progress(pool.map(_try_pair, pairs, chunksize=4), len(pairs)))
     else:
-        outcomes = list(_bar(map(_try_pair, pairs), len(pairs)))
+        outcomes = list(_progress(map(_try_pair, pairs), len(pairs)))
     for pair, (scored, reason) in zip(pairs, outcomes):
         if scored is None:
             failed[pair.utt] = reason
@@ -249,54 +216,6 @@ def join_shards(data_dir: str | Path, enhanced_dir: str | Path, out: str | Path,
     return ScoredSet(data, {pair.utt: pair for pair in tasks[-1][1]}, labels, unprocessed, enhanced)
 
 
-def require_some(scores: Scores, name: str) -> Scores:
-    """Return ``scores``, or raise InputError if no utterance was scored."""
-    if not scores.values:
-        utt, reason = next(iter(scores.failed.items()))
-        raise InputError(f"{name}: none of {len(scores.failed)} utterances could be scored; the first, {utt}: {reason}")
-    return scores
-
-
-def labels_of(data: DataDir) -> Labels:
-    """Return {"speaker": {utt: name}, "noise": {utt: name}, "snr": {utt: dB}} of a data directory."""
-    return {"speaker": data.utt2spk, "noise": data.utt2noise, "snr": data.utt2snr}
-
-
-def groups(labels: Mapping[str, Any]) -> dict[Any, list[str]]:
-    """Return {group: [utt, ...]} for one kind of label, sorted."""
-    members: dict[Any, list[str]] = {label: [] for label in sorted(set(labels.values()))}
-    for utt, label in labels.items():
-        members[label].append(utt)
-    return members
-
-
-def write_csv(path: str | Path, scores: Scores, labels: Labels | None = None) -> None:
-    """Write a row per utterance: its name, the measures (empty if undefined), and the known labels.
-
-    Args:
-        path: the file to write.
-        scores: :class:`Scores`.
-        labels: as :func:`labels_of` returns them.
-    """
-    known = {kind: table for kind, table in (labels or {}).items() if table}
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["utt", *METRICS, *known])
-    for utt, row in sorted(scores.values.items()):
-        numbers = ["" if math.isnan(row[name]) else f"{row[name]:.6f}" for name in METRICS]
-        tags = [table.get(utt, "") for table in known.values()]
-        writer.writerow([utt, *numbers, *(f"{tag:g}" if isinstance(tag, float) else tag for tag in tags)])
-    write_text(path, buffer.getvalue())
-
-
-def write_scores(folder: Path, scores: Scores, labels: Labels) -> None:
-    """Write ``scores.csv``, a Kaldi table ``utt value`` for each measure, and the table ``failed``."""
-    for name in METRICS:
-        write_table(folder / name, {utt: f"{row[name]:.6f}" for utt, row in scores.values.items()})
-    write_table(folder / "failed", scores.failed)
-    write_csv(folder / "scores.csv", scores, labels)
-
-
 def _tasks(
     data: DataDir, data_dir: str | Path, enhanced_dir: str | Path, out: str | Path
 ) -> list[tuple[str, list[Pair], Path]]:
@@ -337,7 +256,7 @@ def _try_pair(pair: Pair) -> tuple[dict[str, float], None] | tuple[None, str]:
         return None, " ".join(str(error).split())
 
 
-def _bar(outcomes: Iterable[Any], total: int) -> Iterable[Any]:
+def _progress(outcomes: Iterable[Any], total: int) -> Iterable[Any]:
     return tqdm(outcomes, total=total, unit="utt", disable=None, leave=False)  # None: only on a terminal
 
 
@@ -374,14 +293,14 @@ def _join(name: str, pairs: Sequence[Pair], folder: Path, nj: int) -> Scores:
     return Scores(values, failed, max(scores.seconds for scores in shards))
 
 
-def _input_key(pairs: Iterable[Pair]) -> str:
+def _input_fingerprint(pairs: Iterable[Pair]) -> str:
     """Return the fingerprint of everything the scores depend on: the files and the tools."""
     tools = [_FORMAT, audio.RESAMPLER, *METRICS, *map(version, ("pesq", "pystoi"))]
-    lines = (f"{pair.utt} {_stamp(pair.clean)} {_stamp(pair.enhanced)}\n" for pair in pairs)
+    lines = (f"{pair.utt} {_spec_fingerprint(pair.clean)} {_spec_fingerprint(pair.enhanced)}\n" for pair in pairs)
     return completion.fingerprint(chain([f"{tools}\n"], lines))
 
 
-def _stamp(spec: str | None) -> str:
+def _spec_fingerprint(spec: str | None) -> str:
     if spec is None:
         return "none"
     return f"{spec} {dump.file_fingerprint(spec.rpartition(':')[0] if _is_ark(spec) else spec)}"
@@ -389,14 +308,14 @@ def _stamp(spec: str | None) -> str:
 
 def _write_record(path: Path, pairs: Iterable[Pair], scores: Scores) -> None:
     result = {"seconds": scores.seconds, "failed": scores.failed, "values": scores.values}
-    completion.write(path, _input_key(pairs), result)
+    completion.write(path, _input_fingerprint(pairs), result)
 
 
 def _read_record(path: Path, pairs: Iterable[Pair]) -> Scores | None:
     """Return the Scores of a record, or None if it is missing or of other input."""
     if not path.is_file():  # the fingerprint of the input takes a while
         return None
-    record = completion.read_if_current(path, _input_key(pairs))
+    record = completion.read_if_current(path, _input_fingerprint(pairs))
     if record is None:
         return None
     return Scores(jsonfile.null_to_nan(record["values"]), record["failed"], record["seconds"])

@@ -17,7 +17,7 @@ from sase.config import from_mapping, to_mapping, to_yaml
 from sase.data.datadir import read_data_dir
 from sase.data.dataset import PairSet
 from sase.errors import InputError
-from sase.evaluation.scoring import labels_of
+from sase.evaluation.scores import labels_of
 from sase.losses.objectives import build_loss
 from sase.model import build_model, model_config
 from sase.processes import folder_lock, sase_command
@@ -270,7 +270,7 @@ def unprocessed(ablation: Ablation, sets: Sets, out: str | Path) -> dict[str, Sc
 
 
 def labels(sets: Sets) -> dict[str, dict[str, Any]]:
-    """Return {set: labels, as :func:`sase.evaluation.scoring.labels_of` returns them} of the scored sets."""
+    """Return {set: labels, as :func:`sase.evaluation.scores.labels_of` returns them} of the scored sets."""
     return {name: labels_of(read_data_dir(path)) for name, path in sets.scored.items()}
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from sase import jsonfile, markdown
 from sase.atomic import write_text
-from sase.evaluation.scoring import groups
+from sase.evaluation.scores import groups
 from sase.plotting import MAX_GROUPS
 from sase.studies.evidence import LEVEL, RESAMPLES, Difference, paired_difference
 from sase.studies.figures import draw_differences
