@@ -1,0 +1,172 @@
+"""How the Flower engines run: status of the app, processes and locks, options, and the version of Flower."""
+
+import importlib
+import importlib.metadata
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from helpers.federation import train_config
+from sase.errors import InputError
+from sase.federated.config import FederatedConfig
+from sase.federated.flower import deployment, patches, simulation
+from sase.federated.flower.app import COMPONENTS, run_app
+from sase.federated.flower.client_app import app as client_app
+from sase.federated.flower.processes import (
+    federation_environment,
+    find_pids,
+    supervised_federation,
+    terminate_federation,
+)
+from sase.federated.flower.server_app import app as server_app
+from sase.processes import start
+
+FLWR = """#!/bin/sh
+# Flower's command as observed: 'run --stream' exits with 0 even when the run fails, or before it has finished.
+case $1 in
+  run) echo "Successfully started run 7" ;;
+  ls) line=$(head -n 1 {folder}/statuses); sed -i 1d {folder}/statuses; echo "$line" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("statuses", "rounds", "error"),
+    [
+        (["running", "running", "finished:completed"], 3, None),
+        (["", "no JSON", "finished:completed"], 3, None),
+        (["finished:completed"], 2, "after round 2 of 3"),
+        (["finished:failed"], 3, "'finished:failed'"),
+        (["finished:stopped"], 3, "'finished:stopped'"),
+        ([""] * 9, 3, "'unknown'"),
+    ],
+)
+def test_a_run_is_checked_by_its_status_and_its_rounds(tmp_path, monkeypatch, statuses, rounds, error):
+    monkeypatch.setattr("sase.federated.flower.app._STATUS_INTERVAL_S", 0.0)
+    monkeypatch.setattr("sase.federated.flower.app._MAX_UNKNOWN", 3)
+    answers = [
+        json.dumps({"runs": [{"status": s, "status-details": ""}]}) if ":" in s or s == "running" else s
+        for s in statuses
+    ]
+    (tmp_path / "statuses").write_text("\n".join(answers) + "\n")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/flwr").write_text(FLWR.format(folder=tmp_path))
+    (tmp_path / "bin/flwr").chmod(0o755)
+    (tmp_path / "rounds.jsonl").write_text("".join(f'{{"round": {n + 1}}}\n' for n in range(rounds)))
+    env = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    superlink = SimpleNamespace(poll=lambda: None)
+    if error is None:
+        return run_app(tmp_path / "home", env, superlink, tmp_path, 3)
+    with pytest.raises(InputError, match=error):
+        run_app(tmp_path / "home", env, superlink, tmp_path, 3)
+
+
+def test_processes_of_a_federation_are_found_and_terminated(tmp_path):
+    env = federation_environment(tmp_path, 1)
+    assert env["FLWR_TELEMETRY_ENABLED"] == "0"
+    assert env["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
+    # One that detaches, hides its environment as Flower's SuperExec does, and ignores SIGTERM.
+    hidden = (
+        "import ctypes, signal, time; ctypes.CDLL(None).prctl(4, 0); signal.signal(15, signal.SIG_IGN);"
+        "print('up', flush=True); time.sleep(300)"
+    )
+    parent = (
+        f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {hidden!r}],"
+        "start_new_session=True); time.sleep(300)"
+    )
+    process = start([sys.executable, "-c", parent], env, tmp_path / "log")
+    deadline = time.monotonic() + 30
+    while "up" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(find_pids(tmp_path)) == 2
+    assert process.pid in find_pids(tmp_path)
+    assert not find_pids(tmp_path / "other")
+    assert terminate_federation(tmp_path, grace_s=0.5) == 2
+    assert not find_pids(tmp_path)
+    process.wait()
+
+
+def test_a_federation_is_locked_and_sigterm_interrupts_it(tmp_path):
+    with (
+        supervised_federation(tmp_path),
+        pytest.raises(InputError, match="locked by another process"),
+        supervised_federation(tmp_path),
+    ):
+        pass
+    with supervised_federation(tmp_path), pytest.raises(KeyboardInterrupt), supervised_federation(tmp_path / "inner"):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+
+def test_engines_reject_bad_options(silos_dir, dev_set, tmp_path):
+    def engine(module, silos, **options):
+        module.run(train_config(), FederatedConfig(num_silos=3), silos, dev_set, tmp_path / "exp", "cpu", options)
+
+    for module in (simulation, deployment):
+        with pytest.raises(InputError, match="--engine-option prot"):
+            engine(module, silos_dir, prot="1")
+    with pytest.raises(InputError, match="--silos"):
+        engine(simulation, None)
+    with pytest.raises(InputError, match="certificates=DIR"):
+        engine(deployment, None)
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(InputError, match="choose another"):
+        engine(deployment, silos_dir, port=str(taken.getsockname()[1]))
+    assert not find_pids(tmp_path / "exp/flower")
+
+
+def test_the_largest_silo_trains_first(silos_dir, tmp_path):
+    assert simulation.largest_first(silos_dir, 3) == [2, 0, 1]
+    with pytest.raises(InputError, match=r"wav\.scp"):
+        simulation.largest_first(tmp_path, 1)
+
+
+def test_the_names_of_the_apps_on_the_wire_do_not_change():
+    """Silos compare them with their own, also those of version 0.1."""
+    assert COMPONENTS["serverapp"] == "sase.federated.server_app:app"
+    assert COMPONENTS["clientapp"] == "sase.federated.client_app:app"
+    assert importlib.import_module("sase.federated.server_app").app is server_app
+    assert importlib.import_module("sase.federated.client_app").app is client_app
+
+
+@pytest.mark.parametrize("found", ["1.40.2", "1.42.0", "2.41.0", None])
+def test_another_version_of_flower_is_an_error_of_one_line(monkeypatch, found):
+    def version(package):
+        if found is None:
+            raise importlib.metadata.PackageNotFoundError(package)
+        return found
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    with pytest.raises(InputError) as error:
+        patches.check_version()
+    expected = f"flwr {found or 'not found'}: version 1.41.0 is needed; run: pip install 'flwr[simulation]==1.41.0'"
+    assert str(error.value) == expected
+
+
+def test_the_version_of_flower_is_the_pinned_one_and_checked_before_private_names(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version", lambda package: "1.41.7")
+    patches.check_version()
+    assert f"flwr[simulation]=={patches.VERSION}" in (Path(__file__).parent.parent / "setup.py").read_text()
+    code = (
+        "import importlib.metadata, sys; importlib.metadata.version = lambda package: '9.0.0'\n"
+        "try: import sase.federated.flower.deployment\n"
+        "except ValueError as error: print(error)\n"
+        "print([name for name in sys.modules if name.startswith('flwr')])"
+    )
+    lines = subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()
+    assert lines[0].startswith("flwr 9.0.0: version 1.41.0 is needed")
+    assert lines[1:] == ["[]"]
+
+
+def test_private_names_of_flower_are_used_in_one_file():
+    folder = Path(patches.__file__).parent
+    private = re.compile(r"(from|import) flwr\.(?!app |clientapp|serverapp )")
+    assert [path.name for path in sorted(folder.glob("*.py")) if private.search(path.read_text())] == ["patches.py"]
