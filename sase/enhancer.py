@@ -1,4 +1,4 @@
-"""The public face: enhance arrays, sound files and folders of them with a trained network."""
+"""The public interface: enhance arrays, sound files and folders with a trained network."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from sase.errors import InputError
 from sase.model import SASE
 
 Wav = TypeVar("Wav", np.ndarray, torch.Tensor)
-_BLOCK_S = 2.0  # of a file at a time
-_PAD_S = 0.01  # of silence behind a signal that is resampled
+_BLOCK_S = 2.0  # of a file that is processed at a time
+_PAD_S = 0.01  # of silence appended to a signal before resampling
 _MANY_CHANNELS = 32
 
 
 class Enhancer:
-    """Enhances speech at any rate, each channel alone.
+    """Enhances speech at any sample rate, each channel separately.
 
     ::
 
@@ -32,11 +32,10 @@ class Enhancer:
         enhanced = enhancer.enhance(wav, sample_rate)
         enhancer.enhance_file("noisy.wav", "enhanced.wav")
 
-    The network works at its own rate, ``enhancer.sample_rate``; of a signal at a higher rate, what lies above half of
-    that is taken away.
+    The network operates at its own sample rate, ``enhancer.sample_rate``; frequencies above half of it are removed.
 
     Args:
-        model: a :class:`sase.model.SASE`; it is put in eval mode.
+        model: a :class:`sase.model.SASE`; switched to eval mode.
     """
 
     def __init__(self, model: SASE) -> None:
@@ -47,19 +46,19 @@ class Enhancer:
         """Return an Enhancer with trained weights.
 
         Args:
-            name_or_path: the name of weights that come with the package, a ``best.pt`` or ``.safetensors`` file, or an
-                experiment folder that holds one.
-            device: where the network runs, as torch names it: ``cpu``, ``cuda``, ``cuda:1``.
+            name_or_path: the name of shipped weights, a ``best.pt`` or ``.safetensors`` file, or an
+                experiment folder with one.
+            device: torch device: ``cpu``, ``cuda``, ``cuda:1``.
 
         Raises:
-            InputError: no such model or device, or a file that is corrupt or of another network.
+            InputError: no such model or device, or a corrupt or incompatible file.
         """
-        with torch.inference_mode(False):  # folded weights are renewed by their tensors' versions, which it takes away
+        with torch.inference_mode(False):  # folded weights are refreshed by tensor versions, which inference mode lacks
             return cls(pretrained.load(name_or_path, _device(device)))
 
     @property
     def sample_rate(self) -> int:
-        """The rate in Hz that the network works at."""
+        """The sample rate of the network in Hz."""
         return self.model.config.sample_rate
 
     def enhance(self, wav: Wav, sample_rate: int) -> Wav:
@@ -70,10 +69,10 @@ class Enhancer:
             sample_rate: of ``wav``, in Hz.
 
         Returns:
-            Of the kind, type, shape and rate of ``wav``.
+            Enhanced samples with the type, dtype, shape and sample rate of ``wav``.
 
         Raises:
-            InputError: samples that are NaN, infinite or integers, or an impossible rate.
+            InputError: samples that are NaN, infinite or integers, or an invalid rate.
             ValueError: another shape.
         """
         noisy = np.atleast_2d(_checked(wav, sample_rate))
@@ -88,21 +87,21 @@ class Enhancer:
     def enhance_file(
         self, source: str | Path, target: str | Path, on_block: Callable[[float], None] | None = None
     ) -> float:
-        """Enhance a sound file, in bounded memory when the network is causal; rate, channels and length stay.
+        """Enhance a sound file, preserving rate, channels and length; in bounded memory if the network is causal.
 
         Args:
             source: a WAV, FLAC, OGG or MP3 file.
-            target: where to, with any of these suffixes; 16 bit where that can be chosen. It appears when it is whole.
-            on_block: called after each block with how many seconds were written.
+            target: output file with any of these suffixes, 16 bit if possible; appears once it is complete.
+            on_block: called after each block with the number of seconds written.
 
         Returns:
-            Its duration in seconds.
+            The duration in seconds.
 
         Raises:
-            InputError: a file that is missing, unreadable, truncated or empty, or with samples that are not finite.
+            InputError: a missing, unreadable, truncated or empty file, or samples that are not finite.
         """
         if os.path.realpath(source) == os.path.realpath(target):
-            raise InputError(f"{target}: is the input; an input is never overwritten")
+            raise InputError(f"{target}: same as the input; inputs are never overwritten")
         num_samples = 0
         with (
             audio.open_blocks(source, _BLOCK_S) as (info, blocks),
@@ -118,11 +117,11 @@ class Enhancer:
     def _enhance_blocks(
         self, blocks: Iterable[np.ndarray], sample_rate: int, num_channels: int
     ) -> Iterator[np.ndarray]:
-        """Yield the enhanced signal of numpy blocks (channels, n): as many samples in all, in place with the input."""
+        """Yield the enhanced signal of blocks (channels, n), aligned with the input and of the same total length."""
         network = (_Streams if self.model.config.causal else _Whole)(self.model, num_channels, self._device)
         down = audio.Resampler(sample_rate, self.sample_rate, num_channels)
         up = audio.Resampler(self.sample_rate, sample_rate, num_channels)
-        missing = 0  # samples that came in and have not gone out
+        missing = 0  # samples received and not yet returned
 
         def enhanced() -> Iterator[np.ndarray]:
             nonlocal missing
@@ -146,12 +145,12 @@ class Enhancer:
         return next(self.model.parameters()).device
 
     def _padding(self, sample_rate: int) -> int:
-        """Return how many samples of silence go behind a signal, so that no rounding of lengths takes its end."""
+        """Return how many samples of silence to append, so that rounding of lengths does not truncate the signal."""
         return 0 if sample_rate == self.sample_rate else math.ceil(_PAD_S * sample_rate)
 
 
 class _Streams:
-    """The stream of each channel of a causal network: numpy (channels, n) in, what is ready (channels, m) out."""
+    """A stream per channel of a causal network: numpy (channels, n) in, samples that are ready (channels, m) out."""
 
     def __init__(self, model: SASE, num_channels: int, device: torch.device) -> None:
         self._streams, self._device = [model.stream() for _ in range(num_channels)], device
@@ -165,7 +164,7 @@ class _Streams:
 
 
 class _Whole:
-    """The same for a network that hears the whole signal first: all of it comes out at the end, in blocks."""
+    """The same for an offline network, which needs the whole signal: all output comes at the end, in blocks."""
 
     def __init__(self, model: SASE, num_channels: int, device: torch.device) -> None:
         self._model, self._device = model, device
@@ -181,15 +180,15 @@ class _Whole:
         yield from (wav[:, start : start + size] for start in range(0, wav.shape[1], size))
 
 
-def plan(inputs: Sequence[str | Path], out: str | Path) -> list[tuple[Path, Path]]:
-    """Return (source, target) of every sound file that ``sase enhance`` is asked for, in the order given.
+def plan_outputs(inputs: Sequence[str | Path], out: str | Path) -> list[tuple[Path, Path]]:
+    """Return source and target of every sound file for ``sase enhance``, in the given order.
 
-    A file goes to its name in ``out``, a folder's to the same place below ``out``, a pattern's to the same place as
-    seen from the folder that the pattern begins with. One file may also be given with a file as ``out``.
+    A file is written to ``out`` under its own name, files of a folder keep their relative path, and files of a pattern
+    their path relative to the first folder of the pattern. For a single input file, ``out`` may be a file.
 
     Args:
         inputs: files, folders and glob patterns (``**`` for folders at any depth).
-        out: a folder, which need not be there, or a file.
+        out: a folder, created if necessary, or a file.
 
     Raises:
         InputError: nothing to enhance, two inputs for one output, or an output that is an input.
@@ -197,23 +196,23 @@ def plan(inputs: Sequence[str | Path], out: str | Path) -> list[tuple[Path, Path
     out = Path(out)
     if out.suffix.lower() in audio.SUFFIXES and not out.is_dir():
         if len(inputs) != 1 or Path(inputs[0]).is_dir() or _is_pattern(inputs[0]):
-            raise InputError(f"{out}: one output file needs one input file; name a folder for several")
+            raise InputError(f"{out}: an output file needs exactly one input file; pass a folder for several")
         pairs = [(Path(inputs[0]), out)]
     else:
-        pairs = [(source, out / name) for item in inputs for source, name in _expand(item, out)]
+        pairs = [(source, out / name) for item in inputs for source, name in _find_files(item, out)]
     sources, targets = {os.path.realpath(source): source for source, _ in pairs}, dict[str, Path]()
     for source, target in pairs:
         place = os.path.realpath(target)
         if place in sources:
-            raise InputError(f"{target}: is an input; an input is never overwritten, choose another -o")
+            raise InputError(f"{target}: is an input, which is never overwritten; choose another -o")
         if place in targets:
-            raise InputError(f"{targets[place]} and {source} would both become {target}; enhance them one by one")
+            raise InputError(f"{targets[place]} and {source} would both become {target}; enhance them separately")
         targets[place] = source
     return pairs
 
 
-def _expand(item: str | Path, out: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield every sound file that ``item`` stands for, and its place below the output folder."""
+def _find_files(item: str | Path, out: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield the sound files of a file, folder or pattern, and their paths relative to the output folder."""
     path = Path(item)
     found: Iterable[Path]
     if path.is_dir():
@@ -225,10 +224,10 @@ def _expand(item: str | Path, out: Path) -> Iterator[tuple[Path, Path]]:
         yield path, Path(path.name)
         return
     files = [file for file in sorted(found) if audio.is_sound_file(file)]
-    if out.resolve() != base.resolve():  # what an earlier run has written below the input folder is no input
+    if out.resolve() != base.resolve():  # skip outputs of an earlier run inside the input folder
         files = [file for file in files if out.resolve() not in file.resolve().parents]
     if not files:
-        raise InputError(f"{item}: no sound files there ({' '.join(audio.SUFFIXES)})")
+        raise InputError(f"{item}: no sound files found ({' '.join(audio.SUFFIXES)})")
     yield from ((file, file.relative_to(base)) for file in files)
 
 
@@ -239,7 +238,7 @@ def _is_pattern(item: str | Path) -> bool:
 def _device(name: str) -> str:
     try:
         torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:  # a wrong name, and a torch built without that device
+    except (RuntimeError, AssertionError) as error:  # unknown name, or torch built without this device
         raise InputError(f"device {name}: cannot be used here ({str(error).splitlines()[0]})") from None
     return name
 
@@ -247,9 +246,9 @@ def _device(name: str) -> str:
 def _per_channel(
     functions: Iterable[Callable[[torch.Tensor], torch.Tensor]], wav: np.ndarray, device: torch.device
 ) -> np.ndarray:
-    """Return what each function gives of its channel of numpy (channels, time), one after the other.
+    """Apply a function to each channel of numpy (channels, time), sequentially.
 
-    So no channel can tell how many others there are, and there need be room for one only.
+    The result of a channel thus does not depend on the number of channels, nor does the peak memory.
     """
     with torch.inference_mode():
         channels = zip(functions, np.ascontiguousarray(wav)[:, None])
@@ -257,7 +256,7 @@ def _per_channel(
 
 
 def _checked(wav: np.ndarray | torch.Tensor, sample_rate: float) -> np.ndarray:
-    """Return samples as float32 numpy of the same shape, or raise what :meth:`Enhancer.enhance` says."""
+    """Return samples as float32 numpy of the same shape, or raise as documented in :meth:`Enhancer.enhance`."""
     if not isinstance(wav, (np.ndarray, torch.Tensor)):
         raise InputError(f"samples must be a numpy array or a torch tensor, got {type(wav).__name__}")
     if wav.ndim not in (1, 2) or 0 in wav.shape:
@@ -270,7 +269,7 @@ def _checked(wav: np.ndarray | torch.Tensor, sample_rate: float) -> np.ndarray:
         raise InputError(f"sample_rate must be a positive number of Hz, got {sample_rate}")
     noisy = _numpy(wav.detach()) if isinstance(wav, torch.Tensor) else np.asarray(wav, dtype=np.float32)
     if not np.isfinite(noisy).all():
-        raise InputError("samples hold NaN or infinity")
+        raise InputError("samples contain NaN or infinity")
     return noisy
 
 

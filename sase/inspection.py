@@ -1,4 +1,4 @@
-"""What a network does with one sound: gates, attention and mask, collected by hooks during a normal pass."""
+"""What a network does with a recording: gates, attention and mask, collected by hooks during a forward pass."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,14 +16,14 @@ from sase.nn.gates import TFGA
 from sase.nn.softmax_attention import SoftmaxTimeAttention
 
 Hook = Callable[[nn.Module, tuple[Any, ...], object], None]
-_SILENT_DB = -120.0  # re the loudest bin: of what is quieter, nobody needs the mask
-_POINTS = 200  # of a curve
-_RANGES = {SAGOEA: (-4.0, 4.0), SAGUEA: (0.0, 2.5)}  # of their inputs: projections, and sizes of those
+_SILENT_DB = -120.0  # relative to the loudest bin; the mask of weaker bins is meaningless
+_POINTS = 200  # per curve
+_RANGES = {SAGOEA: (-4.0, 4.0), SAGUEA: (0.0, 2.5)}  # of their inputs: projections, and magnitudes of projections
 
 
 @dataclass(frozen=True)
 class Gates:
-    """What one TF-GA multiplied by: ``frequency`` (freq, frames), or (freq, 1) offline, and ``time`` (frames,)."""
+    """The factors of one TF-GA: ``frequency`` (freq, frames), or (freq, 1) offline, and ``time`` (frames,)."""
 
     frequency: torch.Tensor
     time: torch.Tensor
@@ -39,17 +39,17 @@ class Sigmoids:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What :func:`inspect_model` collected; names are those of the layers in the network.
+    """The result of :func:`inspect_model`; keys are the names of the layers in the network.
 
     Attributes:
         sample_rate, frames_per_s: of the network.
-        noisy: magnitude of the input's spectrum, (freq, frames), from the DC bin on.
-        mask: what each bin was multiplied by, (freq, frames); NaN where the input is as good as silent.
+        noisy: magnitude of the input's spectrum, (freq, frames), including DC.
+        mask: gain of each bin, (freq, frames); NaN where the input is practically silent.
         gates: name to :class:`Gates`.
-        memory_s: name to how far each head of an attention over time looks back, (heads,), in seconds: where λ has
-            forgotten all but 1/e, or where the softmax ends; infinite offline.
+        memory_s: name to the memory of each head of an attention over time, (heads,), in seconds: the time constant
+            of λ, or the window of the softmax; infinite offline.
         sigmoids: name to :class:`Sigmoids`; softmax has none.
-        weights: name to how much each frequency position looks at each other, (freq, freq), the mean over frames.
+        weights: name to the attention weights (query, key) over frequency, (freq, freq), averaged over frames.
     """
 
     sample_rate: int
@@ -64,11 +64,11 @@ class Inspection:
 
 @torch.no_grad()
 def inspect_model(model: SASE, wav: torch.Tensor) -> Inspection:
-    """Return an :class:`Inspection` of one sound; the network is left as it was.
+    """Return an :class:`Inspection` of one recording; the network is not changed.
 
     Args:
         model: a :class:`sase.model.SASE`.
-        wav: float (time,), time ≥ 1, at the network's rate; it is taken in one pass.
+        wav: float (time,), time ≥ 1, at the network's rate, processed in one pass.
     """
     if wav.dim() != 1 or not len(wav):
         raise ValueError(f"inspect_model needs (time ≥ 1,), got {tuple(wav.shape)}")
@@ -80,13 +80,13 @@ def inspect_model(model: SASE, wav: torch.Tensor) -> Inspection:
     with _evaluated(model), _hooks(model.network, gates, weights):
         enhanced = model.enhance_spec(spec)
     noisy, size = spec[0].abs(), enhanced[0].abs()
-    heard = noisy > noisy.max() * 10 ** (_SILENT_DB / 20.0)
+    audible = noisy > noisy.max() * 10 ** (_SILENT_DB / 20.0)
     layers = dict(model.network.named_modules())
     return Inspection(
         config.sample_rate,
         config.frames_per_s,
         noisy,
-        torch.where(heard, size / noisy, torch.nan),
+        torch.where(audible, size / noisy, torch.nan),
         gates,
         {name: _memory_s(layer, config) for name, layer in layers.items() if isinstance(layer, TimeAttention)},
         {name: _sigmoids(layer) for name, layer in layers.items() if isinstance(layer, (SAGOEA, SAGUEA))},
@@ -106,12 +106,12 @@ def _evaluated(model: SASE) -> Iterator[None]:
 
 @contextmanager
 def _hooks(network: nn.Module, gates: dict[str, Gates], weights: dict[str, torch.Tensor]) -> Iterator[None]:
-    """While this is entered, fill ``gates`` and ``weights`` from what the layers are given."""
+    """Within the context, fill ``gates`` and ``weights`` from the inputs of the layers."""
 
     def gate_hook(name: str) -> Hook:
         def hook(layer: nn.Module, arguments: tuple[Any, ...], output: object) -> None:
             assert isinstance(layer, TFGA)
-            # Without the state of a stream, so that nothing is changed by looking.
+            # Without a stream's state, so that the inspection changes nothing.
             frequency, time = layer.gates(arguments[0], None, arguments[2])
             gates[name] = Gates(frequency[0, 0], time[0, 0, 0])
 

@@ -150,7 +150,7 @@ def _draw_memory(axis: Axes, memory_s: torch.Tensor, name: str) -> None:
 
 
 def _draw_weights(axis: Axes, weights: torch.Tensor, name: str) -> None:
-    # How much more or less than its equal share each position gets.
+    # Relative to uniform attention.
     share = weights.cpu().numpy() * weights.shape[-1]
     spread = max(1.05, float(np.nanmax(share)), 1.0 / max(float(np.nanmin(share)), 0.05))
     image = axis.imshow(
@@ -162,7 +162,7 @@ def _draw_weights(axis: Axes, weights: torch.Tensor, name: str) -> None:
         vmin=-math.log2(spread),
         vmax=math.log2(spread),
     )
-    axis.figure.colorbar(image, ax=axis, label="log₂ of times the equal share", pad=0.01)
+    axis.figure.colorbar(image, ax=axis, label="log₂ relative to uniform attention", pad=0.01)
     axis.set_title(f"{name}: weights, mean over time", loc="left", fontsize=10)
-    axis.set_xlabel("position that is looked at")
-    axis.set_ylabel("position that looks")
+    axis.set_xlabel("key position")
+    axis.set_ylabel("query position")

@@ -147,7 +147,7 @@ def test_one_bad_file_is_named_and_the_rest_goes_on(tmp_path, command, model):
 
 
 def bad_models(folder, model):
-    """Write what is no model; return {path: words that tell what is wrong}."""
+    """Write invalid model files; return {path: expected error}."""
     whole = model.read_bytes()
     (folder / "cut.pt").write_bytes(whole[: len(whole) // 2])
     (folder / "text.pt").write_text("no model")
@@ -207,7 +207,7 @@ def test_enhance_never_overwrites_an_input(tmp_path, command, model):
     assert (tmp_path / "a.wav").read_bytes() == before
 
 
-def test_a_full_disk_is_told_in_one_line(tmp_path, command, model):
+def test_a_full_disk_is_reported_in_one_line(tmp_path, command, model):
     audio.write(tmp_path / "a.wav", noise(60000), 16000)
     (tmp_path / "out").mkdir()
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -237,7 +237,7 @@ def test_decode_in_jobs(tmp_path, command, model):
     table = datadir.read_table(tmp_path / "out/spk1.scp")
     assert {utt: soundfile.info(path).frames for utt, path in table.items()} == lengths
     assert command(*options)[0] == 0  # alone: all shards and the end
-    for words, message in ((("--job", 3), "--job 3"), (("--job", 1, "--finish"), "one of them"), (("--nj", 0), "--nj")):
+    for words, message in ((("--job", 3), "--job 3"), (("--job", 1, "--finish"), "of the two"), (("--nj", 0), "--nj")):
         status, _, err = command(*options, *words)
         assert status
         assert message in err

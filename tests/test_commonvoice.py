@@ -184,7 +184,7 @@ def test_speakers_of_the_test_are_left_out_of_training(corpus, tmp_path):
         ),
     ],
 )
-def test_a_corpus_that_does_not_fit_is_told(corpus, spoil, message):
+def test_a_corpus_that_does_not_fit_is_rejected(corpus, spoil, message):
     spoil(corpus)
     with pytest.raises(InputError, match=message):
         commonvoice.download(corpus.parent)

@@ -247,7 +247,7 @@ def test_a_busy_server_is_asked_again(tmp_path):
     assert len(server.requests) == 2
 
 
-def test_without_a_network_both_ways_out_are_told(tmp_path):
+def test_without_a_network_both_alternatives_are_named(tmp_path):
     with serving(Server()) as address:
         pass  # nobody listens there any more
     with pytest.raises(InputError, match="no connection") as error:

@@ -9,7 +9,7 @@ import soundfile
 import torch
 
 from sase import Enhancer, audio
-from sase.enhancer import plan
+from sase.enhancer import plan_outputs
 from sase.errors import InputError
 from sase.model import build_model, save_model
 
@@ -128,14 +128,14 @@ def test_a_file_gets_what_its_samples_get(tmp_path, rate, seconds, channels, cau
     enhancer = made(causal=causal)
     wav = noise(channels, round(seconds * rate))
     soundfile.write(tmp_path / "in.flac", wav.T, rate)
-    told = []
-    enhancer.enhance_file(tmp_path / "in.flac", tmp_path / "out.flac", told.append)
+    durations = []
+    enhancer.enhance_file(tmp_path / "in.flac", tmp_path / "out.flac", durations.append)
     expected = enhancer.enhance(audio.read(tmp_path / "in.flac")[0], rate)
     out, out_rate = audio.read(tmp_path / "out.flac")
     assert out_rate == rate
     assert out.shape == wav.shape
     np.testing.assert_allclose(out, np.clip(expected, -1, 1), atol=2 / 32768)
-    assert sum(told) == pytest.approx(wav.shape[1] / rate)
+    assert sum(durations) == pytest.approx(wav.shape[1] / rate)
 
 
 @pytest.mark.parametrize("suffix", audio.SUFFIXES)
@@ -209,7 +209,7 @@ def files_below(folder, *names):
 
 def planned(folder, inputs, out):
     """The plan as names below ``folder``."""
-    pairs = plan([str(folder / item) for item in inputs], folder / out)
+    pairs = plan_outputs([str(folder / item) for item in inputs], folder / out)
     return {source.relative_to(folder).as_posix(): target.relative_to(folder).as_posix() for source, target in pairs}
 
 
@@ -222,7 +222,7 @@ def test_plan_of_files_folders_and_patterns(tmp_path):
     assert planned(tmp_path, ["n/*/*.FLAC"], "o") == {"n/b/c.FLAC": "o/b/c.FLAC"}
     assert planned(tmp_path, ["n/b/d[1].ogg"], "o") == {"n/b/d[1].ogg": "o/d[1].ogg"}
     assert planned(tmp_path, ["m.mp3"], "o/p.wav") == {"m.mp3": "o/p.wav"}
-    assert planned(tmp_path, ["gone.wav"], "o") == {"gone.wav": "o/gone.wav"}  # told when its turn comes
+    assert planned(tmp_path, ["gone.wav"], "o") == {"gone.wav": "o/gone.wav"}  # reported when it is read
     (tmp_path / "o.wav").mkdir()
     assert planned(tmp_path, ["m.mp3"], "o.wav") == {"m.mp3": "o.wav/m.mp3"}
 

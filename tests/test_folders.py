@@ -58,7 +58,7 @@ def test_no_speaker_and_no_noise_file_is_in_both_sets(sounds, tmp_path):
         ("speech", "empty", "no sound files"),
     ],
 )
-def test_what_does_not_suffice_is_told(sounds, tmp_path, speech, noise, words):
+def test_insufficient_input_is_rejected(sounds, tmp_path, speech, noise, words):
     (sounds / "empty").mkdir(exist_ok=True)
     with pytest.raises(InputError, match=words):
         prepare([sounds / speech], [sounds / noise], tmp_path)

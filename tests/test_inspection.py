@@ -45,22 +45,22 @@ def sound(num_samples=20000):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_everything_that_is_there_is_collected_and_the_network_is_left_alone(kind):
+def test_all_layers_are_collected_and_the_network_is_unchanged(kind):
     model, wav = made(kind), sound()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     expected = model._forward_whole(wav[None], None).detach()
-    told = inspect_model(model, wav)
-    assert (list(told.gates), list(told.memory_s), list(told.weights)) == NAMES[kind]
-    assert set(told.sigmoids) == (set() if kind == "softmax" else {*told.memory_s, *told.weights})
-    freq, frames = told.noisy.shape
+    inspection = inspect_model(model, wav)
+    assert (list(inspection.gates), list(inspection.memory_s), list(inspection.weights)) == NAMES[kind]
+    assert set(inspection.sigmoids) == (set() if kind == "softmax" else {*inspection.memory_s, *inspection.weights})
+    freq, frames = inspection.noisy.shape
     assert freq == 257
-    assert told.mask.shape == (freq, frames)
+    assert inspection.mask.shape == (freq, frames)
     assert frames == model.stft.num_frames(len(wav))
-    for gates in told.gates.values():
+    for gates in inspection.gates.values():
         assert gates.time.shape == (frames,)
         assert gates.frequency.shape[1] == (1 if kind == "offline" else frames)
         assert all(values.min() > 0 and values.max() < 1 for values in (gates.frequency, gates.time))
-    for weights in told.weights.values():
+    for weights in inspection.weights.values():
         torch.testing.assert_close(weights.sum(-1), torch.ones(len(weights)), atol=1e-4, rtol=0)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert not any(layer._forward_hooks for layer in model.modules())
@@ -72,36 +72,36 @@ def test_everything_that_is_there_is_collected_and_the_network_is_left_alone(kin
 @torch.no_grad()
 def test_the_mask_is_what_the_spectrum_is_multiplied_by(kind):
     model, wav = made(kind), sound()
-    told = inspect_model(model.train(), wav)
+    inspection = inspect_model(model.train(), wav)
     assert model.training  # as it was found
-    frames = told.noisy.shape[1]
+    frames = inspection.noisy.shape[1]
     padded = torch.nn.functional.pad(wav[None], (model.stft.context, frames * model.stft.hop - len(wav)))
     enhanced = model.eval().enhance_spec(model.stft(padded))[0].abs()
-    torch.testing.assert_close(told.mask * told.noisy, enhanced, atol=1e-5, rtol=1e-4)
-    assert not told.mask[0].any()  # DC
+    torch.testing.assert_close(inspection.mask * inspection.noisy, enhanced, atol=1e-5, rtol=1e-4)
+    assert not inspection.mask[0].any()  # DC
 
 
 def test_gates_are_those_that_the_network_used():
     model, seen = made("mini"), []
     gate = model.network.first.gate
     handle = gate.register_forward_hook(lambda layer, arguments, output: seen.append((arguments[0], output)))
-    told = inspect_model(model, sound()).gates["first"]
+    gates = inspect_model(model, sound()).gates["first"]
     handle.remove()
     ((z, gated),) = seen
-    torch.testing.assert_close(z[0] * told.frequency * told.time, gated[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(z[0] * gates.frequency * gates.time, gated[0], atol=1e-5, rtol=1e-4)
 
 
 def test_memory_is_what_lambda_says_and_where_softmax_ends():
     model = made("paper")
     with torch.no_grad():
         model.network.attention.log_memory.copy_(torch.log(torch.tensor([160.0, 40.0])))  # frames, 160 a second
-    told = inspect_model(model, sound()).memory_s["attention"]
-    torch.testing.assert_close(told, torch.tensor([1.0, 0.25]))
+    memory_s = inspect_model(model, sound()).memory_s["attention"]
+    torch.testing.assert_close(memory_s, torch.tensor([1.0, 0.25]))
     decay = model.network.attention.decay().double()
-    assert (decay ** (told.double() * 160.0)).tolist() == pytest.approx([math.exp(-1.0)] * 2, rel=1e-3)
+    assert (decay ** (memory_s.double() * 160.0)).tolist() == pytest.approx([math.exp(-1.0)] * 2, rel=1e-3)
     assert inspect_model(made("offline"), sound()).memory_s["blocks.0.over_time"].isinf().all()
-    (told,) = inspect_model(made("softmax"), sound()).memory_s.values()
-    assert told.tolist() == pytest.approx([0.5], abs=0.01)
+    (memory_s,) = inspect_model(made("softmax"), sound()).memory_s.values()
+    assert memory_s.tolist() == pytest.approx([0.5], abs=0.01)
 
 
 def test_sigmoids_are_the_features_of_the_attention():
@@ -109,21 +109,21 @@ def test_sigmoids_are_the_features_of_the_attention():
     layer = model.network.blocks[0].over_bands
     with torch.no_grad():
         layer.alpha.uniform_(1.0, 5.0), layer.beta.uniform_(-2.0, 2.0), layer.centre.uniform_(0.5, 1.5)
-    told = inspect_model(model, sound()).sigmoids["blocks.0.over_bands"]
+    over_bands = inspect_model(model, sound()).sigmoids["blocks.0.over_bands"]
     assert isinstance(layer, SAGUEA)
-    assert told.output.shape == (layer.channels, len(told.input))
-    size = told.input * math.sqrt(layer.channels)  # of |Ωx|: features divides by √e
+    assert over_bands.output.shape == (layer.channels, len(over_bands.input))
+    size = over_bands.input * math.sqrt(layer.channels)  # of |Ωx|: features divides by √e
     projected = torch.cat([size[:, None].expand(-1, layer.channels), torch.zeros(len(size), layer.channels)], dim=-1)
-    torch.testing.assert_close(told.output.T, layer.features(projected), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(over_bands.output.T, layer.features(projected), atol=1e-4, rtol=1e-3)
     over_time = inspect_model(model, sound()).sigmoids["blocks.1.over_time"]
     middle = over_time.output[:, len(over_time.input) // 2]
     torch.testing.assert_close(middle, torch.full_like(middle, 0.6), atol=0.03, rtol=0)  # β / 2 of a new network
 
 
 def test_silence_has_no_mask_and_shapes_are_checked():
-    told = inspect_model(made("mini"), torch.zeros(3000))
-    assert told.mask.isnan().all()
-    assert not told.noisy.any()
+    inspection = inspect_model(made("mini"), torch.zeros(3000))
+    assert inspection.mask.isnan().all()
+    assert not inspection.noisy.any()
     for shape in ((2, 300), (0,)):
         with pytest.raises(ValueError, match=r"time ≥ 1"):
             inspect_model(made("mini"), torch.zeros(shape))
@@ -146,14 +146,14 @@ def test_the_command_draws_any_rate_and_refuses_what_it_cannot(monkeypatch, tmp_
     time = np.arange(22050) / 44100
     audio.write(tmp_path / "noisy.wav", 0.3 * np.sin(2 * np.pi * 440 * time), 44100)
     run(monkeypatch, tmp_path / "noisy.wav", "--model", tmp_path / "exp", "-o", tmp_path / "full.png")
-    assert "blocks.1.over_time: looks back 4.00 s" in capsys.readouterr().out
+    assert "blocks.1.over_time: memory 4.00 s" in capsys.readouterr().out
     plain = ["--model", tmp_path / "plain", "-o", tmp_path / "plain.png", "--seconds", 0.2]
     run(monkeypatch, tmp_path / "noisy.wav", *plain)
     (width, height), (plain_width, plain_height) = (size_of_png(tmp_path / f"{n}.png") for n in ("full", "plain"))
     assert width == plain_width
     assert height > 3 * plain_height
     for more, message in (
-        (["--start", "0.6"], "is 0.50 s long, nothing is left at --start 0.6"),
+        (["--start", "0.6"], "0.50 s long, --start 0.6 is beyond its end"),
         (["--seconds", "0"], "--seconds above 0"),
         (["-o", tmp_path / "figure.pdf"], "the figure is a PNG"),
     ):

@@ -1,4 +1,4 @@
-"""Lists of mixtures: what is written is read again, what does not fit is named, and what comes out is what they say."""
+"""Lists of mixtures: written lists are read back, errors are located, and mixtures match their description."""
 
 import dataclasses
 

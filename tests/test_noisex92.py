@@ -46,13 +46,13 @@ def test_a_mat_file_becomes_a_wav_of_19980_hz(tmp_path):
     assert noisex92.prepare(tmp_path / "noise", tmp_path / "wav")[0].duration_s == 2.5
 
 
-def test_equal_names_in_several_folders_are_told_apart_by_them(tmp_path):
+def test_equal_names_in_several_folders_are_distinguished_by_them(tmp_path):
     for name in ("kitchen/ch 01.wav", "street/ch 01.wav", "street/bus.wav"):
         write(tmp_path / name, tone(300))
     assert [n.name for n in noisex92.prepare(tmp_path, tmp_path / "x")] == ["bus", "kitchen_ch_01", "street_ch_01"]
 
 
-def test_what_is_there_is_told(tmp_path, capsys):
+def test_the_noises_of_a_folder_are_listed(tmp_path, capsys):
     for name in ("babble", "white", "ours"):
         write(tmp_path / f"{name}.wav", tone(300))
     noisex92.download(tmp_path)

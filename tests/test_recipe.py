@@ -174,7 +174,7 @@ def test_stages_4_and_5_killed_and_run_again_give_a_table(trained, recipe):
     assert list((trained / "images").glob("*.png"))
 
 
-def test_a_missing_model_is_told_in_one_line(recipe):
+def test_a_missing_model_is_reported_in_one_line(recipe):
     process = recipe.start("--stage", 4, "--stop-stage", 4, "--tag", "never-trained")
     output = process.communicate()[0]
     assert process.returncode == 1

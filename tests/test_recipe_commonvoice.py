@@ -140,14 +140,14 @@ def test_engines_come_to_the_same_model(recipe):
         (("--fl_partition", "noise", "--num_clients", 13), "13 silos need as many noises, found 12"),
     ],
 )
-def test_what_cannot_be_federated_is_told(recipe, options, words):
+def test_what_cannot_be_federated_is_rejected(recipe, options, words):
     process = recipe.start("--stage", 3, "--stop-stage", 3, "--fl", "true", "--fl_engine", "inproc", *options)
     output = process.communicate()[0]
     assert process.returncode != 0
     assert words in output.splitlines()[-1]
 
 
-def test_the_tag_tells_what_is_federated(recipe):
+def test_the_tag_contains_what_is_federated(recipe):
     options = ("--fl_engine", "inproc", "--fl_partition", "dirichlet", "--fl_strategy", "uniform", "--num_rounds", 1)
     arguments = ("--train_args", "--threads 1 --set model.preset=mini", "--fl_args", "--fl-set local_steps=1")
     output = recipe.run("--stage", 3, "--stop-stage", 3, "--fl", "true", *options, *arguments, "--seed", 2)

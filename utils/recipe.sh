@@ -210,7 +210,7 @@ federate_by_jobs() { # federate_by_jobs OPTIONS: a job for the server, then, onc
       sase silo --silo SILO --data-dir "$silos/siloSILO" --state-dir "$exp/silos/siloSILO" --server "$meet" \
       --certificates "$exp/flower/certificates" --device "$device" --wait-s 600 &
     clients=$!
-    wait -n "$server" "$clients" || end_jobs # if one fails, the other would wait in vain
+    wait -n "$server" "$clients" || end_jobs # if one fails, the other would block
     wait "$clients" || status=$?
   fi
   wait "$server" || status=$?

@@ -25,13 +25,13 @@ def main() -> None:
     import torch
     from tqdm import tqdm
 
-    from sase.enhancer import Enhancer, plan
+    from sase.enhancer import Enhancer, plan_outputs
     from sase.errors import InputError
 
-    pairs = plan(args.inputs, args.out)
+    pairs = plan_outputs(args.inputs, args.out)
     torch.set_num_threads(args.threads)
     enhancer = Enhancer.from_pretrained(args.model, args.device)
-    failed, seconds, began = 0, 0.0, time.monotonic()
+    failed, seconds, started = 0, 0.0, time.monotonic()
     with tqdm(unit="s", unit_scale=True, disable=None, leave=False) as bar:  # None: only on a terminal
         for number, (source, target) in enumerate(pairs, 1):
             bar.set_description(f"{number}/{len(pairs)} {source.name}")
@@ -42,7 +42,7 @@ def main() -> None:
                     raise
                 failed += 1
                 tqdm.write(f"sase enhance: {' '.join(str(error).split())}", file=sys.stderr)
-    wall = time.monotonic() - began
+    wall = time.monotonic() - started
     print(f"{args.out}: {len(pairs) - failed} files, {seconds:.1f} s of audio in {wall:.1f} s")
     if failed:
         raise InputError(f"{failed} of {len(pairs)} failed")

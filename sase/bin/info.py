@@ -1,4 +1,4 @@
-"""Tell what a network costs: parameters, multiply-accumulates per second of sound, latency."""
+"""Print the cost of a network: parameters, multiply-accumulates per second of audio, latency."""
 
 import argparse
 
@@ -8,7 +8,7 @@ def main() -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--preset", help="one of the presets (default: all of them)")
     which.add_argument("--model", help="name of shipped weights, a file such as exp/<tag>/best.pt, or its folder")
-    which.add_argument("--shipped", action="store_true", help="the weights that come with the package")
+    which.add_argument("--shipped", action="store_true", help="the shipped weights")
     which.add_argument("--card", metavar="NAME", help="print the model card of shipped weights, and nothing else")
     parser.add_argument("--json", action="store_true", help="print JSON, with the whole config")
     args = parser.parse_args()

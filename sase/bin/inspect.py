@@ -1,15 +1,15 @@
-"""Draw what a network does with a sound: gates, attention, memory and mask under its spectrogram."""
+"""Plot what a network does with a recording: gates, attention, memory and mask below its spectrogram."""
 
 import argparse
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="sase inspect", description=__doc__)
-    parser.add_argument("input", help="sound file of one channel, at any rate")
+    parser.add_argument("input", help="mono sound file, at any sample rate")
     parser.add_argument("-o", "--out", required=True, metavar="FIGURE.png", help="the figure")
-    parser.add_argument("--model", metavar="M", help="as for 'sase enhance' (the weights that come with the package)")
-    parser.add_argument("--start", type=float, default=0.0, metavar="S", help="from this second on (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="so much of it (%(default)s)")
+    parser.add_argument("--model", metavar="M", help="as for 'sase enhance' (default: the same)")
+    parser.add_argument("--start", type=float, default=0.0, metavar="S", help="start, in seconds (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="duration (%(default)s)")
     args = parser.parse_args()
 
     from pathlib import Path
@@ -24,19 +24,19 @@ def main() -> None:
     if not (args.start >= 0.0 and 0.0 < args.seconds <= 60.0):
         raise InputError("--start must be 0 or more, and --seconds above 0 and at most 60")
     if Path(args.out).suffix.lower() != ".png":
-        raise InputError(f"{args.out}: the figure is a PNG; name it .png")
+        raise InputError(f"{args.out}: the figure is a PNG; use the suffix .png")
     name = args.model or pretrained.DEFAULT
     model = pretrained.load(name)
     rate = model.config.sample_rate
     wav, _ = audio.read_mono(args.input, rate)
     part = wav[round(args.start * rate) :][: max(1, round(args.seconds * rate))]
     if not len(part):
-        raise InputError(f"{args.input}: is {len(wav) / rate:.2f} s long, nothing is left at --start {args.start:g}")
+        raise InputError(f"{args.input}: {len(wav) / rate:.2f} s long, --start {args.start:g} is beyond its end")
     inspection = inspect_model(model, torch.from_numpy(part))
     draw_inspection(args.out, inspection, f"{Path(args.input).name}, {name}")
     for layer, memory_s in inspection.memory_s.items():
-        heads = ", ".join(f"{value:.2f} s" if value < float("inf") else "on everything" for value in memory_s.tolist())
-        print(f"{layer}: looks back {heads}")
+        heads = ", ".join(f"{value:.2f} s" if value < float("inf") else "unlimited" for value in memory_s.tolist())
+        print(f"{layer}: memory {heads}")
     print(f"{args.out}: written")
 
 

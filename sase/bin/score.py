@@ -18,7 +18,7 @@ def main() -> int:
     parser.add_argument("--out", help="with --clean: CSV file; with --data: folder (ENHANCED/scoring)")
     parser.add_argument("--json", action="store_true", help="print means and counts as JSON")
     parser.add_argument("--nj", type=int, default=1, help="processes, or with --job and --finish shards (%(default)s)")
-    parser.add_argument("--job", type=int, help="score this shard only, from 1; --finish joins them")
+    parser.add_argument("--job", type=int, help="score only this shard, from 1; --finish joins them")
     parser.add_argument("--finish", action="store_true", help="join the shards; write RESULTS.md and figures")
     parser.add_argument("--results", metavar="DIR", help="folder for RESULTS.md (the experiment's folder, else --out)")
     parser.add_argument("--utt", help="utterance whose spectrograms are drawn (the one of median improvement)")
@@ -28,7 +28,7 @@ def main() -> int:
     if args.clean and (args.job is not None or args.finish or args.results or args.utt):
         parser.error("--job, --finish, --results and --utt need --data")
     if args.job is not None and args.finish:
-        parser.error("--job scores one shard, --finish joins them: give only one of the two")
+        parser.error("--job scores one shard, --finish joins them: use one of the two")
 
     import json
     import sys

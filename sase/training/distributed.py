@@ -71,7 +71,7 @@ class Workers:
         """Destroy the process group, rank 0 last, because it hosts the store.
 
         If rank 0 left first, another rank could fail while closing its connections, and torchrun would restart that
-        rank, which would then wait for rank 0 in vain.
+        rank, which would then wait for rank 0 until the timeout.
         """
         if self.store is None:
             return

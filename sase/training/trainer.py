@@ -31,8 +31,6 @@ from sase.training.loop import EpochStats, GradientGuard, TrainingStep, learning
 from sase.training.performance import autocast, compile_network, eager, training_precision
 from sase.training.validation import development_scores
 
-_LOG_EVERY_S = 30.0
-
 log = logging.getLogger(__name__)
 
 

@@ -1,4 +1,4 @@
-"""Plain sentences out of patterns, in English and in Mandarin; without commas, so that nobody pauses for long."""
+"""Plain sentences from patterns, in English and in Mandarin, without commas, which would cause long pauses."""
 
 from dataclasses import dataclass
 
