@@ -174,13 +174,14 @@ def si_sdr(recipe, tag):
 
 
 def test_the_mini_corpus_is_enhanced_centrally_and_by_four_silos(recipe):
-    """Ten minutes on two cores: both trainings as they come."""
-    recipe.run("--stage", 3, "--nj", 2)
-    recipe.run("--stage", 3, "--nj", 2, "--fl", "true", "--num_clients", 4, "--fl_engine", "inproc")
-    central, unprocessed = si_sdr(recipe, "train_mini")
-    federated, _ = si_sdr(recipe, "train_mini_fl4_silo")
+    """Both trainings of the recipe, shortened: 300 steps centrally, and twice as many in silos, which need more."""
+    recipe.run("--stage", 3, "--nj", 2, "--tag", "short", "--train_args", "--set train.epochs=2")
+    silos = ("--fl", "true", "--num_clients", 4, "--fl_engine", "inproc", "--num_rounds", 12)
+    recipe.run("--stage", 3, "--nj", 2, "--tag", "short_fl4", *silos)
+    central, unprocessed = si_sdr(recipe, "short")
+    federated, _ = si_sdr(recipe, "short_fl4")
     assert central > unprocessed + 3.0
     assert federated > unprocessed + 2.0
     assert federated > central - 1.5
     lengths = read_table(recipe.mini / "dump/tt/utt2num_samples")
-    assert read_table(recipe.mini / "exp/train_mini_fl4_silo/enhanced_tt/spk1.scp").keys() == lengths.keys()
+    assert read_table(recipe.mini / "exp/short_fl4/enhanced_tt/spk1.scp").keys() == lengths.keys()
