@@ -16,6 +16,7 @@ import torch
 from sase import audio, pretrained
 from sase.errors import InputError
 from sase.model import SASE
+from sase.nn.frozen import frozen
 
 Wav = TypeVar("Wav", np.ndarray, torch.Tensor)
 _BLOCK_S = 2.0  # of a file that is processed at a time
@@ -35,11 +36,14 @@ class Enhancer:
     The network operates at its own sample rate, ``enhancer.sample_rate``; frequencies above half of it are removed.
 
     Args:
-        model: a :class:`sase.model.SASE`; switched to eval mode.
+        model: a :class:`sase.model.SASE`, which is copied; later changes of it have no effect.
+
+    Attributes:
+        model: the copy, :func:`~sase.nn.frozen.frozen` for inference.
     """
 
     def __init__(self, model: SASE) -> None:
-        self.model = model.eval()
+        self.model = frozen(model)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path = pretrained.DEFAULT, device: str = "cpu") -> Enhancer:
@@ -53,8 +57,7 @@ class Enhancer:
         Raises:
             InputError: no such model or device, or a corrupt or incompatible file.
         """
-        with torch.inference_mode(False):  # folded weights are refreshed by tensor versions, which inference mode lacks
-            return cls(pretrained.load(name_or_path, _device(device)))
+        return cls(pretrained.load(name_or_path, _device(device)))
 
     @property
     def sample_rate(self) -> int:

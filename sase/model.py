@@ -20,7 +20,8 @@ from sase.nn.complex import bound_magnitude, complex_multiply
 from sase.nn.config import ModelConfig
 from sase.nn.encoder_decoder import EncoderDecoder
 from sase.nn.stft import STFT
-from sase.nn.streaming import StreamState
+from sase.nn.stream import Stream
+from sase.nn.streaming import StreamState, name_streaming_layers
 
 ATTENTIONS = ("sigmoid", "softmax")
 NETWORKS: dict[str, Callable[[ModelConfig, int], nn.Module]] = {
@@ -103,6 +104,7 @@ class SASE(nn.Module):
         self.config = config
         self.stft = STFT(config.window, config.hop, config.fft, config.root_window)
         self.network = NETWORKS[config.network](config, config.fft // 2)
+        name_streaming_layers(self.network)
 
     @property
     def latency_s(self) -> float:
@@ -126,10 +128,11 @@ class SASE(nn.Module):
             valid = torch.arange(noisy.shape[1], device=noisy.device) < lengths[:, None]
             noisy = noisy * valid
         block_s = _BLOCK_S if self.config.causal else _OFFLINE_BLOCK_S
-        if self.training or noisy.shape[1] <= block_s * self.config.sample_rate:
+        whole = torch.is_grad_enabled() and self.config.causal  # a stream has no gradients
+        if self.training or whole or noisy.shape[1] <= block_s * self.config.sample_rate:
             enhanced = self._forward_whole(noisy, lengths)
         elif self.config.causal:
-            stream = self.stream(len(noisy))
+            stream = Stream(self.enhance_spec, self.stft, self.initial_state(len(noisy)), len(noisy), check=False)
             blocks = noisy.split(int(block_s * self.config.sample_rate), dim=1)
             enhanced = torch.cat([*(stream.feed(block) for block in blocks), stream.flush()], dim=1)
         else:
@@ -153,18 +156,43 @@ class SASE(nn.Module):
             Of the shape of ``spec``, zero at DC and in padding.
         """
         z = torch.view_as_real(spec[:, 1:]).permute(0, 3, 1, 2)  # (B, F, T, 2) -> (B, 2, F, T)
+        z = F.pad(self.enhance_map(z, state, valid), (0, 0, 1, 0))  # DC
+        return torch.view_as_complex(z.permute(0, 2, 3, 1).contiguous())
+
+    def enhance_map(
+        self, z: torch.Tensor, state: StreamState | None = None, valid: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the enhanced spectrum as a map (batch, 2, fft // 2, frames), real and imaginary part without DC.
+
+        Args:
+            z: the noisy spectrum, of the same shape.
+            state, valid: as for :meth:`enhance_spec`.
+        """
         if valid is not None:
             z = z * valid[:, None, None]
         mask = self.network(self._compress(z), state, valid)
         z = MASKS[self.config.mask](z, mask)
-        if valid is not None:
-            z = z * valid[:, None, None]
-        z = F.pad(z, (0, 0, 1, 0))  # DC
-        return torch.view_as_complex(z.permute(0, 2, 3, 1).contiguous())
+        return z if valid is None else z * valid[:, None, None]
+
+    def initial_state(self, batch: int = 1) -> StreamState:
+        """Return the streaming state at the start of ``batch`` signals: every tensor by its name, all zeros.
+
+        Raises:
+            InputError: the network is offline.
+            ValueError: the network is in training mode, in which the norms' statistics would change.
+        """
+        if not self.config.causal:
+            raise InputError("the network is offline: it needs the whole utterance and cannot stream")
+        if self.training:
+            raise ValueError("a network in training mode cannot stream; call eval() first")
+        state: StreamState = {}
+        with torch.no_grad():
+            self.enhance_map(torch.zeros(batch, 2, self.config.fft // 2, 1, device=self.stft.analysis.device), state)
+        return {name: torch.zeros_like(tensor) for name, tensor in state.items()}
 
     def stream(self, batch: int = 1) -> Stream:
         """Return a :class:`Stream` that enhances ``batch`` signals block by block; causal networks only."""
-        return Stream(self, batch)
+        return Stream(self.enhance_spec, self.stft, self.initial_state(batch), batch)
 
     def _compress(self, z: torch.Tensor) -> torch.Tensor:
         if self.config.compression == 1.0:
@@ -196,55 +224,6 @@ class SASE(nn.Module):
             if start + block < len(wav):
                 part[-fade:] *= 1.0 - ramp
             enhanced[start : start + block] += part
-        return enhanced
-
-
-class Stream:
-    """Enhances signals block by block; the concatenated output equals one pass (1e-5).
-
-    Args:
-        model: a causal network in eval mode.
-        batch: number of signals.
-    """
-
-    def __init__(self, model: SASE, batch: int = 1) -> None:
-        if not model.config.causal:
-            raise InputError("the network is offline: it needs the whole utterance and cannot stream")
-        self._model, self._stft = model, model.stft
-        self._state: StreamState = {}
-        device = model.stft.analysis.device
-        self._pending = torch.zeros(batch, self._stft.context, device=device)
-        self._overlap = torch.zeros(batch, self._stft.context, device=device)
-        self._num_fed = self._num_returned = 0
-        self._to_drop = self._stft.context  # output samples that precede the signal
-
-    def feed(self, wav: torch.Tensor) -> torch.Tensor:
-        """Process the next samples (batch, n); return the enhanced samples available so far, (batch, m), m ≥ 0."""
-        self._num_fed += wav.shape[1]
-        return self._advance(wav)
-
-    def flush(self) -> torch.Tensor:
-        """Return the remaining samples, (batch, rest), so that the output is as long as the input."""
-        missing = max(0, self._num_fed - self._num_returned)
-        hops = -(-(missing + self._to_drop) // self._stft.hop)
-        silence = torch.zeros(len(self._pending), hops * self._stft.hop, device=self._pending.device)
-        return self._advance(silence)[:, :missing]
-
-    def _advance(self, wav: torch.Tensor) -> torch.Tensor:
-        pending = torch.cat([self._pending, wav], dim=1)
-        frames = (pending.shape[1] - self._stft.context) // self._stft.hop
-        if frames == 0:
-            self._pending = pending
-            return wav[:, :0]
-        used = frames * self._stft.hop
-        spec = self._model.enhance_spec(self._stft(pending[:, : used + self._stft.context]), self._state)
-        self._pending = pending[:, used:]
-        sound = self._stft.inverse(spec)
-        sound = torch.cat([sound[:, : self._stft.context] + self._overlap, sound[:, self._stft.context :]], dim=1)
-        self._overlap = sound[:, used:]
-        enhanced = sound[:, self._to_drop : used]
-        self._to_drop = max(0, self._to_drop - used)
-        self._num_returned += enhanced.shape[1]
         return enhanced
 
 

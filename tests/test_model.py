@@ -5,6 +5,7 @@ import torch
 
 from sase.errors import InputError
 from sase.model import PRESETS, build_model, load_model, model_config, save_model
+from sase.nn.frozen import frozen
 
 OFFLINE = {"preset": "mini", "causal": False}
 TINY_PAPER = {"preset": "paper", "channels": [2, 2, 4, 4], "recurrent": 16, "heads": 2}
@@ -161,6 +162,74 @@ def test_offline_blocks_stay_near_one_pass():
 def test_a_model_built_in_inference_mode_runs_in_it():
     with torch.inference_mode():
         assert network("mini").forward(noise(1, 3000)).shape == (1, 3000)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "offline" not in kind])
+@torch.no_grad()
+def test_a_frozen_network_streams_hop_by_hop_as_in_one_pass(kind):
+    model, wav = network(KINDS[kind]), noise(2, 9001)
+    stream = frozen(model).stream(2)
+    out = torch.cat([*(stream.feed(hop) for hop in wav.split(model.config.hop, dim=1)), stream.flush()], 1)
+    torch.testing.assert_close(out, model._forward_whole(wav, None), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "offline" not in kind])
+@torch.no_grad()
+def test_the_state_has_a_name_for_every_tensor_from_the_start(kind):
+    model = network(KINDS[kind])
+    state, spec = model.initial_state(3), model.stft(noise(3, 4 * model.stft.hop + model.stft.context))
+    shapes = {name: tensor.shape for name, tensor in state.items()}
+    assert state
+    assert not any(tensor.any() for tensor in state.values())
+    empty = {}
+    torch.testing.assert_close(model.enhance_spec(spec, state), model.enhance_spec(spec, empty))
+    assert {name: tensor.shape for name, tensor in state.items()} == shapes
+    assert state.keys() == empty.keys()
+    layers = dict(model.network.named_modules())
+    assert all(name.rpartition(".")[0] in layers for name in state)
+
+
+def test_a_stream_keeps_no_graph_of_what_it_was_fed():
+    model = network("mini").requires_grad_()
+    stream = model.stream()
+    out = stream.feed(noise(1, 4000).requires_grad_())
+    assert out.numel() > 0
+    assert not out.requires_grad
+    assert not any(tensor.requires_grad for tensor in stream._state.values())
+
+
+@torch.no_grad()
+def test_bad_input_leaves_a_stream_as_it_was():
+    model, wav = network("mini"), noise(1, 4000)
+    stream = model.stream()
+    parts = [stream.feed(wav[:, :1500])]
+    bad = wav[:, :700].clone()
+    bad[0, 5] = float("nan")
+    for block, message in (
+        (bad, "NaN or infinity"),
+        (wav[0], r"feed needs floats \(1, n\), got torch.float32 \(4000,\)"),
+        (wav.expand(2, -1), r"\(2, 4000\)"),
+        ((wav * 32768).short(), "torch.int16"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            stream.feed(block)
+    parts += [stream.feed(wav[:, 1500:].double()), stream.flush()]
+    torch.testing.assert_close(torch.cat(parts, 1), model(wav), atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="flushed"):
+        stream.feed(wav)
+
+
+def test_what_is_frozen_stays_and_what_trains_does_not_stream():
+    model, wav = network("mini"), noise(1, 3000)
+    copy, before = frozen(model), model(wav).detach()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.5)
+    torch.testing.assert_close(copy(wav), before, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="frozen network cannot be trained"):
+        copy.train()
+    with pytest.raises(ValueError, match="training mode"):
+        model.train().stream()
 
 
 def test_an_offline_network_does_not_stream():

@@ -14,14 +14,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from sase.nn.complex import bound_magnitude, complex_multiply
-from sase.nn.streaming import StreamState
+from sase.nn.frozen import DerivingLayer
+from sase.nn.streaming import StreamingLayer, StreamState
 
 _EPS = 1e-6  # in the normaliser
 CHUNK = 32  # frames
 OMEGAS = ("random", "identity")
 
 
-class TimeAttention(nn.Module):
+class TimeAttention(DerivingLayer, StreamingLayer):
     """Base class of the attentions over time: layer norm, projection to heads, and the output ``h ⊙ 2σ(Wo y)``.
 
     Args:
@@ -110,11 +111,17 @@ class SAGOEA(TimeAttention):
 
         β² is applied to the keys alone: φ is used only in the scores, which stay the same.
         """
+        weights, scale, *_ = self.derived()
+        query, key, value = self.project_qkv(h, weights)
+        return torch.sigmoid(query), scale * torch.sigmoid(key), value
+
+    def derive(self) -> tuple[torch.Tensor, ...]:
+        """Return the projections (3, heads, e, features) with Ω and α in them, β² and, if causal, λ."""
         query, key, value = self.qkv_weights()
         # Ω and α directly follow the projections of queries and keys: one matrix product does all.
         project = self.alpha.transpose(-1, -2) / math.sqrt(value.shape[1]) * self.omega
-        query, key, value = self.project_qkv(h, torch.stack([project @ query, project @ key, value]))
-        return torch.sigmoid(query), self.beta.square() * torch.sigmoid(key), value
+        weights = torch.stack([project @ query, project @ key, value])
+        return (weights, self.beta.square(), *([self.decay()] if self.causal else []))
 
     def forward(
         self, h: torch.Tensor, state: StreamState | None = None, valid: torch.Tensor | None = None
@@ -134,11 +141,12 @@ class SAGOEA(TimeAttention):
             key = key * valid[:, None, :, None]
         value = torch.cat([value, torch.ones_like(value[..., :1])], dim=-1)  # the last column sums the scores
         if self.causal:
+            decay, name = self.derived()[2], self.key("memory")
             total, memory = causal_linear_attention(
-                query, key, value, self.decay(), None if state is None else state.get(self)
+                query, key, value, decay, None if state is None else state.get(name)
             )
             if state is not None:
-                state[self] = memory
+                state[name] = memory
         else:
             total = query @ (key.transpose(-1, -2) @ value)
         return self.gate(h, total[..., :-1] / (total[..., -1:] + _EPS))
@@ -158,6 +166,10 @@ def causal_linear_attention(
     Returns:
         y (batch, heads, time, d) and the memory after the last frame.
     """
+    if query.shape[2] == 1:  # the frame of a stream: no sum over the chunk
+        added = key.transpose(-1, -2) @ value
+        memory = added if memory is None else added + decay[:, None, None] * memory
+        return query @ memory, memory
     lag = torch.arange(CHUNK + 1, device=query.device)
     powers = decay[:, None] ** lag  # (heads, chunk + 1): λ^0 ...
     difference = lag[:-1, None] - lag[:-1]
@@ -175,7 +187,7 @@ def causal_linear_attention(
     return torch.cat(parts, dim=2), memory
 
 
-class FrequencyAttention(nn.Module):
+class FrequencyAttention(DerivingLayer):
     """Base class of the attentions over frequency: complex projections of normalised input, ``z ⊙ (1 + polar(Wo y))``.
 
     Args:
@@ -212,19 +224,24 @@ class FrequencyAttention(nn.Module):
         """Return the complex weights of the queries, keys and values, (3, e, e)."""
         return torch.complex(self.qkv_real, self.qkv_imag)
 
-    def project(self, z: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Return n stacked projections (..., freq, n · 2 · e) of the normalised input.
+    def projections(self) -> torch.Tensor:
+        """Return the n stacked complex projections of the normalised input, (n · e, e)."""
+        return self.qkv_weights().flatten(0, 1)
 
-        Args:
-            z: (..., freq, 2 · e)
-            weights: complex (n · e, e)
-        """
+    def derive(self) -> tuple[torch.Tensor, ...]:
+        """Return the real matrices of projections (n · 2e, 2e) and output (2e, 2e), and the gain of both halves."""
+        out = torch.complex(self.out_real, self.out_imag)
+        return _block_matrix(self.projections()), _block_matrix(out), self.gain.repeat(1, 2)
+
+    def project(self, z: torch.Tensor) -> torch.Tensor:
+        """Return the :meth:`projections`, (..., freq, n · 2 · e), of the normalised input (..., freq, 2 · e)."""
+        projections, _, gain = self.derived()
         scale = torch.rsqrt(2.0 * z.square().mean(-1, keepdim=True) + 1e-8)  # 1 / rms over channels of |z|
-        return (z * self.gain.repeat(1, 2) * scale) @ _block_matrix(weights).T
+        return (z * gain * scale) @ projections.T
 
     def apply_mask(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Return the output ``z ⊙ (1 + polar(Wo y))``; all are (..., freq, 2 · e)."""
-        mask = y @ _block_matrix(torch.complex(self.out_real, self.out_imag)).T
+        mask = y @ self.derived()[1].T
         return complex_multiply(z, bound_magnitude(mask, dim=-1), dim=-1, offset=1.0)
 
 
@@ -260,12 +277,14 @@ class SAGUEA(FrequencyAttention):
 
     def queries_keys_values(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return φ(q) and φ(k), (..., freq, e), and v, (..., freq, 2 · e), of the input (..., freq, 2 · e)."""
-        omega, weights = torch.view_as_complex(self.omega), self.qkv_weights()
-        # Ω directly follows the projections of queries and keys: one matrix product does both.
-        projected = self.project(z, torch.cat([omega @ weights[0], omega @ weights[1], weights[2]]))
-        projected, value = projected.split([4 * self.channels, 2 * self.channels], dim=-1)
+        projected, value = self.project(z).split([4 * self.channels, 2 * self.channels], dim=-1)
         query, key = self.features(projected.unflatten(-1, (2, 2 * self.channels))).unbind(-2)
         return query, key, value
+
+    def projections(self) -> torch.Tensor:
+        """Return Ωq, Ωk and v as matrices (3 · e, e): Ω directly follows the projections, so one product does both."""
+        omega, weights = torch.view_as_complex(self.omega), self.qkv_weights()
+        return torch.cat([omega @ weights[0], omega @ weights[1], weights[2]])
 
     def features(self, projected: torch.Tensor) -> torch.Tensor:
         """Return φ, positive (..., e), of Ωx given as (..., 2 · e), the real half first."""

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sase.nn.streaming import StreamState, prepend_past
+from sase.nn.frozen import DerivingLayer
+from sase.nn.streaming import StreamingLayer, StreamState, prepend_past
 
 
 def split(z: torch.Tensor, dim: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,7 +49,7 @@ def concat(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.cat([a_real, b_real, a_imag, b_imag], dim=1)
 
 
-class ComplexConv2d(nn.Module):
+class ComplexConv2d(DerivingLayer, StreamingLayer):
     """Complex convolution over (freq, time), causal in time.
 
     ``W = Wr + jWi`` acts as one real convolution with the block weight ``[[Wr, −Wi], [Wi, Wr]]``. There is no bias: a
@@ -76,6 +77,10 @@ class ComplexConv2d(nn.Module):
         real, imag = self.weight_real, self.weight_imag
         return torch.cat([torch.cat([real, -imag], dim=1), torch.cat([imag, real], dim=1)], dim=0)
 
+    def derive(self) -> tuple[torch.Tensor, ...]:
+        """Return the weight of the real convolution."""
+        return (self.block_weight(),)
+
     def forward(
         self,
         z: torch.Tensor,
@@ -93,12 +98,12 @@ class ComplexConv2d(nn.Module):
         Returns:
             (batch, 2 · out, freq', time)
         """
-        z = prepend_past(z, self.past_frames, state, self)
-        weight = self.block_weight() if weight is None else weight
+        z = prepend_past(z, self.past_frames, state, self.key("past"))
+        weight = self.derived()[0] if weight is None else weight
         return F.conv2d(z, weight, bias, stride=(self.stride, 1), padding=(self.padding, 0))
 
 
-class ComplexConvTranspose2d(nn.Module):
+class ComplexConvTranspose2d(DerivingLayer, StreamingLayer):
     """Transposed complex convolution over (freq, time): output frame t depends on input frames up to t.
 
     ``conv_transpose2d`` stores its weight as (in, out), so the block is ``[[Wr, Wi], [−Wi, Wr]]``.
@@ -130,6 +135,10 @@ class ComplexConvTranspose2d(nn.Module):
         real, imag = self.weight_real, self.weight_imag
         return torch.cat([torch.cat([real, imag], dim=1), torch.cat([-imag, real], dim=1)], dim=0)
 
+    def derive(self) -> tuple[torch.Tensor, ...]:
+        """Return the weight of the real transposed convolution."""
+        return (self.block_weight(),)
+
     def forward(
         self,
         z: torch.Tensor,
@@ -139,8 +148,8 @@ class ComplexConvTranspose2d(nn.Module):
     ) -> torch.Tensor:
         """Convolve (batch, 2 · in, freq, time) to (batch, 2 · out, freq', time); arguments: :class:`ComplexConv2d`."""
         num_frames = z.shape[-1]
-        z = prepend_past(z, self.past_frames, state, self)
-        weight = self.block_weight() if weight is None else weight
+        z = prepend_past(z, self.past_frames, state, self.key("past"))
+        weight = self.derived()[0] if weight is None else weight
         out = F.conv_transpose2d(
             z, weight, bias, stride=(self.stride, 1), padding=(self.padding, 0), output_padding=(self.output_padding, 0)
         )
@@ -267,8 +276,8 @@ class PReLU(nn.Module):
 NORMS: dict[str, type[ComplexBatchNorm] | type[FrameNorm]] = {"batch": ComplexBatchNorm, "layer": FrameNorm}
 
 
-class ConvNorm(nn.Module):
-    """A complex convolution and its norm; in eval mode a batch norm is folded into the convolution, once.
+class ConvNorm(DerivingLayer):
+    """A complex convolution and its norm; in eval mode without gradients a batch norm is folded into the convolution.
 
     Args:
         conv: the convolution, transposed or not.
@@ -280,32 +289,25 @@ class ConvNorm(nn.Module):
         super().__init__()
         self.conv = conv
         self.norm = NORMS[norm](channels)
-        self._folded: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._folded_key: tuple[tuple[int, int, torch.device, torch.dtype], ...] | None = None
 
     def forward(self, z: torch.Tensor, state: StreamState | None = None) -> torch.Tensor:
         """Map (batch, 2 · in, freq, time) to (batch, 2 · channels, freq', time)."""
-        if self.training or torch.is_grad_enabled() or not isinstance(self.norm, ComplexBatchNorm):
+        if not self.is_frozen and (self.training or torch.is_grad_enabled()):
             return self.norm(self.conv(z, state))
-        weight, bias = self._fold(self.norm)
-        return self.conv(z, state, weight, bias)
+        constants = self.derived()
+        return self.conv(z, state, *constants) if constants else self.norm(self.conv(z, state))
 
-    def _fold(self, norm: ComplexBatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the weight and bias of the real convolution that includes the norm."""
-        # Any change of a tensor, in place or by replacement, changes this key.
-        tensors = self.state_dict(keep_vars=True).values()
-        versions = (0 if t.is_inference() else t._version for t in tensors)  # inference tensors have no version
-        key = tuple((t.data_ptr(), version, t.device, t.dtype) for t, version in zip(tensors, versions))
-        if self._folded is None or key != self._folded_key:
-            matrix, shift = norm.running_affine()
-            axis = 1 if self.conv.transposed else 0
-            real, imag = self.conv.block_weight().chunk(2, dim=axis)
-            shape = (1, -1, 1, 1) if axis else (-1, 1, 1, 1)
-            rows = [matrix[i, 0].view(shape) * real + matrix[i, 1].view(shape) * imag for i in range(2)]
-            weight = torch.cat(rows, dim=axis).contiguous(memory_format=torch.channels_last)  # as most maps are
-            self._folded = weight, shift.flatten()
-            self._folded_key = key
-        return self._folded
+    def derive(self) -> tuple[torch.Tensor, ...]:
+        """Return weight and bias of the real convolution with the norm folded in; nothing for a norm that adapts."""
+        if not isinstance(self.norm, ComplexBatchNorm):
+            return ()
+        matrix, shift = self.norm.running_affine()
+        axis = 1 if self.conv.transposed else 0
+        real, imag = self.conv.block_weight().chunk(2, dim=axis)
+        shape = (1, -1, 1, 1) if axis else (-1, 1, 1, 1)
+        rows = [matrix[i, 0].view(shape) * real + matrix[i, 1].view(shape) * imag for i in range(2)]
+        weight = torch.cat(rows, dim=axis).contiguous(memory_format=torch.channels_last)  # as most maps are
+        return weight, shift.flatten()
 
 
 def _complex_weights(shape: tuple[int, ...], fan_in: float) -> list[nn.Parameter]:

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from sase.nn.complex import magnitude
-from sase.nn.streaming import StreamState, decayed_sum, prepend_past
+from sase.nn.streaming import StreamingLayer, StreamState, decayed_count, decayed_sum, prepend_past
 
 _OPEN = 2.0  # initial logit of a gate: nearly open, so that a new network passes its signal
 
 
-class TFGA(nn.Module):
+class TFGA(StreamingLayer):
     """Gate a complex map by frequency and by frame; both parts by the same gate, so the phase stays (after the paper).
 
     |z| is pooled over channels, by maximum and mean. Its average over time, a convolution over frequency and a sigmoid
@@ -56,7 +56,7 @@ class TFGA(nn.Module):
         frequency = torch.sigmoid(self.frequency(self._average_over_time(pooled, state, valid)))
         frames = pooled.mean(dim=2)  # (batch, 2, time)
         if self.causal:
-            frames = prepend_past(frames, self.kernel - 1, state, (self, "frames"))
+            frames = prepend_past(frames, self.kernel - 1, state, self.key("frames"))
         else:
             frames = frames if valid is None else frames * valid[:, None]
             frames = F.pad(frames, (self.kernel // 2, self.kernel // 2))
@@ -78,11 +78,5 @@ class TFGA(nn.Module):
                 return pooled.mean(dim=-1, keepdim=True)
             valid = valid[:, None, None]
             return (pooled * valid).sum(-1, keepdim=True) / valid.sum(-1, keepdim=True).clamp(min=1)
-        total = decayed_sum(pooled.transpose(-1, -2), self.decay, state, (self, "sum")).transpose(-1, -2)
-        processed = 0 if state is None else state.get((self, "count"), 0)
-        first, last = processed + 1, processed + pooled.shape[-1]
-        count = torch.arange(first, last + 1, device=pooled.device, dtype=torch.float64)
-        weight = (1.0 - self.decay**count) / (1.0 - self.decay)
-        if state is not None:
-            state[self, "count"] = last
-        return total / weight.to(pooled.dtype)
+        total = decayed_sum(pooled.transpose(-1, -2), self.decay, state, self.key("sum")).transpose(-1, -2)
+        return total / decayed_count(pooled.shape[-1], self.decay, pooled, state, self.key("count"))

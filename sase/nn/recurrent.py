@@ -6,10 +6,10 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from sase.nn.streaming import StreamState
+from sase.nn.streaming import StreamingLayer, StreamState
 
 
-class TimeLSTM(nn.Module):
+class TimeLSTM(StreamingLayer):
     """LSTM layers over time.
 
     Args:
@@ -38,7 +38,9 @@ class TimeLSTM(nn.Module):
             lengths = valid.sum(-1).long().cpu()
             packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
             return pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=x.shape[1])[0]
-        y, memory = self.lstm(x, None if state is None else state.get(self))
+        hidden, cell = self.key("hidden"), self.key("cell")
+        before = None if state is None or hidden not in state else (state[hidden], state[cell])
+        y, (last_hidden, last_cell) = self.lstm(x, before)
         if state is not None:
-            state[self] = memory
+            state[hidden], state[cell] = last_hidden, last_cell
         return y

@@ -31,7 +31,7 @@ class SoftmaxTimeAttention(TimeAttention):
         self, h: torch.Tensor, state: StreamState | None = None, valid: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Attend; arguments and output as of :meth:`sase.nn.attention.SAGOEA.forward`."""
-        query, key, value = self.project_qkv(h, self.qkv_weights())
+        query, key, value = self.project_qkv(h, *self.derived())
         query = query / math.sqrt(query.shape[-1])
         if self.causal:
             return self.gate(h, self._attend_to_window(query, key, value, state))
@@ -40,27 +40,30 @@ class SoftmaxTimeAttention(TimeAttention):
             scores = scores.masked_fill(valid[:, None, None] == 0, -math.inf)
         return self.gate(h, scores.softmax(-1) @ value)
 
+    def derive(self) -> tuple[torch.Tensor, ...]:
+        """Return the projections, (3, heads, e, features)."""
+        return (self.qkv_weights(),)
+
     def _attend_to_window(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, state: StreamState | None
     ) -> torch.Tensor:
         """Return y chunk by chunk; keys outside the window or before the start of the signal are masked."""
-        num_frames, processed = query.shape[2], 0 if state is None else state.get((self, "count"), 0)
-        both = torch.cat([key, value], dim=-1).transpose(-1, -2)  # (B, H, T, 2e) -> (B, H, 2e, T)
-        both = prepend_past(both, self.past_frames, state, (self, "past")).transpose(-1, -2)
-        if state is not None:
-            state[self, "count"] = processed + num_frames
+        num_frames, size = query.shape[2], query.shape[-1]
+        # A row of ones marks frames of the signal: before its start, the past is zero.
+        past = torch.cat([key, value, torch.ones_like(key[..., :1])], dim=-1).transpose(-1, -2)  # (B, H, 2e + 1, T)
+        past = prepend_past(past, self.past_frames, state, self.key("past")).transpose(-1, -2)
+        key, value, present = past.split([size, size, 1], dim=-1)
         row = torch.arange(CHUNK, device=query.device)
         column = torch.arange(self.past_frames + CHUNK, device=query.device)
         lag = self.past_frames + row[:, None] - column
         window = (lag >= 0) & (lag <= self.past_frames)
         parts = []
         for start in range(0, num_frames, CHUNK):
-            size = min(CHUNK, num_frames - start)
-            width = self.past_frames + size
-            key, value = both[:, :, start : start + width].chunk(2, dim=-1)
-            visible = window[:size, :width] & (column[:width] >= self.past_frames - processed - start)
-            scores = query[:, :, start : start + size] @ key.transpose(-1, -2)
-            parts.append(scores.masked_fill(~visible, -math.inf).softmax(-1) @ value)
+            count = min(CHUNK, num_frames - start)
+            seen = slice(start, start + self.past_frames + count)
+            visible = window[:count, : self.past_frames + count] & (present[:, :, seen] > 0).transpose(-1, -2)
+            scores = query[:, :, start : start + count] @ key[:, :, seen].transpose(-1, -2)
+            parts.append(scores.masked_fill(~visible, -math.inf).softmax(-1) @ value[:, :, seen])
         return torch.cat(parts, dim=2)
 
 
@@ -82,6 +85,6 @@ class SoftmaxFrequencyAttention(FrequencyAttention):
         return self._weights_and_value(z)[0]
 
     def _weights_and_value(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        query, key, value = self.project(z, self.qkv_weights().flatten(0, 1)).chunk(3, dim=-1)
+        query, key, value = self.project(z).chunk(3, dim=-1)
         # With the halves side by side, the real product is the real part of the complex one.
         return (query @ key.transpose(-1, -2) / math.sqrt(self.channels)).softmax(-1), value
