@@ -23,6 +23,8 @@ RECIPE = [
     "espeakng-loader>=0.2.4",  # voices of the generated corpus
 ]
 
+EXPORT = ["onnx>=1.17", "onnxruntime>=1.20"]
+
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.6",
@@ -54,7 +56,8 @@ setup(
     extras_require={
         "recipe": RECIPE,
         "federated": ["flwr[simulation]==1.41.0"],
-        "test": RECIPE + TEST,
+        "export": EXPORT,
+        "test": RECIPE + EXPORT + TEST,
     },
     entry_points={"console_scripts": ["sase = sase.bin.main:main"]},
 )

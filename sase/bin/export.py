@@ -1,0 +1,25 @@
+"""Convert trained weights for other programs: a streaming graph for ONNX Runtime."""
+
+import argparse
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="sase export", description=__doc__)
+    parser.add_argument("--model", required=True, help="name of shipped weights, a file such as best.pt, or its folder")
+    parser.add_argument("--to", required=True, choices=["onnx"], help="the format")
+    parser.add_argument("-o", "--out", required=True, metavar="FILE", help="output file")
+    args = parser.parse_args()
+
+    from sase import pretrained
+    from sase.export.onnx import export_onnx
+
+    model = pretrained.load(args.model)
+    card = pretrained.card(args.model) if args.model in pretrained.available() else ""
+    difference = export_onnx(model, args.out, card)
+    print(f"{args.out}: written, differs from the network by {difference:.1e}")
+
+
+if __name__ == "__main__":
+    from sase.bin.main import run
+
+    run(main, "export")
