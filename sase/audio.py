@@ -1,9 +1,8 @@
 """Read, write and resample audio: the only module that opens sound files. Samples are float32 in [-1, 1]."""
 
 import logging
-import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
+from sase import containers
 from sase.atomic import atomic_path
 from sase.errors import InputError
 
@@ -20,6 +20,21 @@ RESAMPLER = f"soxr {soxr.__version__} HQ"
 _LOSSY_SUBTYPES = {".ogg": "VORBIS", ".mp3": "MPEG_LAYER_III"}
 _WRITE_FRAMES = 16384  # libvorbis allocates each call on the stack: minutes of audio would overflow it
 _MP3_SLACK = 2 * 1152  # samples: the length in most MP3 headers is off by less than two frames
+MIN_RATE, MAX_RATE = 1000, 768000  # Hz
+MAX_CHANNELS = 64
+MAX_VALUES = 1 << 30  # of a file that is read as a whole: 4 GB, six hours of one channel at 48 kHz
+_BLOCK_VALUES = 1 << 22  # that are decoded at a time at most
+_WIDTHS = {
+    "PCM_S8": 1,
+    "PCM_U8": 1,
+    "PCM_16": 2,
+    "PCM_24": 3,
+    "PCM_32": 4,
+    "FLOAT": 4,
+    "DOUBLE": 8,
+    "ULAW": 1,
+    "ALAW": 1,
+}
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +53,9 @@ class AudioInfo:
 
 
 def info(path: str | Path) -> AudioInfo:
-    """Return the :class:`AudioInfo` of a sound file; raise InputError if it is missing, unreadable or truncated."""
-    with _open(path) as file:
-        return AudioInfo(file.samplerate, file.frames, file.channels)
+    """Return the :class:`AudioInfo` of a sound file, with its measured length; raise InputError as :func:`read`."""
+    with _open(path) as sound:
+        return sound.info
 
 
 def is_sound_file(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
@@ -78,12 +93,14 @@ def read(path: str | Path) -> tuple[np.ndarray, int]:
     Raises:
         InputError: a missing, unreadable, truncated or empty file, or samples that are NaN or infinite.
     """
-    with _open(path) as file:
-        wav = _read_frames(file, -1, path)
-        if wav.shape[1] == 0:
-            raise InputError(f"{path}: contains no samples")
-        _reject_truncated(file, wav.shape[1], path)
-        return wav, file.samplerate
+    with _open(path) as sound:
+        info, samples = sound.info, bytearray()  # grows with what is there, not with what the header declares
+        if info.num_samples * info.num_channels > MAX_VALUES:
+            raise InputError(f"{path}: lasts {info.duration_s / 3600:.1f} h, too long to be read as a whole; split it")
+        for block in sound.blocks(_BLOCK_VALUES // info.num_channels):
+            samples += block.data.cast("B")
+    wav = np.frombuffer(samples, dtype=np.float32).reshape(-1, info.num_channels)
+    return np.ascontiguousarray(wav.T), info.sample_rate  # (time, channels) -> (channels, time)
 
 
 def read_mono(path: str | Path, sample_rate: int | None = None) -> tuple[np.ndarray, int]:
@@ -109,19 +126,11 @@ def open_blocks(path: str | Path, block_s: float = 10.0) -> Iterator[tuple[Audio
     Raises:
         InputError: as :func:`read`, possibly while the blocks are read.
     """
-    with _open(path) as file:
-        if file.frames == 0:
+    with _open(path) as sound:
+        if sound.info.num_samples == 0:
             raise InputError(f"{path}: contains no samples")
-        size = max(1, round(block_s * file.samplerate))
-
-        def blocks() -> Iterator[np.ndarray]:
-            done = 0
-            while (wav := _read_frames(file, size, path)).shape[1]:
-                done += wav.shape[1]
-                yield wav
-            _reject_truncated(file, done, path)
-
-        yield AudioInfo(file.samplerate, file.frames, file.channels), blocks()
+        size = max(1, min(round(block_s * sound.info.sample_rate), _BLOCK_VALUES // sound.info.num_channels))
+        yield sound.info, (np.ascontiguousarray(block.T) for block in sound.blocks(size))
 
 
 def write(path: str | Path, wav: npt.ArrayLike, sample_rate: int) -> None:
@@ -206,21 +215,111 @@ def _resample_chunk(stream: soxr.ResampleStream, wav: np.ndarray, last: bool = F
     return np.ascontiguousarray(stream.resample_chunk(np.ascontiguousarray(wav.T), last).T)
 
 
+class _Decoder(soundfile.SoundFile):
+    """A file that is read from its beginning to its end, without the seek that soundfile adds after each block.
+
+    After a seek, the decoder of MP3 lacks bits of earlier frames, and the first samples of every block are wrong.
+    """
+
+    def seekable(self) -> bool:
+        """Return False."""
+        return False
+
+
+@dataclass
+class _Sound:
+    """An open sound file and the number of samples that it holds."""
+
+    path: Path
+    file: soundfile.SoundFile
+    info: AudioInfo
+
+    def blocks(self, size: int) -> Iterator[np.ndarray]:
+        """Yield all samples, float32 (up to ``size``, channels); raise InputError if some are bad or missing."""
+        done, total = 0, self.info.num_samples
+        while done < total:
+            try:
+                wav = self.file.read(min(size, total - done), dtype="float32", always_2d=True)
+            except (soundfile.SoundFileError, RuntimeError) as error:
+                raise InputError(f"{self.path}: cannot be decoded ({error})") from None
+            if not len(wav):
+                break
+            if not np.isfinite(wav).all():
+                raise InputError(f"{self.path}: contains NaN or infinite samples")
+            done += len(wav)
+            yield wav
+        if done == 0:
+            raise InputError(f"{self.path}: contains no samples")
+        if done < total - (_MP3_SLACK if self.file.format == "MP3" else 0):
+            raise InputError(f"{self.path}: truncated: {done} of {total} samples can be read")
+
+
 @contextmanager
-def _open(path: str | Path) -> Iterator[soundfile.SoundFile]:
+def _open(path: str | Path) -> Iterator[_Sound]:
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
     try:
-        _reject_truncated_wav(path)
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
+        extent = containers.measure(path)
+    except containers.TornError as error:
+        raise InputError(f"{path}: {error}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        file = soundfile.SoundFile(path)
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        raise InputError(f"{path}: not a readable sound file ({error})") from None
-    with file:
-        yield file
+    with ExitStack() as stack:
+        file = stack.enter_context(_decoder(path, extent.patches if extent else {}))
+        total = _total(path, file, extent)
+        if total > file.frames and file.format == "MP3":
+            # libsndfile estimates the length from the first frame, and reads no further.
+            claimed_bytes = 2 * path.stat().st_size * (total // max(1, file.frames) + 1)
+            file = stack.enter_context(_decoder(path, {}, claimed_bytes))
+        if total > file.frames:
+            raise InputError(f"{path}: truncated: {file.frames} of {total} samples can be read")
+        yield _Sound(path, file, AudioInfo(file.samplerate, total, file.channels))
+
+
+@contextmanager
+def _decoder(
+    path: Path, patches: Mapping[int, bytes], claimed_bytes: int | None = None
+) -> Iterator[soundfile.SoundFile]:
+    """Yield libsndfile's decoder of a file, with other bytes or another length if these are given."""
+    with ExitStack() as stack:
+        source: Path | containers.PatchedFile = path
+        if patches or claimed_bytes:
+            source = stack.enter_context(containers.PatchedFile(path, patches, claimed_bytes))
+        try:
+            file = _Decoder(source)
+        except (soundfile.SoundFileError, RuntimeError, OSError) as error:
+            raise InputError(f"{path}: not a readable sound file ({error})") from None
+        yield stack.enter_context(file)
+
+
+def check_limits(where: str | Path, sample_rate: int, num_channels: int = 1) -> None:
+    """Raise InputError, naming ``where``, unless a sample rate (Hz) and a number of channels are within the limits."""
+    if not MIN_RATE <= sample_rate <= MAX_RATE:
+        raise InputError(f"{where}: has {sample_rate} Hz, must have {MIN_RATE} to {MAX_RATE} Hz")
+    if not 1 <= num_channels <= MAX_CHANNELS:
+        raise InputError(f"{where}: has {num_channels} channels, must have 1 to {MAX_CHANNELS}")
+
+
+def _total(path: Path, file: soundfile.SoundFile, extent: containers.Extent | None) -> int:
+    """Return the number of samples per channel: measured, or where its container needs no measuring libsndfile's.
+
+    Raises:
+        InputError: rate or channels beyond the limits, a container that cannot be measured, or one that ends too early.
+    """
+    check_limits(path, file.samplerate, file.channels)
+    inside = file.subtype.startswith("MPEG") and file.format != "MP3"  # its length is an estimate there
+    if extent is None or file.format not in extent.formats or inside:
+        what = f"{file.format} file ({file.subtype})"
+        raise InputError(f"{path}: the end of a {what} cannot be checked; convert it to WAV or FLAC first")
+    if extent.num_samples is not None:
+        return extent.num_samples
+    if extent.num_bytes is None or file.subtype not in _WIDTHS:
+        return file.frames
+    total, rest = divmod(extent.num_bytes, _WIDTHS[file.subtype] * file.channels)
+    if rest and extent.open_ended:
+        raise InputError(f"{path}: truncated: it ends within a sample")
+    return total
 
 
 def _create(path: Path, partial: Path, sample_rate: int, num_channels: int) -> soundfile.SoundFile:
@@ -241,37 +340,3 @@ def _write_errors(path: Path) -> Iterator[None]:
     except (soundfile.SoundFileError, AssertionError) as error:  # the assertion: fewer samples written than given
         reason = str(error) or "not all samples could be written"
         raise OSError(f"{path}: cannot be written ({reason}); is the disk full?") from None
-
-
-def _reject_truncated(file: soundfile.SoundFile, num_samples: int, path: str | Path) -> None:
-    slack = _MP3_SLACK if file.format == "MP3" else 0
-    if num_samples < file.frames - slack:
-        raise InputError(f"{path}: truncated: {num_samples} of {file.frames} samples can be read")
-
-
-def _read_frames(file: soundfile.SoundFile, frames: int, path: str | Path) -> np.ndarray:
-    try:
-        wav = file.read(frames, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        raise InputError(f"{path}: cannot be decoded ({error})") from None
-    if not np.isfinite(wav).all():
-        raise InputError(f"{path}: contains NaN or infinite samples")
-    return np.ascontiguousarray(wav.T)  # (time, channels) -> (channels, time)
-
-
-def _reject_truncated_wav(path: Path) -> None:
-    """Raise InputError if a RIFF file ends before its data chunk does, which libsndfile does not report."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        if file.read(4) != b"RIFF":
-            return
-        file.seek(12)
-        while len(header := file.read(8)) == 8:
-            name, length = struct.unpack("<4sI", header)
-            if name == b"data":
-                # Programs that stream to a pipe do not know the length and write 0 or 2^32-1.
-                missing = file.tell() + length - size
-                if missing > 0 and length != 0xFFFFFFFF:
-                    raise InputError(f"{path}: truncated: {missing} of {length} bytes of audio are missing")
-                return
-            file.seek(length + length % 2, 1)
