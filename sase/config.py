@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from sase import yamlfile
 from sase.errors import InputError
 
 Config = TypeVar("Config")
@@ -20,10 +21,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        mapping = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    mapping = yamlfile.parse(text, str(path))
     if mapping is None:
         return {}
     if not isinstance(mapping, dict):
@@ -47,7 +47,7 @@ def apply_overrides(mapping: Mapping[str, Any], overrides: Iterable[str]) -> dic
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise InputError(f"--set {override}: {parent} is a value, not a section")
-        node[leaf] = yaml.safe_load(text)
+        node[leaf] = yamlfile.parse(text, f"--set {override}")
     return result
 
 

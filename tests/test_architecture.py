@@ -9,7 +9,8 @@ import pytest
 
 LAYERS = [  # a module imports from its own layer or the ones before it
     "__version__ errors",
-    "atomic audio completion config containers endpoints jsonfile machine markdown plotting processes progress",
+    "atomic audio completion config containers endpoints jsonfile machine markdown plotting processes progress "
+    "yamlfile",
     "nn metrics",
     "model losses data pretrained inspection profiling",
     "training enhancer inspection_figure",

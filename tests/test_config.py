@@ -111,6 +111,59 @@ def test_bad_yaml_is_rejected(tmp_path):
         read_yaml(tmp_path / "none.yaml")
 
 
+def laughs(depth, merge):
+    """YAML of a kilobyte that stands for 9^depth values."""
+    lines = ["a0: &a0 {x: 1}"]
+    for level in range(1, depth):
+        names = ", ".join([f"*a{level - 1}"] * 9)
+        lines.append(f"a{level}: &a{level} {{<<: [{names}]}}" if merge else f"a{level}: &a{level} [{names}]")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        laughs(30, merge=False),
+        laughs(30, merge=True),
+        "a: &a [*a]",
+        "a: &a {b: *a}",
+        "[" * 300,
+        "{a: " * 300,
+        "a: " + "9" * 5000,
+        "a: 2026-13-45",
+        "a: !!timestamp x",
+        "a: !!int x",
+        "a: !!python/object/apply:os.system [true]",
+        "? [1]\n: 2",
+        "a: \x00",
+        "# " + "x" * 300000,
+    ],
+    ids=lambda text: text[:20],
+)
+def test_yaml_that_is_none_or_stands_for_too_much_is_one_line(tmp_path, text):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match="c.yaml: ") as error:
+        read_yaml(path)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 1000
+    if "\n" not in text and len(text) < 300000:
+        with pytest.raises(InputError, match="--set"):
+            apply_overrides({}, [f"b={text[3:] if text.startswith('a: ') else text}"])
+
+
+def test_aliases_within_reason_are_kept(tmp_path):
+    (tmp_path / "c.yaml").write_text("base: &base {a: 1, b: [1, 2]}\nx: {<<: *base, a: 2}\ny: *base\n")
+    base = {"a": 1, "b": [1, 2]}
+    assert read_yaml(tmp_path / "c.yaml") == {"base": base, "x": {"a": 2, "b": [1, 2]}, "y": base}
+
+
+def test_text_that_is_not_utf8_is_one_line(tmp_path):
+    (tmp_path / "c.yaml").write_bytes(b"a: \xff\xfe")
+    with pytest.raises(InputError, match=r"c.yaml: not UTF-8 text \(byte 3\)"):
+        read_yaml(tmp_path / "c.yaml")
+
+
 def test_overrides():
     mapping = {"train": {"lr": 1.0, "keep": 1}, "seed": 0}
     overrides = ["train.lr=1e-4", "train.on=true", "seed=3", "new.a.b=[1, 2]", "x=null", "y=a=b"]

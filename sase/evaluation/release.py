@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from sase import jsonfile, pretrained
+from sase import jsonfile, pretrained, yamlfile
 from sase.atomic import write_text
 from sase.config import read_yaml
 from sase.errors import InputError
@@ -106,7 +104,7 @@ def card(
 
 
 def _training_lines(config: str, history: list[dict[str, Any]], beginning: str) -> list[str]:
-    data, chosen = yaml.safe_load(config)["data"], [epoch for epoch in history if epoch["best"]][-1]
+    data, chosen = yamlfile.parse(config, "config.yaml")["data"], [epoch for epoch in history if epoch["best"]][-1]
     hours = history[-1]["steps"] * data["batch_size"] * data["segment_s"] / 3600
     development = ", ".join(f"{key[4:]} {value:g}" for key, value in chosen.items() if key.startswith("dev_"))
     return [
