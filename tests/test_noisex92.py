@@ -1,12 +1,16 @@
 """Folders of noises: sound files and .mat files under their usual names, other folders, and what does not fit."""
 
+import resource
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import scipy.io
 import soundfile
 
 from sase import audio
-from sase.data.corpora import noisex92
+from sase.data.corpora import matfile, noisex92
 from sase.errors import InputError
 
 RATE = 16000
@@ -86,6 +90,52 @@ def test_a_noise_that_does_not_fit_is_named(tmp_path, name, make, message):
     make(tmp_path / "noise" / name)
     with pytest.raises(InputError, match=message):
         noisex92.prepare(tmp_path / "noise", tmp_path / "wav")
+
+
+def mat_of_version_4(count):
+    """A file that declares a vector of doubles and holds one."""
+    return struct.pack("<5i", 0, count, 1, 0, 2) + b"x\0" + struct.pack("<d", 1.0)
+
+
+def mat_with_packed(num_bytes, shape):
+    """A file of version 5 whose packed variable x of 16-bit numbers has so many zero bytes."""
+    flags = struct.pack("<IIII", 6, 8, 10, 0) + struct.pack("<II", 5, 8) + struct.pack("<ii", *shape)
+    head = flags + struct.pack("<HHI", 1, 1, ord("x")) + struct.pack("<II", 3, num_bytes)
+    packer = zlib.compressobj(9)
+    data = packer.compress(struct.pack("<II", 14, len(head) + num_bytes) + head)
+    for _ in range(num_bytes // (1 << 20)):
+        data += packer.compress(bytes(1 << 20))
+    data += packer.flush()
+    return b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM" + struct.pack("<II", 15, len(data)) + data
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (mat_of_version_4(1 << 30), "declares 1073741824 numbers"),
+        (mat_of_version_4(100000), "not a readable .mat file"),
+        (mat_with_packed(1 << 29, (1 << 28, 1)), "holds more than 256 MB"),
+        (mat_with_packed(1 << 20, (1 << 30, 1)), "declares 1073741824 numbers"),
+        (mat_with_packed(1 << 20, (1 << 20, 1)), "not a readable .mat file"),
+        (mat_with_packed(1 << 20, (1 << 19, 1))[:-9], "truncated"),
+    ],
+    ids=["version 4", "version 4 torn", "packed", "packed shape", "other shape", "torn"],
+)
+def test_a_mat_file_takes_no_more_memory_than_it_should(tmp_path, content, words):
+    (tmp_path / "a.mat").write_bytes(content)
+    assert len(content) < 1 << 20
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match=words) as error:
+        matfile.longest_vector(tmp_path / "a.mat")
+    assert "\n" not in str(error.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+
+
+def test_the_longest_vector_is_read(tmp_path):
+    for options in ({}, {"do_compression": True}, {"format": "4"}):
+        content = {"m": np.ones((3, 3)), "s": 2.0, "a": np.arange(5.0), "b": np.arange(9.0)[:, None]}
+        scipy.io.savemat(tmp_path / "a.mat", content, **options)
+        np.testing.assert_array_equal(matfile.longest_vector(tmp_path / "a.mat"), np.arange(9.0))
 
 
 def test_a_missing_folder_says_how_to_get_the_corpus(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sase import audio
+from sase.data.corpora import matfile
 from sase.errors import InputError
 
 NAMES = (
@@ -108,17 +109,7 @@ def _files(noise_dir: str | Path) -> dict[str, Path]:
 
 def _convert(source: Path, target: Path) -> Path:
     """Write the audio of a .mat file as WAV and return its path."""
-    from scipy.io import loadmat
-
-    try:
-        variables = loadmat(source)
-    except Exception as error:  # scipy's reader raises many kinds of exceptions
-        raise InputError(f"{source}: not a readable .mat file ({type(error).__name__}: {error})") from None
-    arrays = [v for k, v in variables.items() if not k.startswith("__") and getattr(v, "dtype", None) is not None]
-    arrays = [v for v in arrays if v.dtype.kind in "iuf" and v.size == max(v.shape, default=0) and v.size > 1]
-    if not arrays:
-        raise InputError(f"{source}: contains no vector of numbers")
-    samples = max(arrays, key=np.size).reshape(-1)
+    samples = matfile.longest_vector(source)
     wav = samples.astype(np.float64)
     if not np.isfinite(wav).all():
         raise InputError(f"{source}: contains NaN or infinite samples")
