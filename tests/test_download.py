@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import threading
+import time
 import zipfile
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -47,11 +48,16 @@ class Server:
         self.content, self.requests = content, []
         self.break_after = []  # bytes of body after which the n-th answer breaks off
         self.ranges, self.announce, self.status, self.type = True, None, 200, "application/zip"
+        self.reason = None
+        self.headers, self.endless, self.pause_s = [], False, 0.0
 
     def answer(self, handler):
         self.requests.append(dict(handler.headers))
         if self.status != 200:
-            return handler.send_error(self.status)
+            handler.send_response(self.status, self.reason)
+            for name, value in self.headers:
+                handler.send_header(name, value)
+            return handler.end_headers()
         start, status = 0, 200
         if self.ranges and "Range" in handler.headers:
             start, status = int(handler.headers["Range"][6:-1]), 206
@@ -61,6 +67,14 @@ class Server:
             return handler.end_headers()
         body = self.content[start:]
         handler.send_response(status)
+        for name, value in self.headers:
+            handler.send_header(name, value)
+        if self.endless:
+            handler.end_headers()
+            while self.endless:
+                handler.wfile.write(body)
+                time.sleep(self.pause_s)
+            return None
         if status == 206:
             handler.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
         handler.send_header("Content-Length", str(self.announce or len(body)))
@@ -206,6 +220,74 @@ def test_a_server_that_promises_more_than_there_is(tmp_path):
     assert_unpacked(tmp_path)
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_server_that_never_ends(tmp_path, monkeypatch, known):
+    server = Server(bytes(5000))
+    server.endless = True
+    monkeypatch.setattr(download, "MAX_BYTES", 50000)
+    (tmp_path / "set.zip.partial").write_bytes(bytes(100))
+    with serving(server) as address, pytest.raises(InputError, match="sends more than the .* bytes"):
+        download_archives([archive_at(address, num_bytes=len(GOOD) if known else None)], tmp_path)
+    server.endless = False
+    assert len(server.requests) == 1
+    assert (tmp_path / "set.zip.partial").stat().st_size <= 50000
+
+
+def test_a_server_that_drips(tmp_path, monkeypatch):
+    server = Server(b"x")
+    server.endless, server.pause_s = True, 0.01
+    monkeypatch.setattr(download, "SLOW_S", 0.3)
+    with serving(server) as address, pytest.raises(InputError, match="bytes in .* s, too slow"):
+        download_archives([archive_at(address)], tmp_path)
+    server.endless = False
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "headers"),
+    [
+        (200, None, [("Content-Length", "9" * 5000)]),
+        (200, None, [("Content-Length", "-5")]),
+        (200, None, [("Content-Length", "\xb2")]),
+        (200, None, [("Content-Type", "text\x1b[2J; charset=\xff")]),
+        (200, None, [(f"X-{i}", "y") for i in range(200)]),
+        (200, None, [("X", "y" * 70000)]),
+        (200, None, [("Transfer-Encoding", "chunked")]),
+        (206, None, [("Content-Range", "bytes " + "9" * 5000 + "-")]),
+        (302, None, [("Location", "//[")]),
+        (302, None, [("Location", "file:///etc/passwd")]),
+        (302, None, [("Location", "http://" + "a" * 300 + "/")]),
+        (302, None, [("Location", "/set.zip")]),
+        (404, "\x1b[2JGone \x07" + "z" * 1000, []),
+        (416, None, [("Content-Range", "\xff")]),
+        (500, "\x1b]0;title", []),
+    ],
+    ids=lambda value: ascii(value)[:30] if isinstance(value, list) else str(value)[:5],
+)
+def test_strange_headers_are_one_line(tmp_path, status, reason, headers):
+    server = Server(b"no zip file")
+    server.status, server.reason, server.headers = status, reason, headers
+    if status == 206:
+        server.status = 200
+        (tmp_path / "set.zip.partial").write_bytes(bytes(3))
+    with serving(server) as address, pytest.raises(InputError, match="set.zip cannot be downloaded") as error:
+        download_archives([archive_at(address)], tmp_path)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 1000
+    assert not (tmp_path / "set").exists()
+
+
+def test_an_archive_that_claims_to_hold_far_too_much(tmp_path):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("set/a.wav", bytes(30_000_000))
+    content = buffer.getvalue()
+    (tmp_path / "set.zip").write_bytes(content)
+    with pytest.raises(InputError, match=f"{len(content)} bytes that claim to hold 30000000 are no archive of sound"):
+        download_archives([archive_at(content=content)], tmp_path)
+    assert not (tmp_path / "set").exists()
+
+
 def test_wrong_bytes_are_kept_aside(tmp_path):
     with serving(Server(b"<html>please log in</html>")) as address:
         with pytest.raises(InputError, match="wrong content, MD5 .* published") as error:
@@ -263,13 +345,18 @@ def test_without_a_network_both_alternatives_are_named(tmp_path):
         ({"set/../../outside": b"2"}, {}),
         ({"/outside": b"2"}, {}),
         ({"C:/outside": b"2"}, {}),
+        ({"set/" + "a" * 300: b"2"}, {}),
+        ({"set//b\x1b[2J": b"2"}, {}),
         ({"set/link": b"/etc/passwd"}, {"create_system": 3, "external_attr": (stat.S_IFLNK | 0o777) << 16}),
     ],
 )
 def test_archives_that_reach_out_of_their_folder(tmp_path, members, attributes):
     content = zip_bytes(members, **attributes)
     (tmp_path / "in").mkdir()
-    with serving(Server(content)) as address, pytest.raises(InputError, match="nothing was unpacked"):
+    with (
+        serving(Server(content)) as address,
+        pytest.raises(InputError, match="nothing was unpacked|cannot name"),
+    ):
         download_archives([archive_at(address, content=content)], tmp_path / "in")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["set.zip"]

@@ -3,11 +3,13 @@
 import errno
 import hashlib
 import http.client
+import lzma
 import os
 import re
 import shutil
 import ssl
 import stat
+import struct
 import sys
 import time
 import urllib.error
@@ -21,6 +23,7 @@ from urllib.parse import urlsplit
 
 from sase import __version__
 from sase.atomic import atomic_folder, write_text
+from sase.data.datadir import check_key
 from sase.errors import InputError
 from sase.progress import progress_bar
 
@@ -31,7 +34,14 @@ TIMEOUT_S = 30.0
 WAITS_BREAK_S = (1.0, 2.0, 4.0, 8.0, 16.0)
 WAITS_START_S = (1.0,)
 BLOCK_BYTES = 1 << 20
+MAX_BYTES = 100_000_000_000  # of an archive whose length is not published
+MIN_BYTES_PER_S, SLOW_S = 1000, 120.0  # a server that stays below this for so long is given up
+_MAX_RATIO = 100  # of unpacked to packed bytes; sound hardly shrinks
 WAYS_OUT = "run.sh uses an existing copy with '--corpus_dir DIR', and generates a stand-in offline with '--mini true'"
+
+
+# What zipfile raises for damaged archives; RuntimeError for encrypted ones, ValueError for impossible names and dates.
+_DAMAGES = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -123,7 +133,10 @@ def unpack(file: Path, folder: str | Path) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             members = [member for member in archive.infolist() if _is_regular_file(file, member)]
-            _require_space(folder.parent, sum(member.file_size for member in members), file)
+            unpacked, packed = sum(member.file_size for member in members), file.stat().st_size
+            if unpacked > _MAX_RATIO * packed:
+                raise InputError(f"{file}: {packed} bytes that claim to hold {unpacked} are no archive of sound")
+            _require_space(folder.parent, unpacked, file)
             with (
                 atomic_folder(folder) as partial,
                 progress_bar(f"unpacking {file.name}", len(members), "file", _log) as bar,
@@ -135,7 +148,7 @@ def unpack(file: Path, folder: str | Path) -> None:
                     with archive.open(member) as source, open(path, "wb") as sink:
                         shutil.copyfileobj(source, sink, BLOCK_BYTES)
                     bar.update()
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
+    except _DAMAGES as error:
         raise InputError(f"{file}: the archive is damaged ({error}); delete it and run this again") from None
 
 
@@ -144,6 +157,7 @@ def _is_regular_file(file: Path, member: zipfile.ZipInfo) -> bool:
     name, parts = member.filename, PurePosixPath(member.filename).parts
     if not parts or name.startswith("/") or ".." in parts or "\\" in name or re.match(r"[A-Za-z]:", name):
         raise InputError(f"{file}: contains '{name}', which points outside its folder; nothing was unpacked")
+    check_key(file, name.rstrip("/"))
     if stat.S_ISLNK(member.external_attr >> 16):
         raise InputError(f"{file}: contains the link '{name}'; nothing was unpacked")
     return not member.is_dir() and parts[0] != "__MACOSX"
@@ -200,8 +214,10 @@ def _receive(address: str, partial: Path, archive: Archive) -> None:
             if offset and not _resumes_at(response, offset):
                 print(f"{archive.name}.zip: the server cannot resume: starting over", file=sys.stderr)
                 offset = 0
-            announced = response.headers.get("Content-Length")
-            total = offset + int(announced) if announced and announced.isdigit() else None
+            announced = response.headers.get("Content-Length", "")
+            total = offset + int(announced) if re.fullmatch("[0-9]{1,18}", announced) else None
+            if total is not None and total > MAX_BYTES:
+                raise _RejectedError(f"announces {total} bytes, more than {MAX_BYTES}")
             if archive.num_bytes is not None and total is not None and total != archive.num_bytes:
                 raise _RejectedError(f"announces {total} bytes, expected {archive.num_bytes}")
             _require_space(partial.parent, (total or offset) - offset, partial)
@@ -213,31 +229,47 @@ def _receive(address: str, partial: Path, archive: Archive) -> None:
             partial.unlink()
             raise _InterruptedError("the length on the server changed: starting over") from None
         if error.code in (408, 429) or error.code >= 500:
-            raise _InterruptedError(f"HTTP {error.code} {error.reason}") from None
-        raise _RejectedError(f"HTTP {error.code} {error.reason}") from None
+            raise _InterruptedError(f"HTTP {error.code} {_one_line(error.reason)}") from None
+        raise _RejectedError(f"HTTP {error.code} {_one_line(error.reason)}") from None
     except (http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
         raise _InterruptedError(f"connection lost ({type(error).__name__})") from None
     except urllib.error.URLError as error:
-        raise _InterruptedError(f"no connection ({error.reason})") from None
+        raise _InterruptedError(f"no connection ({_one_line(error.reason)})") from None
+    except ValueError as error:  # of urllib, for a redirection to no valid address
+        raise _RejectedError(f"responds with an invalid header ({_one_line(error)})") from None
 
 
 def _append(
     response: http.client.HTTPResponse, partial: Path, offset: int, total: int | None, archive: Archive
 ) -> None:
-    """Copy a response's body to ``partial`` from ``offset``; raise _InterruptedError if it is truncated."""
+    """Copy a response's body to ``partial`` from ``offset``.
+
+    Raises:
+        _InterruptedError: the body is truncated.
+        _RejectedError: it is longer than the archive can be, or arrives too slowly to be worth waiting for.
+    """
+    limit = total if total is not None else archive.num_bytes or MAX_BYTES
+    size, watched, since = offset, offset, time.monotonic()
     with open(partial, "ab") as sink, progress_bar(f"{archive.name}.zip", total, "B", _log, initial=offset) as bar:
         sink.truncate(offset)
         # read1 returns available data; read(n) would wait for n bytes and lose them if the connection is lost.
         while block := response.read1(BLOCK_BYTES):
+            size += len(block)
+            if size > limit:
+                sink.truncate(offset)
+                raise _RejectedError(f"sends more than the {limit} bytes that the archive can have")
             sink.write(block)
             bar.update(len(block))
-        size = sink.tell()
+            if (seconds := time.monotonic() - since) > SLOW_S:
+                if size - watched < MIN_BYTES_PER_S * seconds:
+                    raise _RejectedError(f"sent {size - watched} bytes in {seconds:.0f} s, too slow")
+                watched, since = size, time.monotonic()
     if total is not None and size < total:
         raise _InterruptedError(f"connection lost after {size} of {total} bytes")
 
 
 def _resumes_at(response: http.client.HTTPResponse, offset: int) -> bool:
-    match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    match = re.match(r"bytes ([0-9]{1,18})-", response.headers.get("Content-Range", ""))
     return response.status == 206 and match is not None and int(match[1]) == offset
 
 
@@ -249,6 +281,11 @@ def _require_space(folder: Path, num_bytes: int, what: str | Path) -> None:
     free = shutil.disk_usage(folder).free
     if num_bytes > free:
         raise InputError(f"{what}: needs {num_bytes / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; free some space first")
+
+
+def _one_line(text: object) -> str:
+    """Return text of a server as one short line without control characters."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))[:200]
 
 
 def _log(line: str) -> None:
