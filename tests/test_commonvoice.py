@@ -64,6 +64,14 @@ def prepare(corpus, tmp_path, **settings):
     return commonvoice.prepare(corpus, tmp_path / "noise", tmp_path / "data", log=lambda line: None, **settings)
 
 
+@pytest.mark.parametrize("path", ["../../secret.wav", "/etc/passwd", "a/../../../b.mp3"])
+def test_a_table_names_no_file_outside_the_corpus(corpus, tmp_path, path):
+    with open(corpus / "train.tsv", "a") as file:
+        file.write(f"{client('train0')}\t{path}\tsie\t1\n")
+    with pytest.raises(InputError, match="train.tsv:56: the key .* cannot name a file"):
+        prepare(corpus, tmp_path)
+
+
 def test_official_splits_without_common_speakers(corpus, tmp_path):
     sets = prepare(corpus, tmp_path)
     counts = {name: (len(mixtures), len({m.speaker for m in mixtures.values()})) for name, mixtures in sets.items()}

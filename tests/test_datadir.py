@@ -75,6 +75,40 @@ def test_keys_that_cannot_be_read_back_are_rejected(tmp_path, key):
     assert list(tmp_path.iterdir()) == []
 
 
+BAD_KEYS = [
+    "../a",
+    "/etc/a",
+    "a/../../b",
+    "a//b",
+    "a/.",
+    "..",
+    "a\0b",
+    "a\x1b[2Jb",
+    "a\x9bb",
+    "é" * 101,
+    "a/" * 500 + "b",
+]
+
+
+@pytest.mark.parametrize("key", BAD_KEYS)
+def test_a_key_that_reaches_out_of_a_folder_enters_no_table(tmp_path, key):
+    path = tmp_path / "t"
+    with pytest.raises(InputError, match="cannot name a file") as error:
+        datadir.write_table(path, {key: "1"})
+    assert str(error.value).isprintable()
+    assert not path.exists()
+    path.write_text(f"{key} 1\n")
+    with pytest.raises(InputError, match="t:1: the key .* cannot name a file") as error:
+        datadir.read_table(path)
+    assert str(error.value).isprintable()
+
+
+def test_keys_with_folders_dots_and_other_scripts_are_kept(tmp_path):
+    table = dict.fromkeys(("a/b", "a..b", ".a", "a.", "...", "p_übung", "语音_1", "x" * 200), "1")
+    datadir.write_table(tmp_path / "t", table)
+    assert datadir.read_table(tmp_path / "t") == table
+
+
 def test_a_missing_folder_table_or_utterance_is_reported(tmp_path):
     with pytest.raises(InputError, match="no such data directory"):
         datadir.read_data_dir(tmp_path / "none")

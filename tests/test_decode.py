@@ -58,6 +58,15 @@ def test_every_utterance_is_enhanced(tmp_path, data, enhancer):
         np.testing.assert_allclose(wav, expected, atol=2 / 32768)
 
 
+def test_a_key_never_leaves_the_output_folder(tmp_path, data, enhancer):
+    for name in ("wav.scp", "spk1.scp", "utt2spk", "utt2num_samples"):
+        path = data.path / name
+        path.write_text(path.read_text().replace("p1_000", "../../../p1_000"))
+    with pytest.raises(InputError, match="the key '../../../p1_000' cannot name a file"):
+        decode(enhancer, data, tmp_path / "deep/er/out")
+    assert not (tmp_path / "deep").exists()
+
+
 def test_shards_give_the_same_files(tmp_path, data, enhancer):
     decode(enhancer, data, tmp_path / "one")
     decode(enhancer, data, tmp_path / "three", nj=3)

@@ -47,6 +47,8 @@ def test_what_is_written_is_read_again_in_any_order(mixtures, tmp_path):
         (lambda text: text.replace("\t-5", "\tnan", 1), ":2: times and SNR must be finite"),
         (lambda text: text.replace("hiss\t", "", 1), ":2: has 9 columns, expected 10"),
         (lambda text: text.replace("b_1\tb", "b_1\tc"), ":4: b_1 does not start with the name of its speaker c"),
+        (lambda text: text.replace("a_2", "a/../../a_2"), ":3: the key 'a/../../a_2' cannot name a file"),
+        (lambda text: text.replace("a_2", "a" * 201), ":3: the key .* cannot name a file: too long"),
         (lambda text: text.replace("a_2", "a_1"), ":3: duplicate utterance a_1"),
         (lambda text: text.splitlines()[0] + "\n", "contains no mixtures"),
     ],

@@ -12,6 +12,7 @@ A data directory holds two-column text tables, one line per utterance, sorted as
 """
 
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ REQUIRED = ("wav.scp", "spk1.scp", "utt2spk")
 OPTIONAL = ("utt2noise", "utt2snr", "utt2silo")
 PARTIAL = ("utt2noise", "utt2snr")
 BACKUP = ".backup"
+_MAX_PART_BYTES, _MAX_KEY_BYTES = 200, 1000  # of 255 and 4096 of file systems; temporary files need some
+_UNSAFE_KEY = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 T = TypeVar("T")
 Key = TypeVar("Key", int, str)
@@ -95,6 +98,21 @@ class DataDir(Tables):
         return _spk2utt(self.utt2spk)
 
 
+def check_key(where: str | Path, key: str) -> None:
+    """Raise InputError, naming ``where``, unless a key can name a file below any folder, as later stages need.
+
+    Keys may contain ``/``, but not point outside the folder (``../a``, ``/a``), contain control characters, or be
+    longer than names of files can be.
+    """
+    long = len(key) > _MAX_PART_BYTES // 4 and (
+        len(key.encode("utf-8", "replace")) > _MAX_KEY_BYTES
+        or max(len(part.encode("utf-8", "replace")) for part in key.split("/")) > _MAX_PART_BYTES
+    )
+    if long or _UNSAFE_KEY.search(key):
+        shown = ascii(key if len(key) <= 60 else f"{key[:60]}...")
+        raise InputError(f"{where}: the key {shown} cannot name a file: too long, outside its folder, or unprintable")
+
+
 def read_table(path: str | Path) -> dict[str, str]:
     """Return a two-column table as a dict; the first space of a line separates key and value.
 
@@ -112,6 +130,7 @@ def read_table(path: str | Path) -> dict[str, str]:
     for number, pair in enumerate(pairs, 1):
         if len(pair) < 2 or not pair[0] or not pair[1].strip() or "\t" in pair[0]:
             raise InputError(f"{path}:{number}: must be 'key value', is '{lines[number - 1]}'")
+        check_key(f"{path}:{number}", pair[0])
     for number, (before, after) in enumerate(pairwise(pair[0] for pair in pairs), 2):
         if before == after:
             raise InputError(f"{path}:{number}: duplicate key {after}; {_fix_hint(path)}")
@@ -128,6 +147,7 @@ def write_table(path: str | Path, mapping: Mapping[str, Any]) -> None:
         text = f"{value:g}" if isinstance(value, float) else str(value)
         if not key or any(c.isspace() for c in key) or not text.strip() or "\n" in text or "\r" in text:
             raise InputError(f"{path}: a table cannot hold key {key!r} with value {text!r}")
+        check_key(path, key)
         lines.append(f"{key} {text}\n")
     write_text(path, "".join(lines))
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from sase import audio
 from sase.atomic import write_text
+from sase.data.datadir import check_key
 from sase.data.mixing import mix_at_snr
 from sase.errors import InputError
 
@@ -68,6 +69,7 @@ def write_mixtures(path: str | Path, mixtures: Mapping[str, Mixture]) -> None:
         cells = [utt, *(f"{value:.10g}" if isinstance(value, float) else str(value) for value in values)]
         if any(not cell or cell != cell.strip() or set(cell) & set("\t\r\n") for cell in cells):
             raise InputError(f"{path}: values must not be empty or contain a tab or a line end, as in {cells!r}")
+        check_key(path, utt)
         lines.append("\t".join(cells))
     write_text(path, "\n".join(lines) + "\n")
 
@@ -166,6 +168,7 @@ def _parse(where: str, line: str) -> tuple[str, Mixture]:
         raise InputError(f"{where}: offset_s must be between begin_s and end_s, and none negative")
     if not utt or any(map(str.isspace, utt + mixture.noise + mixture.speaker)):
         raise InputError(f"{where}: names of utterance, speaker and noise must not contain spaces")
+    check_key(where, utt)
     if not mixture.speaker or not utt.startswith(mixture.speaker):
         raise InputError(f"{where}: {utt} does not start with the name of its speaker {mixture.speaker}")
     return utt, mixture

@@ -22,6 +22,7 @@ from sase import audio
 from sase.atomic import atomic_folder
 from sase.data.corpora import noisex92
 from sase.data.corpora.noisex92 import Noise
+from sase.data.datadir import check_key
 from sase.data.mixtures import FILE, Mixer, Mixture, write_mixtures
 from sase.data.splitting import split_proportionally
 from sase.errors import InputError
@@ -260,6 +261,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
     for number, row in enumerate(rows, 2):
         if not row.get("client_id") or not row.get("path"):
             raise InputError(f"{path}:{number}: no client_id or path; is this a table of Common Voice?")
+        check_key(f"{path}:{number}", row["path"])
     return rows
 
 
