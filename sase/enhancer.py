@@ -268,8 +268,8 @@ def _checked(wav: np.ndarray | torch.Tensor, sample_rate: float) -> np.ndarray:
         raise ValueError(f"enhance needs (channels, time), got {tuple(wav.shape)}: is it (time, channels)?")
     if not (wav.is_floating_point() if isinstance(wav, torch.Tensor) else np.issubdtype(wav.dtype, np.floating)):
         raise InputError(f"samples must be floats in [-1, 1], got {wav.dtype}; divide 16-bit samples by 32768")
-    if not (math.isfinite(sample_rate) and sample_rate > 0):
-        raise InputError(f"sample_rate must be a positive number of Hz, got {sample_rate}")
+    if not audio.MIN_RATE <= sample_rate <= audio.MAX_RATE:
+        raise InputError(f"sample_rate must be {audio.MIN_RATE} to {audio.MAX_RATE} Hz, got {sample_rate}")
     noisy = _numpy(wav.detach()) if isinstance(wav, torch.Tensor) else np.asarray(wav, dtype=np.float32)
     if not np.isfinite(noisy).all():
         raise InputError("samples contain NaN or infinity")

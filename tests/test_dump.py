@@ -1,5 +1,6 @@
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -205,7 +206,7 @@ def test_a_job_outside_the_range_is_rejected(tmp_path):
             dump.dump_set(source, tmp_path / "dump", nj=2, job=job)
 
 
-@pytest.mark.parametrize("spec", ["x.wav", "x.ark:", "x.ark:-1", "nowhere.ark:5"])
+@pytest.mark.parametrize("spec", ["x.wav", "x.ark:", "x.ark:-1", "nowhere.ark:5", "x.ark:²", f"x.ark:{10**30}", ":5"])
 def test_invalid_ark_positions_are_rejected(spec):
     with pytest.raises(InputError):
         dump.read_wav(spec)
@@ -219,6 +220,27 @@ def test_a_stale_offset_and_a_truncated_ark_are_reported(tmp_path):
     os.truncate(tmp_path / "dump/wav.1.ark", dump.read_entry(last).first_byte + 100)
     with pytest.raises(InputError, match="truncated: 50 of 1600"):
         dump.read_int16(last)
+
+
+@pytest.mark.parametrize(
+    ("place", "field", "words"),
+    [
+        (24, struct.pack("<I", 1), "has 1 Hz, must have 1000"),
+        (24, struct.pack("<I", 2**32 - 1), "Hz, must have"),
+        (40, struct.pack("<I", 2**32 - 2), "truncated: [0-9]* of 2147483647 samples"),
+        (40, struct.pack("<I", 2**31), "truncated"),
+        (16, struct.pack("<I", 2**32 - 16), "no sound starts"),
+        (22, struct.pack("<H", 2), "not 16-bit mono"),
+    ],
+)
+def test_an_ark_entry_that_declares_nonsense_is_refused(tmp_path, place, field, words):
+    data = dump_all(make_set(tmp_path, {"p1_000": 4800, "p1_001": 4800}), tmp_path / "dump")
+    path, _, offset = data.noisy["p1_000"].rpartition(":")
+    with open(path, "r+b") as file:
+        file.seek(int(offset) + place)
+        file.write(field)
+    with pytest.raises(InputError, match=words):
+        dump.read_int16(data.noisy["p1_000"])
 
 
 def run_dump(source, out, *options):

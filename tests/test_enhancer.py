@@ -76,7 +76,7 @@ def test_kinds_of_arrays(enhancer, rate):
     np.testing.assert_array_equal(wav, before)
 
 
-@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("rate", [0, -1, 1, 999, 768001, float("nan"), float("inf")])
 def test_impossible_rates_are_refused(enhancer, rate):
     with pytest.raises(InputError, match="sample_rate"):
         enhancer.enhance(noise(100), rate)

@@ -6,6 +6,7 @@ hash of its input. Pairs are files (``wav.scp``, ``spk1.scp``) or are mixed here
 """
 
 import os
+import re
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from sase.errors import InputError
 
 FULL_SCALE = 32768.0  # a 16-bit sample of -32768 is -1.0
 _KINDS = ("wav", "spk1")
+_MAX_CHUNKS = 100  # of an ark entry before its sound
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ def read_entry(spec: str) -> Entry:
     Raises:
         InputError: the file is missing, or has no 16-bit mono sound at that offset.
     """
-    path, colon, offset = spec.rpartition(":")
-    if not colon or not offset.isdigit():
+    path, _, offset = spec.rpartition(":")
+    if not path or not re.fullmatch(r"[0-9]{1,18}", offset):
         raise InputError(f"{spec}: not an ark entry such as wav.1.ark:9; was the set dumped (stage 2)?")
     try:
         with open(path, "rb") as file:
@@ -181,17 +183,23 @@ def _parse_header(file: BinaryIO, spec: str, path: str) -> Entry:
     """Return the Entry of a RIFF header at the current position of ``file``."""
     head, rate = file.read(12), None
     if head[:4] == b"RIFF" and head[8:] == b"WAVE":
-        while len(header := file.read(8)) == 8:
+        for _ in range(_MAX_CHUNKS):
+            header = file.read(8)
+            if len(header) < 8:
+                break
             name, size = struct.unpack("<4sI", header)
-            if name == b"fmt ":
-                body = file.read(size + size % 2)
-                channels, rate = struct.unpack_from("<HI", body, 2)
-                if channels != 1 or struct.unpack_from("<H", body, 14)[0] != 16:
+            begin = file.tell()
+            if name == b"fmt " and len(body := file.read(16)) == 16:
+                channels, rate, bits = *struct.unpack_from("<HI", body, 2), *struct.unpack_from("<H", body, 14)
+                if channels != 1 or bits != 16:
                     raise InputError(f"{spec}: not 16-bit mono; run stage 2 again")
+                audio.check_limits(spec, rate)
             elif name == b"data" and rate:
-                return Entry(path, file.tell(), rate, size // 2)
-            else:
-                file.seek(size + size % 2, 1)
+                there = os.fstat(file.fileno()).st_size - begin
+                if there < size:
+                    raise InputError(f"{spec}: truncated: {there // 2} of {size // 2} samples; run stage 2 again")
+                return Entry(path, begin, rate, size // 2)
+            file.seek(begin + size + size % 2)
     raise InputError(f"{spec}: no sound starts at this offset; is the table older than the ark? Run stage 2 again")
 
 

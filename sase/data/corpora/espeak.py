@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sase import audio
 from sase.errors import InputError
 
 _PROCESS = Path(__file__).with_name("espeak_process.py")
@@ -61,4 +62,7 @@ def speak(voice: Voice, sentences: Sequence[str], seed: int = 0) -> tuple[list[n
             raise InputError(f"eSpeak NG failed for the voice {voice.voice}: {reason}")
         answer = json.loads(done.stdout)
         samples = np.fromfile(request["output"], dtype=np.int16).astype(np.float32) / 32768
+    audio.check_limits(f"eSpeak NG with the voice {voice.voice}", answer["sample_rate"])
+    if sum(answer["lengths"]) != len(samples):
+        raise InputError(f"eSpeak NG wrote {len(samples)} of {sum(answer['lengths'])} samples; is the disk full?")
     return np.split(samples, np.cumsum(answer["lengths"])[:-1]), answer["sample_rate"]
