@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sase import weightfile
 from sase.atomic import atomic_path
 from sase.config import from_mapping, to_mapping
 from sase.errors import InputError
@@ -276,7 +277,9 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> SASE:
     if path.is_dir():
         path = path / "best.pt"
     state = read_checkpoint(path)
-    model = build_model(from_mapping(ModelConfig, state["model_config"], "model"))
+    config = from_mapping(ModelConfig, state.get("model_config"), "model")
+    weightfile.check_size(path, config, state.get("model", {}))
+    model = build_model(config)
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:
@@ -294,6 +297,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: model not found; give an experiment folder or its best.pt")
+    weightfile.check_records(Path(path))
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen types for truncated and foreign files

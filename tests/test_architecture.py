@@ -12,7 +12,7 @@ LAYERS = [  # a module imports from its own layer or the ones before it
     "atomic audio completion config containers endpoints jsonfile machine markdown plotting processes progress "
     "yamlfile",
     "nn metrics",
-    "model losses data pretrained inspection profiling",
+    "model losses data pretrained weightfile inspection profiling",
     "training enhancer inspection_figure",
     "federated evaluation export",
     "studies bench",

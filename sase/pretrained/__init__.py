@@ -9,6 +9,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from sase import weightfile
 from sase.atomic import atomic_path
 from sase.config import from_mapping, to_mapping
 from sase.errors import InputError
@@ -67,7 +68,9 @@ def _load_safetensors(path: Path, device: str | torch.device) -> SASE:
         raise InputError(f"{path}: not a readable safetensors file ({error})") from None
     if metadata.get("format") != FORMAT:
         raise InputError(f"{path}: not weights of SASE")
-    model = build_model(from_mapping(ModelConfig, json.loads(metadata["model_config"]), "model"))
+    config = from_mapping(ModelConfig, weightfile.read_config(path, metadata), "model")
+    weightfile.check_size(path, config, state)
+    model = build_model(config)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
