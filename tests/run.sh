@@ -4,6 +4,7 @@
 #   tests/run.sh                everything but the slow tests: also the recipes end to end (under 18 minutes on 2 cores)
 #   tests/run.sh unit           the quick tests (under 2 minutes)
 #   tests/run.sh slow           the stages on 100,000 utterances, run by hand
+#   tests/run.sh fuzz 3600      mutated files for every reader, for about so many seconds (default: 60)
 #   tests/run.sh lint           ruff and mypy; also part of the runs above
 #   tests/run.sh unit -k dump   further arguments go to pytest
 #
@@ -17,8 +18,16 @@ if [ -n "${SASE_TEST_DATA:-}" ]; then
 fi
 "$root/tools/install.sh" --if-needed
 case "${1:-}" in
-  unit) shift; selection="not recipe and not slow" ;;
+  unit) shift; selection="not recipe and not slow and not fuzz" ;;
   slow) shift; selection=slow ;;
+  fuzz)
+    shift
+    selection=fuzz
+    if [[ "${1:-}" =~ ^[0-9]+$ ]]; then
+      export SASE_FUZZ_SECONDS=$1
+      shift
+    fi
+    ;;
   lint) shift; selection= ;;
   *) selection="not slow" ;;
 esac

@@ -135,7 +135,7 @@ def _find_data(file: BinaryIO, size: int, layout: Layout) -> _Data:
 
 def _chunk(file: BinaryIO, position: int, layout: Layout) -> tuple[bytes, int]:
     """Return the name of the chunk at a position, and its length without the header; empty and 0 beyond the end."""
-    file.seek(position)
+    file.seek(min(position, 1 << 62))  # declared lengths may lead beyond what a file can have
     header = file.read(layout.header_bytes)
     if len(header) < layout.header_bytes:
         return b"", 0

@@ -148,6 +148,8 @@ def unpack(file: Path, folder: str | Path) -> None:
                     with archive.open(member) as source, open(path, "wb") as sink:
                         shutil.copyfileobj(source, sink, BLOCK_BYTES)
                     bar.update()
+    except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+        raise InputError(f"{file}: contains a file and a folder of one name ({error.strerror})") from None
     except _DAMAGES as error:
         raise InputError(f"{file}: the archive is damaged ({error}); delete it and run this again") from None
 
