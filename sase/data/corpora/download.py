@@ -133,6 +133,8 @@ def unpack(file: Path, folder: str | Path) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             members = [member for member in archive.infolist() if _is_regular_file(file, member)]
+            if any(member.header_offset < 0 for member in members):
+                raise zipfile.BadZipFile("its beginning is missing")
             unpacked, packed = sum(member.file_size for member in members), file.stat().st_size
             if unpacked > _MAX_RATIO * packed:
                 raise InputError(f"{file}: {packed} bytes that claim to hold {unpacked} are no archive of sound")
