@@ -259,13 +259,13 @@ def test_local_norms_differ_between_silos_and_are_averaged_globally(silos_dir, d
     server = run(config, fed, silos_dir, dev_set, tmp_path / "exp")
     silos = local_silos(silos_dir, 3, tmp_path / "exp")
     server2 = Server(config, fed, dev_set, tmp_path / "exp")
-    instruction = replace(server2.instruction(), arrays=server2._newest)
+    instruction = replace(server2.instruction(), arrays=server2._global.newest)
     own = [silo.personal.read(instruction)["norms"] for silo in silos]
     name = next(n for n in own[0] if n.endswith("running_mean"))
     assert not np.allclose(own[0][name], own[1][name])
     alphas = [server.history[-1]["silos"][str(k)]["alpha"] for k in range(3)]
     expected = sum(a * norms[name].astype(np.float64) for a, norms in zip(alphas, own))
-    np.testing.assert_allclose(server2._newest[name], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(server2._global.newest[name], expected, rtol=1e-4, atol=1e-6)
     scores = [silo.evaluate(instruction, personal, ("SI_SDR",)) for silo in silos for personal in (False, True)]
     assert all(np.isfinite(score["SI_SDR"]) for score in scores)
     assert scores[0]["SI_SDR"] != scores[1]["SI_SDR"]
