@@ -61,7 +61,8 @@ class Poisoning:
         path: of the YAML file.
         rows: name to :class:`Row`, in the order of the tables.
         federations: name to :class:`Federation`.
-        seeds: of every row; under attack only the first.
+        seeds: under attack only the first.
+        more_seeds: the rows that the further seeds train, without attack.
         jobs: runs at a time, each on one thread.
         config: the training config as a mapping, as in conf/train_*.yaml.
         federated: the federated config as a mapping, as in conf/fl.yaml.
@@ -71,6 +72,7 @@ class Poisoning:
     rows: dict[str, Row]
     federations: dict[str, Federation]
     seeds: tuple[int, ...] = (0, 1, 2)
+    more_seeds: tuple[str, ...] = ()
     jobs: int = 1
     config: dict[str, object] = field(default_factory=dict)
     federated: dict[str, object] = field(default_factory=dict)
@@ -173,8 +175,10 @@ def run_all(plan: Poisoning, folders: Folders, only: Collection[str] | None = No
         return sase_command("poisoning", "--config", plan.path, "--row", row, "--seed", seed, *places)
 
     rows = grid(plan, folders).selected(only)
+    more = {_title(federation, row) for federation, row in _keys(plan) if row in plan.more_seeds}
+    tasks = [(row, seed) for seed in plan.seeds for row in rows if seed == plan.seeds[0] or row in more]
     with folder_lock(folders.out):
-        grid(plan, folders).run([(row, seed) for seed in plan.seeds for row in rows], command, plan.jobs)
+        grid(plan, folders).run(tasks, command, plan.jobs)
 
 
 def run_one(plan: Poisoning, folders: Folders, name: str, seed: int) -> Result:

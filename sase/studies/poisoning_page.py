@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from sase.atomic import write_text
@@ -29,8 +27,7 @@ def page(plan: Poisoning, folders: Folders) -> list[str]:
             for attack in ATTACKS
         ]
         lines += [*table(header, rows, "llr"), ""]
-        lines += [f"Honest silos, seeds {', '.join(map(str, plan.seeds))}: difference from the first column.", ""]
-        lines += [*table(["", *plan.rows], [["dB", *_differences(found, plan)]], "lr"), ""]
+        lines += [_over_seeds(found, plan, row) for row in plan.more_seeds[1:]] + [""]
     return lines
 
 
@@ -50,14 +47,13 @@ def _last(found: Results, row: str, seed: int, attack: str) -> str:
     return "failed" if outcome["failure"] else f"{outcome['dev_SI_SNR'][-1]:.2f}"
 
 
-def _differences(found: Results, plan: Poisoning) -> Sequence[str]:
-    first = next(iter(plan.rows))
-    cells = []
-    for row in plan.rows:
-        values = [_honest(found, row, seed) - _honest(found, first, seed) for seed in plan.seeds]
-        values = [value for value in values if np.isfinite(value)]
-        cells.append(f"{np.mean(values):+.2f} ± {np.std(values):.2f}" if values else "—")
-    return cells
+def _over_seeds(found: Results, plan: Poisoning, row: str) -> str:
+    """Return a sentence about honest silos: how much better a row is than the first of those with further seeds."""
+    first = plan.more_seeds[0]
+    gains = [_honest(found, row, seed) - _honest(found, first, seed) for seed in plan.seeds]
+    gains = [gain for gain in gains if np.isfinite(gain)]
+    listed = ", ".join(f"{gain:+.3f}" for gain in gains) or "not finished"
+    return f"Honest silos, `{row}` minus `{first}`, one value per seed (dB): {listed}."
 
 
 def _honest(found: Results, row: str, seed: int) -> float:
