@@ -207,13 +207,6 @@ def test_invalid_reply_is_rejected_and_counted(silos_dir, dev_set, tmp_path, spo
     assert results["absent"].history[0]["failed"] == ["silo 1 failed: it is off"]
 
 
-def test_no_outlier_check_for_two_replies(silos_dir, dev_set, tmp_path):
-    server = Server(train_config(), fed_config(num_silos=2, num_rounds=1), dev_set, tmp_path / "exp")
-    silos = local_silos(silos_dir, 2, tmp_path / "exp")
-    run_rounds(server, Exchange(silos, lambda call, r: changed(r, lambda n, v: v * 30) if r.silo else r))
-    assert not server.history[0]["refused"]
-
-
 def test_repeated_round_equals_the_first_attempt(silos_dir, dev_set, tmp_path):
     config, fed = train_config("batch"), fed_config(min_silos=3, norm="local", scaffold=True, num_rounds=2)
     run(config, fed, silos_dir, dev_set, tmp_path / "whole")

@@ -26,7 +26,7 @@ from sase.federated.layout import layout_of, load_arrays, to_arrays
 from sase.federated.payload import encode, num_bytes
 from sase.federated.personal import PersonalState
 from sase.federated.reported import steps_per_round
-from sase.losses.objectives import SILENCE_RMS, build_loss
+from sase.losses.objectives import build_loss
 from sase.model import build_model
 from sase.training.batch_sharding import batch_backward
 from sase.training.config import TrainConfig, build_optimizer
@@ -34,6 +34,8 @@ from sase.training.distributed import Workers
 from sase.training.loop import EpochStats, GradientGuard, TrainingStep, learning_rate, train_epoch
 from sase.training.performance import autocast, training_precision
 from sase.training.validation import PairSubset, validate
+
+_SILENCE_RMS = 1e-4  # −80 dB full scale: three steps of 16 bits, 20 dB below very faint speech
 
 
 class Silo:
@@ -271,7 +273,7 @@ def _clean_utterances(pairs: PairSet) -> Iterator[torch.Tensor]:
 
 
 def _is_audible(wav: torch.Tensor) -> bool:
-    return bool(wav.numel()) and float(wav.std(correction=0)) > SILENCE_RMS
+    return bool(wav.numel()) and float(wav.std(correction=0)) > _SILENCE_RMS
 
 
 def _correction(
