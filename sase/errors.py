@@ -9,18 +9,24 @@ class InputError(ValueError):
     """Bad input, described in one line: what is wrong, where, and what to do.
 
     Commands print it without a traceback and exit with status 1; any other exception is a bug of this package. Messages
-    quote names and values of foreign files; :func:`printable` keeps those from acting on a terminal.
+    quote names and values of foreign files, so every message goes through :func:`one_line`.
     """
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(printable(message))
+        super().__init__(one_line(message, _MAX_LENGTH))
 
 
-def printable(text: object, max_length: int = _MAX_LENGTH) -> str:
-    """Return a text as one line: white space as spaces, other control characters escaped, a long middle left out."""
-    letters = (" " if letter.isspace() else letter for letter in str(text))
-    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in letters)
-    if len(line) <= max_length:
+def one_line(text: object, limit: int = 300) -> str:
+    """Return the text of anything, also of an exception, as one printable line of at most ``limit`` characters.
+
+    White space becomes single spaces. Control characters, which could steer a terminal, are removed. The middle of a
+    long text is left out, since the beginning names what is wrong and the end what to do.
+    """
+    text = str(text)
+    if len(text) > 8 * limit:
+        text = f"{text[: 4 * limit]} ... {text[-4 * limit :]}"
+    line = "".join(character for character in " ".join(text.split()) if character.isprintable())
+    if len(line) <= limit:
         return line
-    half = (max_length - 5) // 2
+    half = (limit - 5) // 2
     return f"{line[:half]} ... {line[-half:]}"

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-SECTIONS = ("A loss", "A measure", "A network", "An aggregation strategy", "A corpus")
+SECTIONS = ("A loss", "A measure", "A network", "An aggregation strategy", "A robust aggregation", "A corpus")
 
 
 def examples(root):

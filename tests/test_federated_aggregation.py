@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sase.federated.aggregation import (
+    Rule,
     aggregate,
     combine,
     moving_average,
@@ -149,7 +150,7 @@ def test_server_optimisers_never_touch_norm_statistics(models):
         assert np.array_equal(plain[name], adam[name])
     assert not np.allclose(plain["a.weight"], adam["a.weight"])
     assert not np.allclose(plain["n.gain"], adam["n.gain"])
-    apart = aggregate(reference, silos, alphas, LAYOUT, ServerOptimiser("adam", 0.5), local_norms=True)
+    apart = aggregate(reference, silos, alphas, LAYOUT, ServerOptimiser("adam", 0.5), rule=Rule(local_norms=True))
     np.testing.assert_array_equal(apart["n.gain"], plain["n.gain"])  # FedBN: the plain average
     np.testing.assert_array_equal(apart["a.weight"], adam["a.weight"])
 

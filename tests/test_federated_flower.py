@@ -7,9 +7,20 @@ import time
 from dataclasses import replace
 from types import SimpleNamespace
 
+import httpx
 import numpy as np
 import pytest
-from flwr.app import Context, Error, Message, MessageType, RecordDict
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -21,7 +32,15 @@ from sase.federated.exchange import Instruction, Reply
 from sase.federated.flower.app import write_app
 from sase.federated.flower.client_app import app as client_app
 from sase.federated.flower.client_app import privacy_mod
-from sase.federated.flower.messages import pack_instruction, pack_reply, unpack_instruction, unpack_reply
+from sase.federated.flower.messages import (
+    Scores,
+    pack_instruction,
+    pack_reply,
+    pack_scores,
+    unpack_instruction,
+    unpack_reply,
+    unpack_scores,
+)
 from sase.federated.flower.server_app import FINISH, SiloGrid
 from sase.federated.flower.server_app import app as server_app
 from sase.federated.flower.silo_process import FINISHED_FILE
@@ -239,11 +258,118 @@ def test_a_silo_without_reply_is_named_and_not_waited_for_after_its_restart(monk
     assert time.monotonic() - started < 10.0
 
 
-def test_malformed_replies_are_failures():
-    grid = LocalGrid(lambda message, node: Message(RecordDict({}), reply_to=message), ["silo0"])
-    replies, failures = exchange(grid, count=1)
+def npy(header, data=b""):
+    """Return a file in npy format 1.0 with any header."""
+    text = header.encode().ljust(118 - 1) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data
+
+
+def foreign(data, stype="numpy.ndarray", **metrics):
+    """Return the content of a reply whose only array holds these bytes."""
+    array = Array(dtype="float32", shape=(2,), stype=stype, data=data)
+    return RecordDict(
+        {
+            "arrays": ArrayRecord({"w": array}),
+            "metrics": MetricRecord(metrics),
+            "about": ConfigRecord({"silo": 0, "round": 1}),
+        }
+    )
+
+
+def about(**values):
+    content = pack_reply(Reply(0, 1, {"w": np.zeros(2, np.float32)}, {}))
+    content.config_records["about"].update(values)
+    return content
+
+
+TWO = "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }"
+DAMAGED = {
+    "arrays": RecordDict({"about": ConfigRecord({"silo": 0, "round": 1})}),
+    "about": RecordDict({}),
+    "about ": RecordDict({"arrays": ConfigRecord({}), "about": MetricRecord({}), "metrics": ArrayRecord()}),
+    "magic string": foreign(b"no npy"),
+    "holds 4 bytes": foreign(npy(TWO, bytes(4))),
+    "holds 12 bytes": foreign(npy(TWO, bytes(12))),
+    "declares float32 (1099511627776,)": foreign(npy(TWO.replace("2,", f"{2**40},"))),
+    "declares float32 (-2, -1)": foreign(npy(TWO.replace("2,", "-2, -1"), bytes(8))),
+    "declares object": foreign(npy(TWO.replace("<f4", "|O"), bytes(16))),
+    "declares <U1": foreign(npy(TWO.replace("<f4", "<U1"), bytes(8))),
+    "Header info length (40000)": foreign(b"\x93NUMPY\x01\x00" + (40000).to_bytes(2, "little") + b" " * 40000),
+    "serialised as torch": foreign(npy(TWO, bytes(8)), stype="torch.tensor"),
+    "reports a list as loss": foreign(npy(TWO, bytes(8)), loss=[1.0, 2.0]),
+    "invalid name (20000000": foreign(npy(TWO, bytes(8)), **{"x" * 20_000_000: 1.0}),
+    "invalid name (4": foreign(npy(TWO, bytes(8)), **{"\x1b[2J": 1.0}),
+    "reports 101 numbers": foreign(npy(TWO, bytes(8)), **{f"n{k}": 1.0 for k in range(101)}),
+    "is not an integer": about(silo="0" * 20_000_000),
+    "is not an integer ": about(round=float("inf")),
+    "is not an integer  ": about(silo=[0, 1]),
+    "claims to be silo -1": about(silo=-1),
+    "claims to be silo 4611686018427387904": about(silo=2**62),
+}
+
+
+@pytest.mark.parametrize("message", DAMAGED)
+def test_a_damaged_reply_is_named_and_the_others_count(message):
+    def answer(query, node):
+        content = DAMAGED[message] if node == 100 else pack_reply(Reply(1, 1, {"w": np.zeros(2, np.float32)}, {}))
+        return Message(content, reply_to=query)
+
+    replies, failures = exchange(LocalGrid(answer, ["silo0", "silo1"]), count=2)
+    assert [reply.silo for reply in replies] == [1]
+    assert len(failures) == 1
+    assert failures[0].startswith("silo 0: ")
+    assert message.strip() in failures[0]
+    assert failures[0].isprintable()
+    assert len(failures[0]) < 300
+
+
+def test_an_error_of_a_silo_is_one_short_line():
+    text = "\x1b]0;title\x07\x1b[2J" + "spam\n" * 4_000_000
+
+    def answer(query, node):
+        return Message(Error(0, text), reply_to=query)
+
+    replies, failures = exchange(LocalGrid(answer, ["silo0"]), count=1)
     assert not replies
-    assert "malformed reply" in failures[0]
+    assert failures[0].startswith("silo 0: ]0;title[2Jspam spam")
+    assert failures[0].isprintable()
+    assert len(failures[0]) < 320
+
+
+def test_a_reply_that_flower_cannot_read_costs_no_other_reply():
+    """Flower discards what is pulled together with a damaged reply, so replies are pulled one by one."""
+    grid = LocalGrid(reply_of(lambda node: node - 100), ["silo0", "silo1", "silo2"])
+    pull = grid.pull_messages
+
+    def fragile(message_ids):
+        pulled = pull(message_ids)
+        if any(message.metadata.src_node_id == 101 or "m1" in message_ids for message in pulled):
+            raise KeyError("arraychunk_ids\x1b[2J")
+        return pulled
+
+    grid.pull_messages = fragile
+    replies, failures = exchange(grid)
+    assert sorted(reply.silo for reply in replies) == [0, 2]
+    assert failures == ["silo 1: damaged reply ('arraychunk_ids\\x1b[2J')"]
+    grid = LocalGrid(reply_of(lambda node: node - 100), ["silo0"])
+    grid.pull_messages = lambda message_ids: (_ for _ in ()).throw(httpx.ConnectError("gone"))
+    with pytest.raises(httpx.ConnectError):  # the server's own connection: not the silo's fault
+        exchange(grid, count=1)
+
+
+def test_scores_are_numbers():
+    content = pack_scores(Scores(1, {"own/SI_SDR": 3.5}))
+    assert unpack_scores(content) == Scores(1, {"own/SI_SDR": 3.5})
+    content.metric_records["metrics"]["own/STOI"] = [1.0]
+    with pytest.raises(ValueError, match="a list as own/STOI"):
+        unpack_scores(content)
+
+
+def test_arrays_may_be_in_fortran_order_and_can_be_written_to():
+    array = np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3))
+    received = unpack_reply(pack_reply(Reply(0, 1, {"w": array}, {}))).arrays["w"]
+    np.testing.assert_array_equal(received, array)
+    received += 1.0
 
 
 def private(trained, **federated):

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 
+from sase.errors import one_line
 from sase.federated.aggregation import update_norm
 from sase.federated.config import FederatedConfig
 from sase.federated.exchange import CONTROL, Instruction, Reply
 from sase.federated.layout import Layout
 from sase.federated.payload import decode, num_bytes
+from sase.federated.reported import checked_numbers
+from sase.federated.statistics import check_statistics, statistics_excess
 
-_FINITE = ("examples", "steps", "loss", "last_loss")
 _LEAST_FOR_MEDIAN = 3  # replies; with fewer, an outlier cannot be identified
+_RECENT_ROUNDS = 10  # whose update norms bound those of a round with fewer replies
+_MAX_SIZE_RATIO = 1000  # of a silo's examples to the median
+_CONTROL_SLACK = 2.0  # for what quantisation may add to the norm of a control variate
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -26,7 +35,7 @@ class Admitted:
         silo: its index.
         arrays: decoded, without the control variate.
         control: parameter name to control variate; empty without SCAFFOLD.
-        metrics: as reported by the silo.
+        metrics: as reported by the silo, within their bounds.
         update_norm: computed from the arrays.
         bytes: size of the upload.
         gain_db: gain in SI-SNR of this update alone on the common set; only for the strategy ``sase``.
@@ -42,7 +51,11 @@ class Admitted:
 
 
 def admit(
-    replies: Iterable[Reply], instruction: Instruction, config: FederatedConfig, layout: Layout
+    replies: Iterable[Reply],
+    instruction: Instruction,
+    config: FederatedConfig,
+    layout: Layout,
+    history: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[list[Admitted], dict[int, str]]:
     """Separate valid replies from invalid ones.
 
@@ -51,6 +64,7 @@ def admit(
         instruction: the one they answer.
         config: of the federation.
         layout: of the network.
+        history: the records of the completed rounds, as in ``rounds.jsonl``.
 
     Returns:
         The valid replies sorted by silo, and {silo: reason} of the rejected ones.
@@ -63,36 +77,93 @@ def admit(
                 raise ValueError(f"unknown silo; the silos are 0 to {config.num_silos - 1}")
             if reply.silo in admitted:
                 raise ValueError("duplicate reply; the first one counts")
-            admitted[reply.silo] = _checked(reply, instruction, config, layout)
-        except ValueError as error:
-            rejected[reply.silo] = str(error)
-    if len(admitted) >= _LEAST_FOR_MEDIAN:
-        median = float(np.median([valid.update_norm for valid in admitted.values()]))
-        for silo, valid in list(admitted.items()):
-            if valid.update_norm > config.max_norm_ratio * median:
-                rejected[silo] = f"its update has norm {valid.update_norm:.4g}, the median is {median:.4g}"
-                del admitted[silo]
+            admitted[reply.silo] = _checked(reply, instruction, config, layout, history)
+        except Exception as error:  # whatever a reply holds, the others count
+            log.debug("reply of silo %d", reply.silo, exc_info=True)
+            rejected[reply.silo] = one_line(error)
+    comparisons = (
+        partial(_too_long, history, config),
+        _too_large,
+        partial(_implausible, instruction, config, layout),
+    )
+    for outliers in comparisons if config.num_silos > 1 else ():
+        found = outliers(list(admitted.values()))
+        rejected |= found
+        admitted = {silo: reply for silo, reply in admitted.items() if silo not in found}
     return list(admitted.values()), rejected
 
 
-def _checked(reply: Reply, instruction: Instruction, config: FederatedConfig, layout: Layout) -> Admitted:
+def _too_long(
+    history: Sequence[Mapping[str, Any]], config: FederatedConfig, replies: Sequence[Admitted]
+) -> dict[int, str]:
+    """Return {silo: reason} of updates much longer than the median or, of few replies, than in the recent rounds."""
+    norms, of = [reply.update_norm for reply in replies], "the median is"
+    if len(norms) < _LEAST_FOR_MEDIAN:
+        recent = [record["silos"].values() for record in history[-_RECENT_ROUNDS:]]
+        norms, of = [silo["update_norm"] for silos in recent for silo in silos], "the median of recent rounds is"
+    if not norms:
+        return {}
+    median = float(np.median(norms))
+    long = [reply for reply in replies if reply.update_norm > config.max_norm_ratio * median]
+    return {reply.silo: f"its update has norm {reply.update_norm:.4g}, {of} {median:.4g}" for reply in long}
+
+
+def _too_large(replies: Sequence[Admitted]) -> dict[int, str]:
+    """Return {silo: reason} of numbers of examples that are out of proportion."""
+    if len(replies) < _LEAST_FOR_MEDIAN:
+        return {}
+    median = float(np.median([reply.metrics["examples"] for reply in replies]))
+    large = [reply for reply in replies if reply.metrics["examples"] > _MAX_SIZE_RATIO * median]
+    return {r.silo: f"it reports {r.metrics['examples']:.4g} examples, the median is {median:.4g}" for r in large}
+
+
+def _implausible(
+    instruction: Instruction, config: FederatedConfig, layout: Layout, replies: Sequence[Admitted]
+) -> dict[int, str]:
+    """Return {silo: reason} of norm statistics far beyond the median or, of few replies, the trained global model."""
+    trained = instruction.round > 1 or bool(instruction.config["train"]["init"])
+    if len(replies) < _LEAST_FOR_MEDIAN and not trained:
+        return {}
+    found = {}
+    for mean, second in layout.moments if replies else ():
+        means, seconds = [reply.arrays[mean] for reply in replies], [reply.arrays[second] for reply in replies]
+        centre = instruction.arrays[mean], instruction.arrays[second]
+        if len(replies) >= _LEAST_FOR_MEDIAN:
+            centre = np.median(means, axis=0), np.median(seconds, axis=0)
+        for reply, own in zip(replies, zip(means, seconds)):
+            if (excess := statistics_excess(own, centre)) > config.max_statistics_ratio:
+                found[reply.silo] = f"the statistics of {second} are {excess:.4g} times the usual ones"
+    return found
+
+
+def _checked(
+    reply: Reply,
+    instruction: Instruction,
+    config: FederatedConfig,
+    layout: Layout,
+    history: Sequence[Mapping[str, Any]],
+) -> Admitted:
     if reply.round != instruction.round:
         raise ValueError(f"answers round {reply.round}, not {instruction.round}")
-    _check_metrics(reply.metrics)
+    train = instruction.config["train"]
+    metrics = checked_numbers(reply.metrics, train, config, _registered(reply.silo, history))
     decoded = _decode(reply, instruction, config, layout)
-    _check_values(decoded, layout)
+    for name, value in decoded.items():
+        if not np.isfinite(value).all():
+            raise ValueError(f"{name} contains NaN or infinity")
+    check_statistics(decoded, layout)
     control = {name.removeprefix(CONTROL): value for name, value in decoded.items() if name.startswith(CONTROL)}
+    _check_control(control, float(train["train"]["clip_norm"]))
     arrays = {name: value for name, value in decoded.items() if not name.startswith(CONTROL)}
     norm = update_norm(instruction.model, arrays, layout.shared_weights(config.norm == "local"))
-    return Admitted(reply.silo, arrays, control, dict(reply.metrics), norm, num_bytes(reply.arrays))
+    if norm == 0.0:
+        raise ValueError("its update is zero: it learned nothing from its data")
+    return Admitted(reply.silo, arrays, control, metrics, norm, num_bytes(reply.arrays))
 
 
-def _check_metrics(metrics: dict[str, float]) -> None:
-    for name in _FINITE:
-        if not math.isfinite(metrics.get(name, math.nan)):
-            raise ValueError(f"its {name} is {metrics.get(name, 'missing')}")
-    if metrics["examples"] <= 0 or metrics["steps"] <= 0:
-        raise ValueError("it reports no training steps or no examples")
+def _registered(silo: int, history: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return the number of examples in the first admitted reply of a silo."""
+    return next((int(r["silos"][str(silo)]["examples"]) for r in history if str(silo) in r["silos"]), None)
 
 
 def _decode(reply: Reply, instruction: Instruction, config: FederatedConfig, layout: Layout) -> dict[str, np.ndarray]:
@@ -103,11 +174,8 @@ def _decode(reply: Reply, instruction: Instruction, config: FederatedConfig, lay
     return decode(config.payload, reply.arrays, reference, compressed)
 
 
-def _check_values(arrays: dict[str, np.ndarray], layout: Layout) -> None:
-    for name, value in arrays.items():
-        if not np.isfinite(value).all():
-            raise ValueError(f"{name} contains NaN or infinity")
-    for _, second in layout.moments:
-        variances = arrays[second][:2] if arrays[second].ndim == 2 else arrays[second]
-        if variances.min() < 0:
-            raise ValueError(f"{second} contains a negative variance")
+def _check_control(control: Mapping[str, np.ndarray], clip_norm: float) -> None:
+    """Check that a control variate is short enough for a mean of gradients that are clipped to ``clip_norm``."""
+    norm = float(np.sqrt(sum(float(np.sum(np.square(value, dtype=np.float64))) for value in control.values())))
+    if norm > _CONTROL_SLACK * clip_norm:
+        raise ValueError(f"its control variate has norm {norm:.4g}, gradients are clipped to {clip_norm:g}")

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sase.federated.robust import AGGREGATIONS, SiloUpdates
+
 if TYPE_CHECKING:
     from sase.federated.layout import Layout
     from sase.federated.server_optimiser import ServerOptimiser
@@ -87,13 +89,15 @@ def silo_weights(
     tau: float = 1.0,
     gamma: float = 1.0,
     alpha_min: float = 0.0,
+    max_weight: float = 1.0,
 ) -> np.ndarray:
-    """Return α, the weight of each silo's update; positive, with sum 1.
+    """Return α, the weight of each silo's update; not negative, with sum 1.
 
     Args:
         strategy: a key of :data:`STRATEGIES`.
         examples, losses, gains_db: one value per silo, as in :class:`SiloStatistics`; None: zeros.
         tau, gamma, alpha_min: parameters of the strategies.
+        max_weight: no α of K is above min(1, max(max_weight, 1.5 / K)); see :func:`limited`.
 
     Returns:
         float64 (silos,)
@@ -107,7 +111,24 @@ def silo_weights(
     mean_losses, gains = (
         np.zeros_like(n) if value is None else np.asarray(value, dtype=np.float64) for value in (losses, gains_db)
     )
-    return STRATEGIES[strategy](SiloStatistics(n, mean_losses, gains, tau, gamma, alpha_min))
+    alphas = STRATEGIES[strategy](SiloStatistics(n, mean_losses, gains, tau, gamma, alpha_min))
+    return limited(alphas, min(1.0, max(max_weight, 1.5 / len(alphas))))
+
+
+def limited(alphas: np.ndarray, largest: float) -> np.ndarray:
+    """Return weights of which none is above ``largest``; what a silo loses goes to the others in their proportion.
+
+    Args:
+        alphas: float64 (silos,), with sum 1; returned unchanged if all are within the limit.
+        largest: above 1 / silos.
+    """
+    result, over = alphas, np.zeros(len(alphas), dtype=bool)
+    while result.max() > largest and not (over | (result > largest)).all():
+        over |= result > largest
+        others = np.where(over, 0.0, alphas)
+        others = others / others.sum() if others.any() else ~over / np.sum(~over)
+        result = np.where(over, largest, (1.0 - largest * over.sum()) * others)
+    return result
 
 
 def nova_factors(alphas: ArrayLike, steps: ArrayLike) -> np.ndarray:
@@ -131,20 +152,33 @@ def combine(
     Args:
         reference: name to w.
         silos: for each silo, name to w_k, with at least the names of ``reference``.
-        factors: (silos,)
+        factors: (silos,), or (silos, values) for the concatenated values of all arrays of ``reference``.
 
     Returns:
         name to float64 array.
     """
-    factors = np.asarray(factors)
-    rest = 1.0 - float(np.sum(factors))
+    factors, start = np.asarray(factors), 0
     result = {}
     for name, value in reference.items():
-        total = rest * np.asarray(value, dtype=np.float64)
-        for factor, arrays in zip(factors, silos):
+        old = np.asarray(value, dtype=np.float64)
+        own = factors if factors.ndim == 1 else factors[:, start : start + old.size].reshape(-1, *old.shape)
+        total = (1.0 - np.sum(own, axis=0)) * old
+        for factor, arrays in zip(own, silos):
             total += factor * np.asarray(arrays[name], dtype=np.float64)
-        result[name] = total
+        result[name], start = total, start + old.size
     return result
+
+
+def differences(
+    reference: Mapping[str, np.ndarray], silos: Sequence[Mapping[str, np.ndarray]], factors: np.ndarray
+) -> np.ndarray:
+    """Return ``f_k (w_k − w)``, the concatenated values of all arrays of ``reference``: float64 (silos, values)."""
+
+    def flat(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        return np.concatenate([np.asarray(arrays[name], dtype=np.float64).ravel() for name in reference])
+
+    old = flat(reference)
+    return np.stack([factor * (flat(arrays) - old) for factor, arrays in zip(factors, silos)])
 
 
 def pool_moments(
@@ -177,10 +211,59 @@ def pool_moments(
     return mean, second
 
 
+def robust_moments(
+    means: Sequence[np.ndarray], seconds: Sequence[np.ndarray], alphas: np.ndarray, rule: Rule
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and (co)variance as :func:`pool_moments` does, but with a rule that acts on each value by itself.
+
+    The rule is applied to the means, and then to the silos' second moments about the result.
+    """
+
+    def centre(values: Sequence[np.ndarray]) -> np.ndarray:
+        matrix = np.stack([np.asarray(value, dtype=np.float64).ravel() for value in values])
+        return np.sum(rule.shares(alphas, lambda: matrix) * matrix, axis=0).reshape(np.shape(values[0]))
+
+    mean = centre(means)
+    around = [_about(mean, own, second) for own, second in zip(means, seconds)]
+    second = centre(around)
+    if second.ndim == 2:  # values of different silos need not form a covariance
+        largest = np.sqrt(second[0] * second[1])
+        second[2] = np.clip(second[2], -largest, largest)
+    return mean, second
+
+
+def _about(centre: np.ndarray, mean: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the second moments about another point than the mean."""
+    offset, second = np.asarray(mean, dtype=np.float64) - centre, np.asarray(second, dtype=np.float64)
+    if second.ndim == 1:
+        return second + offset**2
+    real, imag = np.split(offset, 2)
+    return second + np.stack([real**2, imag**2, real * imag])
+
+
 def update_norm(reference: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray], names: Iterable[str]) -> float:
     """Return the Euclidean norm of ``arrays − reference`` over the named arrays."""
     differences = (np.asarray(arrays[n], dtype=np.float64) - np.asarray(reference[n], dtype=np.float64) for n in names)
     return float(np.sqrt(sum(float(np.sum(d * d)) for d in differences)))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How updates are combined.
+
+    Attributes:
+        aggregation: a key of :data:`sase.federated.robust.AGGREGATIONS`.
+        max_poisoned: see :class:`sase.federated.robust.SiloUpdates`.
+        local_norms: norm layers stay with the silos (FedBN); the global model gets their average.
+    """
+
+    aggregation: str = "mean"
+    max_poisoned: float = 0.25
+    local_norms: bool = False
+
+    def shares(self, alphas: np.ndarray, read: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return the share of each silo, (silos,) or (silos, values), in updates that ``read`` returns."""
+        return AGGREGATIONS[self.aggregation](SiloUpdates(alphas, read, self.max_poisoned))
 
 
 def aggregate(
@@ -190,7 +273,7 @@ def aggregate(
     layout: Layout,
     optimiser: ServerOptimiser,
     factors: np.ndarray | None = None,
-    local_norms: bool = False,
+    rule: Rule = Rule(),
 ) -> dict[str, np.ndarray]:
     """Return the next global model.
 
@@ -201,21 +284,43 @@ def aggregate(
         layout: of the network.
         optimiser: moves the trained weights; all other arrays are averaged.
         factors: multiply each silo's update beside α, as in FedNova.
-        local_norms: norm layers stay with the silos (FedBN); the global model gets their plain average.
+        rule: combines the updates.
 
     Returns:
         name to array, with the types of ``reference``.
     """
-    shared = {name: reference[name] for name in layout.shared_weights(local_norms)}
+    shared = {name: reference[name] for name in layout.shared_weights(rule.local_norms)}
     norms = {name: reference[name] for name in layout.weights if name not in shared}
-    weighted = alphas if factors is None else alphas * factors
-    result = optimiser.step(shared, combine(shared, silos, weighted), silos, weighted)
-    result.update(combine(norms, silos, alphas))
+    scale = np.ones(len(silos)) if factors is None else factors
+    shares = rule.shares(alphas, lambda: differences(shared, silos, scale))
+    result = _moved(optimiser, shared, silos, shares * (scale if shares.ndim == 1 else scale[:, None]))
+    if shares.ndim == 1:  # the same for norm layers; of what remains of the updates, each silo's part
+        shares = shares if np.isclose(shares.sum(), 1.0) else shares / shares.sum()
+        result.update(combine(norms, silos, shares))
+    elif norms:
+        ones = np.ones(len(silos))
+        result.update(combine(norms, silos, rule.shares(alphas, lambda: differences(norms, silos, ones))))
     for mean, second in layout.moments:
-        result[mean], result[second] = pool_moments([s[mean] for s in silos], [s[second] for s in silos], alphas)
+        means, seconds = [silo[mean] for silo in silos], [silo[second] for silo in silos]
+        if shares.ndim == 1:
+            result[mean], result[second] = pool_moments(means, seconds, shares)
+        else:
+            result[mean], result[second] = robust_moments(means, seconds, alphas, rule)
     for name in layout.counters:
         result[name] = np.max([silo[name] for silo in silos], axis=0)
     return {name: np.asarray(result[name]).astype(reference[name].dtype) for name in layout.names}
+
+
+def _moved(
+    optimiser: ServerOptimiser,
+    shared: Mapping[str, np.ndarray],
+    silos: Sequence[Mapping[str, np.ndarray]],
+    factors: np.ndarray,
+) -> dict[str, np.ndarray]:
+    combined = combine(shared, silos, factors)
+    if factors.ndim == 1:
+        return optimiser.step(shared, combined, silos, factors)
+    return optimiser.step(shared, combined, [combined], np.ones(1))
 
 
 def moving_average(

@@ -7,12 +7,15 @@ from pathlib import Path
 from sase.config import apply_overrides, from_mapping, read_yaml
 from sase.errors import InputError
 from sase.federated.aggregation import STRATEGIES
+from sase.federated.robust import AGGREGATIONS
 
 SERVERS = ("plain", "momentum", "adam", "yogi")
 PAYLOADS = ("float32", "bfloat16", "int8")
 NORM_POLICIES = ("average", "local", "none")
 SCHEDULES = ("cosine", "constant")
 OPERATIONAL = ("min_silos", "max_repeats", "repeat_wait_s", "round_timeout_s")  # may change on resume
+# Keys that silos of version 0.1 do not know, and need not.
+LATER = ("max_weight", "aggregation", "max_poisoned", "max_statistics_ratio", "max_drop_db")
 _SERVER_LR = {"plain": 1.0, "momentum": 1.0, "adam": 0.01, "yogi": 0.01}
 
 
@@ -33,6 +36,11 @@ class FederatedConfig:
         gamma: for ``sase``: exponent of the number of examples.
         alpha_min: for ``sase``: minimum weight of a silo; less than 1 / ``num_silos``.
         common_dev_s: for ``sase``: seconds of the server's development set on which updates are compared.
+        max_weight: no silo of K weighs more than min(1, max(``max_weight``, 1.5 / K)), whatever it reports.
+        aggregation: how updates are combined: ``mean`` (weighted by ``strategy``), ``clipped_mean`` (the same, with
+            updates scaled down to the median norm), or, regardless of the strategy, ``median``, ``trimmed_mean``,
+            ``krum`` or ``geometric_median``.
+        max_poisoned: for ``trimmed_mean`` and ``krum``: largest share of the silos that may send harmful updates.
         server: optimiser of the global model: ``plain``, ``momentum``, ``adam`` or ``yogi``.
         server_lr: its learning rate; null for 1 (plain, momentum) or 0.01 (adam, yogi).
         momentum: of the server (``momentum``), and the decay of the first moment of ``adam`` and ``yogi``.
@@ -55,7 +63,12 @@ class FederatedConfig:
         max_repeats: retries of one round before training fails.
         repeat_wait_s: seconds before a retry.
         round_timeout_s: timeout for the silos' replies.
-        max_norm_ratio: an update whose norm exceeds this multiple of the median is rejected (from three replies on).
+        max_norm_ratio: an update whose norm exceeds this multiple of the median is rejected (from three
+            replies on; with fewer, of the median of the last rounds).
+        max_statistics_ratio: a reply whose norm statistics exceed this multiple of the median's is rejected (with fewer
+            than three replies, of the global model's).
+        max_drop_db: a round that lowers the development SI-SNR by more than this below the best so far is computed
+            again without the silos that cause it; 0 for no such limit.
         dp_clip_norm: differential privacy: norm to which each silo clips its update; 0 for none. Flower engines only.
         dp_noise_multiplier: standard deviation of the Gaussian noise on a clipped update, in units of that norm.
         dp_delta: δ for which ε is reported.
@@ -71,6 +84,9 @@ class FederatedConfig:
     gamma: float = 1.0
     alpha_min: float = 0.05
     common_dev_s: float = 30.0
+    max_weight: float = 0.6
+    aggregation: str = "mean"
+    max_poisoned: float = 0.25
     server: str = "plain"
     server_lr: float | None = None
     momentum: float = 0.9
@@ -91,6 +107,8 @@ class FederatedConfig:
     repeat_wait_s: float = 5.0
     round_timeout_s: float = 3600.0
     max_norm_ratio: float = 10.0
+    max_statistics_ratio: float = 1000.0
+    max_drop_db: float = 3.0
     dp_clip_norm: float = 0.0
     dp_noise_multiplier: float = 0.0
     dp_delta: float = 1e-5
@@ -119,6 +137,7 @@ def checked(config: FederatedConfig) -> FederatedConfig:
     """Return ``config``, or raise InputError for invalid or inconsistent values."""
     choices = (
         ("strategy", STRATEGIES),
+        ("aggregation", AGGREGATIONS),
         ("server", SERVERS),
         ("payload", PAYLOADS),
         ("norm", NORM_POLICIES),
@@ -140,6 +159,7 @@ def checked(config: FederatedConfig) -> FederatedConfig:
         "repeat_wait_s",
         "dp_clip_norm",
         "dp_noise_multiplier",
+        "max_drop_db",
     ):
         if not getattr(config, name) >= 0:
             raise InputError(f"federated config: {name} must be 0 or more, not {getattr(config, name)}")
@@ -149,8 +169,13 @@ def checked(config: FederatedConfig) -> FederatedConfig:
         raise InputError(f"federated config: min_silos is {config.min_silos}, more than num_silos ({config.num_silos})")
     if config.strategy == "sase" and not 0 <= config.alpha_min * config.num_silos < 1:
         raise InputError(f"federated config: alpha_min must be 0 or more and below 1/{config.num_silos}")
-    if config.max_norm_ratio <= 1:
-        raise InputError(f"federated config: max_norm_ratio must be above 1, not {config.max_norm_ratio}")
+    if not 0 < config.max_weight <= 1:
+        raise InputError(f"federated config: max_weight must be above 0 and at most 1, not {config.max_weight}")
+    if not 0 <= config.max_poisoned < 0.5:
+        raise InputError(f"federated config: max_poisoned must be 0 or more and below 0.5, not {config.max_poisoned}")
+    for name in ("max_norm_ratio", "max_statistics_ratio"):
+        if not getattr(config, name) > 1:
+            raise InputError(f"federated config: {name} must be above 1, not {getattr(config, name)}")
     _check_privacy(config)
     return config
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sase.errors import InputError
+from sase.errors import InputError, one_line
 from sase.federated.config import FederatedConfig
 from sase.federated.exchange import Exchange, Instruction, Reply
 from sase.federated.server import Server, run_rounds
@@ -70,10 +70,9 @@ def local_exchange(silos: Sequence[Silo]) -> Exchange:
         for silo in silos:
             try:
                 replies.append(silo.run(instruction))
-            # Bad data, a full disk, out of memory: the other silos continue.
-            except (ValueError, RuntimeError, OSError) as error:
+            except Exception as error:  # bad data, a full disk, out of memory: the other silos continue
                 log.debug("silo %d", silo.index, exc_info=True)
-                failures.append(f"silo {silo.index} failed: {' '.join(str(error).split())[:300]}")
+                failures.append(f"silo {silo.index} failed: {one_line(error)}")
         return replies, failures
 
     return exchange

@@ -65,6 +65,8 @@ def require_accountable(config: FederatedConfig) -> None:
     reasons = []
     if config.strategy != "uniform":
         reasons.append(f"strategy is {config.strategy}, not uniform")
+    if config.aggregation != "mean":
+        reasons.append(f"aggregation is {config.aggregation}, not mean")
     if config.needed_silos != config.num_silos:
         reasons.append(f"min_silos is {config.needed_silos}, not all {config.num_silos}")
     if config.fednova:

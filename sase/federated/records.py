@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sase.atomic import remove_leftovers, write_text
 from sase.config import from_mapping, read_yaml, to_mapping, to_yaml
 from sase.errors import InputError
-from sase.federated.config import OPERATIONAL, FederatedConfig
+from sase.federated.config import LATER, OPERATIONAL, FederatedConfig
 from sase.jsonfile import append_jsonl, write_jsonl
 from sase.training import config as training_config
 from sase.training.checkpoint import first_difference
@@ -28,6 +28,15 @@ def resume_key(configs: Mapping[str, Any]) -> dict[str, Any]:
     federated = to_mapping(from_mapping(FederatedConfig, configs["federated"]))
     federated = {name: value for name, value in federated.items() if name not in OPERATIONAL}
     return {"train": training_config.resume_key(configs["train"]), "federated": federated}
+
+
+def without_later_defaults(federated: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a federated config as a mapping without the keys of :data:`LATER` that have their default.
+
+    Silos of earlier versions accept it, and experiments of earlier versions keep their identifier.
+    """
+    defaults = to_mapping(FederatedConfig())
+    return {name: value for name, value in federated.items() if name not in LATER or value != defaults[name]}
 
 
 def check_and_write_configs(

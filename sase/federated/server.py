@@ -8,7 +8,6 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,28 @@ import torch
 
 from sase.config import to_mapping
 from sase.data.dataset import PairSet
-from sase.errors import InputError
+from sase.errors import InputError, one_line
 from sase.federated import privacy
 from sase.federated.admission import Admitted, admit
-from sase.federated.aggregation import aggregate, moving_average, nova_factors, silo_weights
+from sase.federated.attempts import Attempts
 from sase.federated.config import FederatedConfig, checked
+from sase.federated.development import SI_SNR, Development
 from sase.federated.exchange import CONTROL, Exchange, Instruction, Reply
+from sase.federated.global_model import GlobalModel, new_optimiser
 from sase.federated.layout import layout_of, load_arrays, to_arrays
 from sase.federated.payload import num_bytes
-from sase.federated.records import add_timing, check_and_write_configs, resume_key, write_rounds
-from sase.federated.server_optimiser import ServerOptimiser
+from sase.federated.records import (
+    add_timing,
+    check_and_write_configs,
+    resume_key,
+    without_later_defaults,
+    write_rounds,
+)
+from sase.federated.rollback import leave_out
 from sase.model import load_model, save_model
 from sase.training.checkpoint import load_checkpoint, save_checkpoint
 from sase.training.config import TrainConfig
 from sase.training.initial import initial_model
-from sase.training.validation import PairSubset, development_scores, validate
 
 log = logging.getLogger(__name__)
 
@@ -76,23 +82,14 @@ class Server:
         if fed_config.dp_noise_multiplier:
             privacy.require_accountable(fed_config)
         pairs = PairSet(dev_set, train_config.model.sample_rate, torch.device(device))
-        self._dev = PairSubset(pairs, fed_config.dev_s)
-        self._common = PairSubset(pairs, fed_config.common_dev_s)
-        self.optimiser = ServerOptimiser(
-            fed_config.server,
-            fed_config.effective_server_lr,
-            fed_config.momentum,
-            fed_config.beta2,
-            fed_config.adaptivity,
-        )
+        self._development = Development(self.model, pairs, fed_config, train_config.train.select_by)
         self.history: list[dict[str, Any]] = []
         self.best_round = 0
         self.refusals: dict[str, int] = {}
         self._controls: dict[int, dict[str, np.ndarray]] = {}
-        self._attempts: _Attempts | None = None
-        # The newest global model is sent to the silos. What is scored and saved, and loaded in self.model, is that
-        # model or its moving average over rounds.
-        self._newest = self._averaged = to_arrays(self.model, self.layout.names)
+        self._attempts: Attempts | None = None
+        arrays = to_arrays(self.model, self.layout.names)
+        self._global = GlobalModel(arrays, arrays, new_optimiser(fed_config))
         if self.state_path.exists():
             self._resume()
 
@@ -143,10 +140,14 @@ class Server:
                 "round %d: %d valid replies, %d required", self.next_round, len(admitted), self.config.needed_silos
             )
             return False
-        alphas = self._weigh(admitted)
-        self._aggregate(admitted, alphas)
+        candidate = self._candidate(admitted)
         aggregated = time.monotonic()
-        record = self._record(admitted, alphas)
+        candidate, scores = self._sound(candidate)
+        if not math.isfinite(scores[SI_SNR]):
+            load_arrays(self.model, self._global.averaged)
+            return False
+        self._accept(candidate)
+        record = self._record(candidate, scores)
         started = self._current_attempts().started
         self._save(record)
         saved = time.monotonic()
@@ -156,14 +157,14 @@ class Server:
             "aggregate": aggregated - received,
             "score_and_save": saved - aggregated,
         }
-        add_timing(self.exp_dir, record["round"], seconds, admitted)
+        add_timing(self.exp_dir, record["round"], seconds, candidate.silos)
         self._log_round(record, saved - started)
         return True
 
-    def _current_attempts(self) -> _Attempts:
+    def _current_attempts(self) -> Attempts:
         if self._attempts is None:
-            arrays = {**self._newest, **self._global_control()}
-            self._attempts = _Attempts(Instruction(self.next_round, arrays, self._instruction_config()))
+            arrays = {**self._global.newest, **self._global_control()}
+            self._attempts = Attempts(Instruction(self.next_round, arrays, self._instruction_config()))
         return self._attempts
 
     def _global_control(self) -> dict[str, np.ndarray]:
@@ -177,85 +178,84 @@ class Server:
         return {CONTROL + name: mean.astype(np.float32) for name, mean in means.items()}
 
     def _instruction_config(self) -> dict[str, Any]:
+        key = {**self._resume_key, "federated": without_later_defaults(self._resume_key["federated"])}
         return {
             "train": to_mapping(self.train),
-            "federated": to_mapping(self.config),
-            "experiment": hashlib.sha256(json.dumps(self._resume_key, sort_keys=True).encode()).hexdigest()[:16],
+            "federated": without_later_defaults(to_mapping(self.config)),
+            "experiment": hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16],
             "best_round": self.best_round,
         }
 
     def _admit(self, replies: Sequence[Reply], failures: Sequence[str]) -> list[Admitted]:
         """Return the valid replies, with their gains where the strategy needs them; count and log the others."""
         attempts = self._current_attempts()
-        admitted, rejected = admit(replies, attempts.instruction, self.config, self.layout)
+        admitted, rejected = admit(replies, attempts.instruction, self.config, self.layout, self.history)
         if self.config.strategy == "sase":
-            self._measure_gains(admitted)
+            self._development.measure_gains(self._global, admitted)
             rejected |= {r.silo: "the output of its network is not finite" for r in admitted if r.gain_db is None}
             admitted = [reply for reply in admitted if reply.gain_db is not None]
-        attempts.add(failures, rejected)
-        for silo, reason in rejected.items():
-            count = self.refusals[str(silo)] = self.refusals.get(str(silo), 0) + 1
-            log.warning("round %d: reply of silo %d rejected (%d so far): %s", self.next_round, silo, count, reason)
-        for failure in failures:
+        attempts.count += 1
+        self._reject(rejected)
+        for failure in map(one_line, failures):
+            attempts.failed.append(failure)
             log.warning("round %d: %s", self.next_round, failure)
         return admitted
 
-    def _measure_gains(self, admitted: Sequence[Admitted]) -> None:
-        """Set the gain in SI-SNR (dB) of each update alone on the common set; it stays None for non-finite output."""
-        load_arrays(self.model, self._newest)
-        before, _ = validate(self.model, self._common)
-        for reply in admitted:
-            load_arrays(self.model, reply.arrays)
-            after, _ = validate(self.model, self._common)
-            if math.isfinite(after):
-                reply.gain_db = after - before
-        load_arrays(self.model, self._averaged)
+    def _reject(self, rejected: Mapping[int, str]) -> None:
+        """Count and log rejected replies, {silo: reason}."""
+        for silo, reason in rejected.items():
+            self._current_attempts().refused.append(f"silo {silo}: {reason}")
+            count = self.refusals[str(silo)] = self.refusals.get(str(silo), 0) + 1
+            log.warning("round %d: reply of silo %d rejected (%d so far): %s", self.next_round, silo, count, reason)
 
-    def _weigh(self, admitted: Sequence[Admitted]) -> np.ndarray:
-        return silo_weights(
-            self.config.strategy,
-            [reply.metrics["examples"] for reply in admitted],
-            [reply.metrics["last_loss"] for reply in admitted],
-            [reply.gain_db or 0.0 for reply in admitted],
-            self.config.tau,
-            self.config.gamma,
-            self.config.alpha_min,
-        )
+    def _candidate(self, admitted: Sequence[Admitted]) -> GlobalModel:
+        decay = self.config.average_decay if self.history else 0.0  # the average starts with the first round
+        return self._global.after(admitted, self.config, self.layout, decay)
 
-    def _aggregate(self, admitted: Sequence[Admitted], alphas: np.ndarray) -> None:
-        """Replace the global model, its moving average and the silos' control variates by those after this round."""
-        steps = [reply.metrics["steps"] for reply in admitted]
-        newest = aggregate(
-            self.instruction().model,
-            [reply.arrays for reply in admitted],
-            alphas,
-            self.layout,
-            self.optimiser,
-            nova_factors(alphas, steps) if self.config.fednova else None,
-            self.config.norm == "local",
-        )
-        if bad := next((name for name, value in newest.items() if not np.isfinite(value).all()), None):
+    def _sound(self, candidate: GlobalModel) -> tuple[GlobalModel, dict[str, float]]:
+        """Return the model and its development scores; if it collapsed, of the silos that restore it.
+
+        If leaving out silos does not restore it, none of them alone is the cause, and the model is returned as it is.
+        """
+        development, least = self._development, self.config.needed_silos
+        lowest, scores = development.lowest_db(self.history, self._global), development.scores(candidate)
+        if scores[SI_SNR] >= lowest:
+            return candidate, scores
+        attempts, dropped_db = self._current_attempts(), scores[SI_SNR]
+        log.warning("round %d: development SI-SNR %.2f dB; leaving out silos", self.next_round, dropped_db)
+        for kept in leave_out(candidate.silos, least, lambda some: development.quick_db(self._candidate(some))):
+            other = self._candidate(kept)
+            better = development.scores(other)
+            if better[SI_SNR] >= lowest:
+                reason = f"with its update the development SI-SNR is {dropped_db:.2f} dB"
+                self._reject({r.silo: reason for r in candidate.silos if r.silo not in [k.silo for k in kept]})
+                attempts.rolled_back_from = dropped_db
+                return other, better
+        if name := candidate.not_finite:
             raise InputError(
-                f"round {self.next_round}: {bad} of the new global model is not finite; lower server_lr "
+                f"round {self.next_round}: {name} of the new global model is not finite; lower server_lr "
                 f"({self.config.effective_server_lr:g}); {self.exp_dir / 'best.pt'} is unchanged"
             )
-        decay = self.config.average_decay if self.history else 0.0  # the average starts with the first round
-        self._averaged = moving_average(self._averaged, newest, decay, self.layout) if decay else newest
-        self._newest = newest
-        load_arrays(self.model, self._averaged)
-        self._controls.update({reply.silo: reply.control for reply in admitted if reply.control})
+        attempts.failed.append(f"development SI-SNR {dropped_db:.2f} dB, whichever silos are left out")
+        log.warning("round %d: %s", self.next_round, attempts.failed[-1])
+        return candidate, scores
 
-    def _record(self, admitted: Sequence[Admitted], alphas: np.ndarray) -> dict[str, Any]:
-        """Score the new model on the development set and return the round's record for ``rounds.jsonl``."""
-        scores = development_scores(self.model, self._dev, self.train.train.select_by)
+    def _accept(self, model: GlobalModel) -> None:
+        """Replace the global model and the silos' control variates by those after this round."""
+        self._global = model
+        load_arrays(self.model, model.averaged)
+        self._controls.update({reply.silo: reply.control for reply in model.silos if reply.control})
+
+    def _record(self, model: GlobalModel, scores: Mapping[str, float]) -> dict[str, Any]:
+        """Return the round's record for ``rounds.jsonl``."""
         criterion = f"dev_{self.train.train.select_by}"
-        best = max((record[criterion] for record in self.history), default=-math.inf)
+        best = max(filter(math.isfinite, (record[criterion] for record in self.history)), default=-math.inf)
         attempts = self._current_attempts()
         return {
             "round": self.next_round,
             **attempts.summary(),
-            "silos": {str(reply.silo): _silo_record(reply, alpha) for reply, alpha in zip(admitted, alphas)},
-            "bytes_up": sum(reply.bytes for reply in admitted),
+            "silos": {str(reply.silo): _silo_record(reply, alpha) for reply, alpha in zip(model.silos, model.alphas)},
+            "bytes_up": sum(reply.bytes for reply in model.silos),
             "bytes_down": self.config.num_silos * num_bytes(attempts.instruction.arrays),
             **self._privacy_record(),
             **scores,
@@ -298,8 +298,8 @@ class Server:
         )
 
     def _state(self) -> dict[str, Any]:
-        optimizer = {moment: _tensors(arrays) for moment, arrays in self.optimiser.state().items()}
-        newest = {} if self._averaged is self._newest else _tensors(self._newest)
+        optimizer = {moment: _tensors(arrays) for moment, arrays in self._global.optimiser.state().items()}
+        newest = {} if self._global.averaged is self._global.newest else _tensors(self._global.newest)
         return {
             "config": self._resume_key,
             "model_config": to_mapping(self.train.model),
@@ -315,35 +315,18 @@ class Server:
     def _resume(self) -> None:
         state = load_checkpoint(self.state_path, self._resume_key, resume_key)
         self.model.load_state_dict(state["model"])
-        self._newest = self._averaged = to_arrays(self.model, self.layout.names)
-        if newest := state.get("newest"):  # missing in states of an earlier version
-            self._newest = _numpy(newest)
-        self.optimiser.load({moment: _numpy(tensors) for moment, tensors in state["optimizer"].items()})
+        averaged = newest = to_arrays(self.model, self.layout.names)
+        if stored := state.get("newest"):  # missing in states of an earlier version
+            newest = _numpy(stored)
+        optimiser = new_optimiser(self.config)
+        optimiser.load({moment: _numpy(tensors) for moment, tensors in state["optimizer"].items()})
+        self._global = GlobalModel(newest, averaged, optimiser)
         self._controls = {int(silo): _numpy(tensors) for silo, tensors in state["controls"].items()}
         self.history, self.best_round, self.refusals = state["history"], state["best_round"], state["refusals"]
         write_rounds(self.exp_dir, self.history)
         log.info(
             "resumed from %s: %d of %d rounds completed", self.state_path, len(self.history), self.config.num_rounds
         )
-
-
-@dataclass
-class _Attempts:
-    """The attempts at the current round: the instruction they share, and what failed so far."""
-
-    instruction: Instruction
-    started: float = field(default_factory=time.monotonic)
-    count: int = 0
-    failed: list[str] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-
-    def add(self, failures: Sequence[str], rejected: Mapping[int, str]) -> None:
-        self.count += 1
-        self.failed += failures
-        self.refused += [f"silo {silo}: {reason}" for silo, reason in rejected.items()]
-
-    def summary(self) -> dict[str, Any]:
-        return {"attempts": self.count, "failed": self.failed, "refused": self.refused}
 
 
 def run_rounds(server: Server, exchange: Exchange) -> None:

@@ -75,6 +75,12 @@ class ServerOptimiser:
             self.second[name] = second - (1.0 - self.beta2) * square * np.sign(second - square)
         return self.first[name] / (np.sqrt(self.second[name]) + self.adaptivity)
 
+    def copy(self) -> ServerOptimiser:
+        """Return an optimiser with the same moments, which steps without changing this one."""
+        other = ServerOptimiser(self.name, self.rate, self.momentum, self.beta2, self.adaptivity)
+        other.load(self.state())
+        return other
+
     def state(self) -> dict[str, dict[str, np.ndarray]]:
         """Return the moments ``first`` and ``second``, each name to float64 array."""
         return {"first": dict(self.first), "second": dict(self.second)}

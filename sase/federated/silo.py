@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from sase.federated.exchange import CONTROL, Instruction, Reply
 from sase.federated.layout import layout_of, load_arrays, to_arrays
 from sase.federated.payload import encode, num_bytes
 from sase.federated.personal import PersonalState
+from sase.federated.reported import steps_per_round
 from sase.losses.objectives import build_loss
 from sase.model import build_model
 from sase.training.batch_sharding import batch_backward
@@ -33,6 +34,8 @@ from sase.training.distributed import Workers
 from sase.training.loop import EpochStats, GradientGuard, TrainingStep, learning_rate, train_epoch
 from sase.training.performance import autocast, training_precision
 from sase.training.validation import PairSubset, validate
+
+_SILENCE_RMS = 1e-4  # −80 dB full scale: three steps of 16 bits, 20 dB below very faint speech
 
 
 class Silo:
@@ -49,15 +52,22 @@ class Silo:
         self.index, self.data_dir, self.device = index, Path(data_dir), torch.device(device)
         self.personal = PersonalState(state_dir)
         self._pairs: dict[str, PairSet] = {}
+        self._has_speech = False
 
     def run(self, instruction: Instruction) -> Reply:
-        """Train one round and return the reply. Raises InputError for invalid data or diverged training."""
+        """Train one round and return the reply.
+
+        Raises:
+            InputError: invalid data, none with speech, or diverged training.
+        """
         started = time.monotonic()
         train, fed = _configs(instruction)
         torch.manual_seed(train.seed)
         restored = self.personal.read(instruction)
         model = self._model(train, fed, instruction, restored)
-        mixtures = Mixtures(self._pair_set("tr", train), train.data, 1000 * train.seed + self.index)
+        pairs = self._pair_set("tr", train)
+        self._require_speech(pairs)
+        mixtures = Mixtures(pairs, train.data, 1000 * train.seed + self.index)
         local = _LocalTraining(model, mixtures, train, fed, instruction.round, restored)
         control = local.control_variate()
         result = local.run(_correction(instruction.control, restored.get("control")))
@@ -119,6 +129,15 @@ class Silo:
             load_arrays(model, restored["norms"])
         return model
 
+    def _require_speech(self, pairs: PairSet) -> None:
+        """Check that not all clean audio is silent: losses ignore such utterances, so nothing would be learned."""
+        self._has_speech = self._has_speech or any(map(_is_audible, _clean_utterances(pairs)))
+        if not self._has_speech:
+            raise InputError(
+                f"silo {self.index}: no speech in {self.data_dir / 'tr'}: the clean audio of all {len(pairs)} "
+                "utterances is silent; this silo takes no part in training"
+            )
+
     def _pair_set(self, name: str, train: TrainConfig) -> PairSet:
         folder = self.data_dir / name
         if name not in self._pairs:
@@ -150,8 +169,8 @@ class _LocalTraining:
     ) -> None:
         self.model, self.mixtures, self.train, self.fed = model, mixtures, train, fed
         self.layout = layout_of(model)
-        self.steps_per_epoch = fed.local_steps or math.ceil(fed.epoch_share * mixtures.batches_per_epoch)
-        self.steps_per_round = fed.local_epochs * self.steps_per_epoch
+        self.steps_per_round = steps_per_round(mixtures.batches_per_epoch, fed)
+        self.steps_per_epoch = self.steps_per_round // fed.local_epochs
         self.first = (round_number - 1) * self.steps_per_round
         self.device = next(model.parameters()).device
         self.criterion = build_loss(train.loss)
@@ -243,6 +262,18 @@ class _LocalTraining:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return autocast(self.train.train.precision, self.device)
+
+
+def _clean_utterances(pairs: PairSet) -> Iterator[torch.Tensor]:
+    """Yield the clean audio of each utterance, float32 (time,)."""
+    start = torch.zeros(1, dtype=torch.long, device=pairs.device)
+    for index in range(len(pairs)):
+        _, clean, _ = pairs.segments(start + index, start, int(pairs.lengths[index]))
+        yield clean[0]
+
+
+def _is_audible(wav: torch.Tensor) -> bool:
+    return bool(wav.numel()) and float(wav.std(correction=0)) > _SILENCE_RMS
 
 
 def _correction(

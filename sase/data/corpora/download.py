@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from sase import __version__
 from sase.atomic import atomic_folder, write_text
 from sase.data.datadir import check_key
-from sase.errors import InputError
+from sase.errors import InputError, one_line
 from sase.progress import progress_bar
 
 # Some servers reject clients that do not look like a browser.
@@ -233,14 +233,14 @@ def _receive(address: str, partial: Path, archive: Archive) -> None:
             partial.unlink()
             raise _InterruptedError("the length on the server changed: starting over") from None
         if error.code in (408, 429) or error.code >= 500:
-            raise _InterruptedError(f"HTTP {error.code} {_one_line(error.reason)}") from None
-        raise _RejectedError(f"HTTP {error.code} {_one_line(error.reason)}") from None
+            raise _InterruptedError(f"HTTP {error.code} {one_line(error.reason, 200)}") from None
+        raise _RejectedError(f"HTTP {error.code} {one_line(error.reason, 200)}") from None
     except (http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
         raise _InterruptedError(f"connection lost ({type(error).__name__})") from None
     except urllib.error.URLError as error:
-        raise _InterruptedError(f"no connection ({_one_line(error.reason)})") from None
+        raise _InterruptedError(f"no connection ({one_line(error.reason, 200)})") from None
     except ValueError as error:  # of urllib, for a redirection to no valid address
-        raise _RejectedError(f"responds with an invalid header ({_one_line(error)})") from None
+        raise _RejectedError(f"responds with an invalid header ({one_line(error, 200)})") from None
 
 
 def _append(
@@ -285,11 +285,6 @@ def _require_space(folder: Path, num_bytes: int, what: str | Path) -> None:
     free = shutil.disk_usage(folder).free
     if num_bytes > free:
         raise InputError(f"{what}: needs {num_bytes / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; free some space first")
-
-
-def _one_line(text: object) -> str:
-    """Return text of a server as one short line without control characters."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))[:200]
 
 
 def _log(line: str) -> None:

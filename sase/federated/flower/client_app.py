@@ -6,6 +6,7 @@ folder. In the simulation they come from the experiment's settings.
 
 import functools
 import json
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
 
 from sase.atomic import write_text
-from sase.errors import InputError
+from sase.errors import InputError, one_line
 from sase.federated.flower.messages import Scores, pack_reply, pack_scores, unpack_instruction
 from sase.federated.flower.patches import CLIENT_APP_ERROR
 from sase.federated.flower.processes import exit_with_parent
@@ -49,6 +50,7 @@ def privacy_mod(message: Message, context: Context, call_next: Callable[[Message
     return LocalDpMod(clip, clip, epsilon, delta)(message, context, train_and_reseed)
 
 
+log = logging.getLogger(__name__)
 app = ClientApp(mods=[privacy_mod])
 
 
@@ -99,7 +101,8 @@ def _reply(message: Message, context: Context, handle: "Callable[[Silo, Message]
     try:
         content = handle(_local_silo(context), message)
     except (InputError, OSError, FloatingPointError) as error:
-        return Message(Error(CLIENT_APP_ERROR, " ".join(str(error).split())), reply_to=message)
+        log.warning("%s", one_line(error))  # in the silo's own log as well
+        return Message(Error(CLIENT_APP_ERROR, one_line(error)), reply_to=message)
     return Message(content, reply_to=message)
 
 

@@ -1,6 +1,11 @@
-"""The messages between server and silos as Flower records: arrays, one line of JSON, and numbers."""
+"""The messages between server and silos as Flower records: arrays, one line of JSON, and numbers.
 
+What arrives from a silo is not trusted: sizes are those of the data that are there, never those that are declared.
+"""
+
+import io
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -9,6 +14,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, Metri
 
 from sase.federated.exchange import Instruction, Reply
 from sase.federated.flower.patches import CLIPPING_NORM
+
+_MAX_SCORES = 100  # numbers in a reply
+_MAX_NAME = 100  # characters
+_NUMPY = "numpy.ndarray"  # Flower's name of the only serialisation in use
+_VERSIONS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def pack_instruction(instruction: Instruction) -> RecordDict:
@@ -47,7 +57,7 @@ def unpack_reply(content: RecordDict) -> Reply:
     """
     about = content.config_records["about"]
     return Reply(
-        silo=_int(about["silo"]), round=_int(about["round"]), arrays=_arrays(content), metrics=_metrics(content)
+        silo=_int(about["silo"]), round=_int(about["round"]), arrays=_arrays(content), metrics=_numbers(content)
     )
 
 
@@ -66,7 +76,7 @@ def pack_scores(scores: Scores) -> RecordDict:
 
 def unpack_scores(content: RecordDict) -> Scores:
     """Return the :class:`Scores` of a message's content; raises as :func:`unpack_reply`."""
-    return Scores(silo=_int(content.config_records["about"]["silo"]), values=_metrics(content))
+    return Scores(silo=_int(content.config_records["about"]["silo"]), values=_numbers(content))
 
 
 def _array_record(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
@@ -74,7 +84,23 @@ def _array_record(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
 
 
 def _arrays(content: RecordDict) -> dict[str, np.ndarray]:
-    return {name: array.numpy() for name, array in content.array_records["arrays"].items()}
+    return {name: _array(name, array) for name, array in content.array_records["arrays"].items()}
+
+
+def _array(name: str, array: Array) -> np.ndarray:
+    """Return an array after checking that its data are what its header declares, before memory is taken for it."""
+    if array.stype != _NUMPY:
+        raise ValueError(f"array {name}: serialised as {array.stype}, expected {_NUMPY}")
+    file = io.BytesIO(array.data)
+    version = np.lib.format.read_magic(file)
+    if version not in _VERSIONS:
+        raise ValueError(f"array {name}: unknown version {version} of the npy format")
+    shape, fortran_order, dtype = _VERSIONS[version](file)
+    size, count = len(array.data) - file.tell(), math.prod(shape)
+    if dtype.kind not in "fiu" or min(shape, default=0) < 0 or count * dtype.itemsize != size:
+        raise ValueError(f"array {name}: declares {dtype} {shape} and holds {size} bytes")
+    values = np.frombuffer(array.data, dtype, count, file.tell()) if count else np.zeros(0, dtype)
+    return values.reshape(shape, order="F" if fortran_order else "C").copy()
 
 
 def _metric_record(metrics: Mapping[str, float]) -> MetricRecord:
@@ -82,9 +108,24 @@ def _metric_record(metrics: Mapping[str, float]) -> MetricRecord:
     return MetricRecord(values)
 
 
-def _metrics(content: RecordDict) -> dict[str, float]:
-    return dict(content.metric_records["metrics"])  # type: ignore[arg-type]  # lists are checked with the other values
+def _numbers(content: RecordDict) -> dict[str, float]:
+    """Return the numbers of a reply.
+
+    Raises:
+        ValueError: too many, a list instead of a number, or a name that is not one short line.
+    """
+    metrics = content.metric_records["metrics"]
+    if len(metrics) > _MAX_SCORES:
+        raise ValueError(f"it reports {len(metrics)} numbers, at most {_MAX_SCORES} are expected")
+    for name, value in metrics.items():
+        if len(name) > _MAX_NAME or not name.isprintable():
+            raise ValueError(f"it reports a number with an invalid name ({len(name)} characters)")
+        if not isinstance(value, int | float):
+            raise ValueError(f"it reports a list as {name}, not a number")
+    return {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
 
 
 def _int(value: ConfigRecordValues) -> int:
-    return int(value)  # type: ignore[arg-type]  # a list raises TypeError
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError("its number of the silo or of the round is not an integer")
+    return value

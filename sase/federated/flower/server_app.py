@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import httpx
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from sase.atomic import write_text
 from sase.config import from_mapping
-from sase.errors import InputError
+from sase.errors import InputError, one_line
 from sase.federated.exchange import Instruction, Reply
 from sase.federated.flower.app import SCORES_FILE
 from sase.federated.flower.messages import Scores, pack_instruction, unpack_reply, unpack_scores
@@ -46,7 +47,7 @@ def main(grid: Grid, context: Context) -> None:
     try:
         _run(grid, settings)
     except (InputError, OSError) as error:
-        write_text(Path(settings["home"]) / "error.txt", " ".join(str(error).split()) + "\n")
+        write_text(Path(settings["home"]) / "error.txt", one_line(error, 1000) + "\n")
         raise
     finally:
         logger.removeHandler(handler)
@@ -153,9 +154,11 @@ class SiloGrid:
         pending = self._push(content, message_type, timeout_s + _EXTRA_TTL_S, group_id, nodes, failures)
         activations, checked_at = self._activations(), time.monotonic()
         while pending and time.monotonic() - started < timeout_s:
-            for message in self.grid.pull_messages(list(pending)):
-                node = pending.pop(message.metadata.reply_to_message_id, None)
-                if node is not None:
+            for message_id, node in list(pending.items()):
+                message = self._pull(message_id, _label(node, nodes[node]), failures)
+                if message is not None:
+                    del pending[message_id]
+                if isinstance(message, Message):
                     self._receive(message, node, nodes[node], unpack, replies, failures)
             if time.monotonic() - checked_at > _RESTART_CHECK_S:
                 checked_at = time.monotonic()
@@ -185,6 +188,19 @@ class SiloGrid:
                 pending[message_id] = node
         return pending
 
+    def _pull(self, message_id: str, label: str, failures: list[str]) -> Message | str | None:
+        """Return the reply to a message, None as long as there is none, or why it cannot be read.
+
+        Replies are pulled one by one: Flower raises for a damaged one, after discarding those pulled together with it.
+        """
+        try:
+            return next(iter(self.grid.pull_messages([message_id])), None)
+        except (OSError, httpx.HTTPError):  # of the connection to the SuperLink, not of the reply
+            raise
+        except Exception as error:
+            failures.append(f"{label}: damaged reply ({one_line(error, 200)})")
+            return failures[-1]
+
     def _receive(
         self,
         message: Message,
@@ -196,13 +212,14 @@ class SiloGrid:
     ) -> None:
         label = _label(node, silo)
         if message.has_error():
-            reason = " ".join((message.error.reason or "").split())
+            reason = one_line(message.error.reason or "")
             failures.append(f"{label}: {reason or f'error {message.error.code}'}")
             return
         try:
             reply = unpack(message.content)
-        except (ValueError, KeyError, TypeError) as error:
-            failures.append(f"{label}: malformed reply ({' '.join(str(error).split())})")
+        except Exception as error:  # whatever a reply holds, the others count
+            log.debug("%s", label, exc_info=True)
+            failures.append(f"{label}: malformed reply ({one_line(error, 200)})")
             return
         if silo is not None and reply.silo != silo:
             failures.append(f"{label}: its reply claims to be silo {reply.silo}")

@@ -1,0 +1,80 @@
+"""The global model between two rounds, and what the replies of a round make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sase.federated.admission import Admitted
+from sase.federated.aggregation import Rule, aggregate, moving_average, nova_factors, silo_weights
+from sase.federated.config import FederatedConfig
+from sase.federated.layout import Layout
+from sase.federated.server_optimiser import ServerOptimiser
+
+
+@dataclass(frozen=True)
+class GlobalModel:
+    """The global model after a round.
+
+    Attributes:
+        newest: sent to the silos, name to array.
+        averaged: scored and saved: ``newest`` or its moving average over rounds.
+        optimiser: the server's, with its moments; not stepped in place.
+        silos: the replies that made it; none for a model that was not made in this process.
+        alphas: their weights, (silos,).
+    """
+
+    newest: dict[str, np.ndarray]
+    averaged: dict[str, np.ndarray]
+    optimiser: ServerOptimiser
+    silos: Sequence[Admitted] = ()
+    alphas: Any = ()
+
+    @property
+    def not_finite(self) -> str:
+        """The name of an array with NaN or infinity; empty if there is none."""
+        return next((name for name, value in self.newest.items() if not np.isfinite(value).all()), "")
+
+    def after(self, replies: Sequence[Admitted], config: FederatedConfig, layout: Layout, decay: float) -> GlobalModel:
+        """Return the global model that replies make of this one, which stays as it is.
+
+        Args:
+            replies: of the next round, sorted by silo.
+            config: of the federation.
+            layout: of the network.
+            decay: of the moving average; 0 for none.
+        """
+        alphas, optimiser = _weights(replies, config), self.optimiser.copy()
+        steps = [reply.metrics["steps"] for reply in replies]
+        newest = aggregate(
+            self.newest,
+            [reply.arrays for reply in replies],
+            alphas,
+            layout,
+            optimiser,
+            nova_factors(alphas, steps) if config.fednova else None,
+            Rule(config.aggregation, config.max_poisoned, config.norm == "local"),
+        )
+        averaged = moving_average(self.averaged, newest, decay, layout) if decay else newest
+        return GlobalModel(newest, averaged, optimiser, replies, alphas)
+
+
+def new_optimiser(config: FederatedConfig) -> ServerOptimiser:
+    """Return the server's optimiser before the first round."""
+    return ServerOptimiser(config.server, config.effective_server_lr, config.momentum, config.beta2, config.adaptivity)
+
+
+def _weights(replies: Sequence[Admitted], config: FederatedConfig) -> np.ndarray:
+    return silo_weights(
+        config.strategy,
+        [reply.metrics["examples"] for reply in replies],
+        [reply.metrics["last_loss"] for reply in replies],
+        [reply.gain_db or 0.0 for reply in replies],
+        config.tau,
+        config.gamma,
+        config.alpha_min,
+        config.max_weight,
+    )
