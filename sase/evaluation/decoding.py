@@ -128,7 +128,7 @@ def _done(out: Path) -> dict[str, str]:
     """Return {utt: key} of the files that have not changed since they were written."""
     done = {}
     for path in sorted(out.glob("done/*")):
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # a line may be truncated
             fields = line.split(" ")
             if len(fields) == 3 and fields[2] == dump.file_fingerprint(_wav(out, fields[0])):
                 done[fields[0]] = fields[1]
