@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from sase import metrics
 from sase.config import from_mapping
 from sase.data.dataset import Mixtures, PairSet
 from sase.errors import InputError
@@ -32,7 +31,7 @@ from sase.training.config import TrainConfig, build_optimizer
 from sase.training.distributed import Workers
 from sase.training.loop import EpochStats, GradientGuard, TrainingStep, learning_rate, train_epoch
 from sase.training.performance import autocast, training_precision
-from sase.training.validation import PairSubset, validate
+from sase.training.validation import PairSubset, measure_set
 
 
 class Silo:
@@ -105,8 +104,7 @@ class Silo:
             number = instruction.round - 1
             raise InputError(f"silo {self.index}: no norm layers of round {number} found in {self.personal.folder}")
         model = self._model(train, fed, instruction, restored)
-        _, results = validate(model, PairSubset(self._pair_set(subset, train), utts=utts))
-        rows = [metrics.evaluate(clean, enhanced, train.model.sample_rate, measures) for clean, enhanced in results]
+        rows = measure_set(model, PairSubset(self._pair_set(subset, train), utts=utts), measures)
         means = {name: float(np.nanmean([row[name] for row in rows])) for name in measures}
         return {**means, "utterances": len(rows)}
 
