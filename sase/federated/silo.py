@@ -16,6 +16,7 @@ from torch import nn
 
 from sase.config import from_mapping
 from sase.data.dataset import Mixtures, PairSet
+from sase.data.fingerprint import RECORD, require_unchanged
 from sase.errors import InputError
 from sase.federated.aggregation import update_norm
 from sase.federated.config import FederatedConfig
@@ -48,6 +49,7 @@ class Silo:
         self.index, self.data_dir, self.device = index, Path(data_dir), torch.device(device)
         self.personal = PersonalState(state_dir)
         self._pairs: dict[str, PairSet] = {}
+        self._experiment = ""  # whose training set has been checked
 
     def run(self, instruction: Instruction) -> Reply:
         """Train one round and return the reply. Raises InputError for invalid data or diverged training."""
@@ -56,7 +58,8 @@ class Silo:
         torch.manual_seed(train.seed)
         restored = self.personal.read(instruction)
         model = self._model(train, fed, instruction, restored)
-        mixtures = Mixtures(self._pair_set("tr", train), train.data, 1000 * train.seed + self.index)
+        pairs = self._training_set(instruction, train)
+        mixtures = Mixtures(pairs, train.data, 1000 * train.seed + self.index)
         local = _LocalTraining(model, mixtures, train, fed, instruction.round, restored)
         control = local.control_variate()
         result = local.run(_correction(instruction.control, restored.get("control")))
@@ -116,6 +119,16 @@ class Silo:
         if fed.norm == "local" and "norms" in restored:
             load_arrays(model, restored["norms"])
         return model
+
+    def _training_set(self, instruction: Instruction, train: TrainConfig) -> PairSet:
+        """Return the training set; raise InputError if it is not that of the experiment's earlier rounds."""
+        pairs, experiment = self._pair_set("tr", train), instruction.config["experiment"]
+        if self._experiment != experiment or instruction.round == 1:
+            record = self.personal.folder / RECORD
+            advice = f"delete {RECORD} in the silo's state folder to train with it from now on"
+            require_unchanged(record, {"training set": pairs}, instruction.round > 1, advice, experiment)
+            self._experiment = experiment
+        return pairs
 
     def _pair_set(self, name: str, train: TrainConfig) -> PairSet:
         folder = self.data_dir / name
