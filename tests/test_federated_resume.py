@@ -98,9 +98,7 @@ def test_a_silo_whose_data_has_changed_refuses_until_its_owner_agrees(federate, 
     federate("exp", 1, silos=silos)
     (silos / "silo1/tr").unlink()
     os.symlink(dumped(tmp_path / "new", seed=5), silos / "silo1/tr")
-    refusal = (
-        r"silo 1 failed: .*silo1/tr: the training set has changed .*; delete data\.json in the silo's"
-    )
+    refusal = r"silo 1 failed: .*silo1/tr: the training set has changed .*; delete data\.json in the silo's"
     with pytest.raises(InputError, match=refusal):
         federate("exp", 2, silos=silos, min_silos=2, max_repeats=1)
     (tmp_path / "exp/silos/silo1/data.json").unlink()
