@@ -1,6 +1,7 @@
 """Atomic files and folders: written under a temporary name, then renamed."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,18 @@ def remove_leftovers(*folders: str | Path) -> None:
     for folder in folders:
         for leftover in Path(folder).glob(".*.partial*"):
             leftover.unlink()
+
+
+def remove_ended_leftovers(*folders: str | Path) -> None:
+    """Delete temporary files of writers of :func:`atomic_path` that have ended, on this machine; others may be active.
+
+    Args:
+        folders: missing ones are skipped.
+    """
+    for folder in folders:
+        for leftover in Path(folder).glob(".*.partial*"):
+            if (match := re.search(r"\.(\d+)\.partial", leftover.name)) and not Path(f"/proc/{match[1]}").exists():
+                leftover.unlink(missing_ok=True)
 
 
 @contextmanager

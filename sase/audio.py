@@ -13,7 +13,7 @@ import soxr
 
 from sase import containers
 from sase.atomic import atomic_path
-from sase.errors import InputError
+from sase.errors import DiskFullError, InputError
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 RESAMPLER = f"soxr {soxr.__version__} HQ"
@@ -340,4 +340,4 @@ def _write_errors(path: Path) -> Iterator[None]:
         yield
     except (soundfile.SoundFileError, AssertionError) as error:  # the assertion: fewer samples written than given
         reason = str(error) or "not all samples could be written"
-        raise OSError(f"{path}: cannot be written ({reason}); is the disk full?") from None
+        raise DiskFullError(f"{path}: cannot be written ({reason}); is the disk full?") from None

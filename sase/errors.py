@@ -30,3 +30,7 @@ def one_line(text: object, limit: int = 300) -> str:
         return line
     half = (limit - 5) // 2
     return f"{line[:half]} ... {line[-half:]}"
+
+
+class DiskFullError(OSError):
+    """A file could not be written to its end by a library that does not say why: most likely the disk is full."""

@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from sase.atomic import write_text
+from sase.errors import InputError
 
 
 def read(path: str | Path) -> Any:
-    """Return the content of a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Return the content of a JSON file.
+
+    Raises:
+        InputError: it is not valid JSON, such as a truncated file.
+        OSError: it cannot be read.
+    """
+    return _parse(Path(path).read_bytes(), str(path), "delete it and run the same command again")
 
 
 def write(path: str | Path, value: Any, indent: int | None = None) -> None:
@@ -36,9 +43,21 @@ def null_to_nan(value: Any) -> Any:
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """Return the mappings of a JSON Lines file, one per line; an empty list if the file does not exist."""
-    path = Path(path)
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    """Return the mappings of a JSON Lines file, one per line; an empty list if the file does not exist.
+
+    Raises:
+        InputError: a line is not a mapping in JSON, such as the truncated last line of a killed writer.
+    """
+    path, entries = Path(path), []
+    if not path.exists():
+        return []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if line.strip():
+            entry = _parse(line, f"{path}:{number}", "delete this line")
+            if not isinstance(entry, dict):
+                raise InputError(f"{path}:{number}: must be a mapping, is {line[:40]!r}; delete this line")
+            entries.append(entry)
+    return entries
 
 
 def write_jsonl(path: str | Path, entries: Iterable[Mapping[str, Any]]) -> None:
@@ -47,9 +66,20 @@ def write_jsonl(path: str | Path, entries: Iterable[Mapping[str, Any]]) -> None:
 
 
 def append_jsonl(path: str | Path, entry: Mapping[str, Any]) -> None:
-    """Append one mapping as a line; not atomic."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
+    """Append one mapping as a line; not atomic, but never to the truncated line of a killed writer."""
+    with open(path, "a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(json.dumps(entry).encode() + b"\n")
+
+
+def _parse(text: bytes, where: str, advice: str) -> Any:
+    try:
+        return json.loads(text.decode("utf-8-sig"))
+    except ValueError as error:
+        raise InputError(f"{where}: not valid JSON ({error}), truncated or edited; {advice}") from None
 
 
 def _replace(value: Any, leaf: Callable[[Any], Any]) -> Any:

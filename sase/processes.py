@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
+import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import sase
 from sase.errors import InputError
 
 _PR_SET_PDEATHSIG = 1  # of prctl(2): Linux only, like the recipes
 _libc = ctypes.CDLL(None)
+
+log = logging.getLogger(__name__)
 
 
 def child_environment(threads: int) -> dict[str, str]:
@@ -64,16 +70,55 @@ def last_line(path: Path) -> str:
 
 
 @contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
+def terminated_as_exit() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise SystemExit in the block, so that its ``finally`` clauses run.
+
+    A signal that is ignored (``nohup``) or handled already is left alone. The exit status is 128 + the signal's number.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    handled = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        handled = []  # only the main thread may set handlers
+    for number in handled:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def folder_lock(folder: Path, shared: bool = False, name: str = "lock") -> Iterator[None]:
     """Lock a folder, so that no second process writes to it.
+
+    The kernel releases the lock of a killed process. On a file system without locks, a warning is logged. A folder that
+    cannot be written to needs no lock.
+
+    Args:
+        folder: created if necessary.
+        shared: with others that lock it shared, such as the jobs of a stage; not with a process that has it alone.
+        name: of the lock file, for several locks in one folder.
 
     Raises:
         InputError: another process has locked it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "a") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / name, "a")  # noqa: SIM115, open while the lock is needed
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES):
+            raise
+        yield
+        return
+    with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"{folder}: locked by another process that is running; wait for it or stop it") from None
+        except OSError as error:
+            log.warning("%s: cannot be locked (%s); make sure that no other process writes to it", folder, error)
         yield

@@ -2,8 +2,11 @@
 
 import ast
 import json
+import os
 import pkgutil
 import resource
+import shlex
+import signal
 import subprocess
 import sys
 
@@ -15,8 +18,8 @@ import torch
 import sase.bin
 from helpers.audio import bad_files, noise
 from helpers.dumps import dump_all, make_set
-from sase import Enhancer, audio, pretrained
-from sase.bin.main import main
+from sase import Enhancer, audio, extras, pretrained
+from sase.bin.main import main, run
 from sase.data import datadir
 from sase.model import build_model, save_model
 
@@ -281,12 +284,84 @@ def test_bench(command, words):
     assert len(json.loads(out)["rows"]) == 1
 
 
-def test_a_missing_extra_is_named():
-    from sase.bin.main import run
-
-    def main():
-        raise ModuleNotFoundError("No module named 'pesq'", name="pesq")
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [("pesq", "recipe"), ("flwr.common", "federated"), ("espeakng_loader", "recipe"), ("hypothesis", "test")],
+)
+def test_a_missing_package_is_named_with_a_command_that_installs_it(root, module, extra):
+    def fail():
+        raise ModuleNotFoundError(f"No module named '{module}'", name=module)
 
     with pytest.raises(SystemExit) as caught:
-        run(main, "score")
-    assert str(caught.value) == "sase score: the package pesq is not installed; pip install 'sase[recipe]'"
+        run(fail, "score")
+    message, _, command = str(caught.value).partition("; ")
+    assert message == f"sase score: the package {module.partition('.')[0]} is not installed"
+    pip, install, wanted = shlex.split(command)
+    assert (pip, install, wanted) == ("pip", "install", f"{root}[{extra}]")
+    setup = (root / "setup.py").read_text()  # pip reads the extras here
+    assert f'"{extra}":' in setup
+
+
+def test_a_package_of_no_extra_is_installed_by_its_own_name(monkeypatch):
+    assert extras.missing_package("nowhere.at_all").endswith("pip install nowhere")
+    origin = {"url": "https://example.org/sase.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}}
+    monkeypatch.setattr(extras.sase, "__file__", "/site-packages/sase/__init__.py")
+    monkeypatch.setattr(extras, "distribution", lambda name: Installed(origin))
+    assert extras.missing_package("pesq").endswith("install 'sase[recipe] @ git+https://example.org/sase.git@abc'")
+
+
+class Installed:
+    """A distribution that was installed from a repository."""
+
+    requires = ("torch>=2.6", 'pesq>=0.0.4; extra == "recipe"')
+
+    def __init__(self, origin):
+        self.origin = origin
+
+    def read_text(self, name):
+        return json.dumps(self.origin)
+
+
+PRINT = """
+import sys
+from sase.bin.main import run
+from sase.errors import InputError
+def main():
+    print("α × 10 — été \\udcff")
+    raise InputError("größer als α")
+run(main, "score")
+"""
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_a_terminal_of_any_encoding_shows_everything(root, encoding):
+    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONIOENCODING": encoding, "LC_ALL": "C"}
+    done = subprocess.run([sys.executable, "-c", PRINT], env=environment, capture_output=True)
+    assert done.returncode == 1
+    assert done.stdout == ("α × 10 — été \udcff\n").encode(encoding, "backslashreplace")
+    assert done.stderr == "sase score: größer als α\n".encode(encoding, "backslashreplace")
+
+
+WRITE = """
+import sys, time
+from sase.atomic import atomic_path
+from sase.bin.main import run
+def main():
+    with atomic_path(sys.argv[1]) as partial:
+        partial.write_text("half")
+        print("writing", flush=True)
+        time.sleep(60)
+run(main, "enhance")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_terminated_command_leaves_no_temporary_file(root, tmp_path, number):
+    command = [sys.executable, "-c", WRITE, str(tmp_path / "a.wav")]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"writing\n"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert not err
+    assert not list(tmp_path.iterdir())

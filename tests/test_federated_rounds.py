@@ -287,7 +287,7 @@ def test_silos_continue_from_the_newest_model_while_its_average_is_saved(silos_d
 def test_personal_states_of_last_two_and_best_rounds_are_kept(silos_dir, dev_set, tmp_path):
     config, fed = train_config("batch"), fed_config(norm="local", num_rounds=5)
     server = run(config, fed, silos_dir, dev_set, tmp_path / "exp")
-    names = {p.name for p in (tmp_path / "exp/silos/silo0").iterdir()}
+    names = {p.name for p in (tmp_path / "exp/silos/silo0").glob("*.pt")}
     assert {"state-4.pt", "state-5.pt"} <= names <= {"state-4.pt", "state-5.pt", f"state-{server.best_round}.pt"}
     other = Server(config, replace(fed, momentum=0.5), dev_set, tmp_path / "other")
     silo = Silo(0, silos_dir / "silo0", tmp_path / "exp/silos/silo0")

@@ -320,7 +320,7 @@ def test_command_continues_after_bad_files_and_fails_for_missing_ones(folders, t
     clean, enhanced = folders
     (enhanced / "u1.flac").write_bytes(b"broken")
     done = score("--clean", clean, "--enhanced", enhanced, "--out", tmp_path)
-    assert done.returncode == 0
+    assert done.returncode == 1
     assert "u1: " in done.stderr
     assert "2 scored, 1 failed, 0 without speech" in done.stdout
     assert (tmp_path / "scores.csv").is_file()
@@ -328,7 +328,7 @@ def test_command_continues_after_bad_files_and_fails_for_missing_ones(folders, t
     done = score("--clean", clean, "--enhanced", enhanced, "--json", "--nj", "2")
     assert done.returncode == 1
     assert "u0: no enhanced file" in done.stderr
-    assert "1 enhanced files are missing" in done.stderr
+    assert "2 utterances are not scored, of which 1 have no enhanced file: the means are not those" in done.stderr
     assert (json.loads(done.stdout)["scored"], json.loads(done.stdout)["failed"]) == (1, 2)
 
 

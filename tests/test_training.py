@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,13 +19,14 @@ from sase.config import to_mapping
 from sase.data.dataset import Mixtures, PairSet
 from sase.errors import InputError
 from sase.losses.objectives import build_loss
+from sase.metrics.measures import pesq_wb
 from sase.model import build_model, load_model
 from sase.training.checkpoint import first_difference, load_checkpoint
 from sase.training.config import load_train_config
 from sase.training.distributed import init_workers
 from sase.training.loop import EpochStats, GradientGuard, TrainingStep, learning_rate, train_epoch
 from sase.training.trainer import Trainer
-from sase.training.validation import validate
+from sase.training.validation import development_scores, validate
 
 CONFIG = """
 model: {preset: mini, recurrent: 4, bands: 8}
@@ -111,16 +114,45 @@ def test_non_finite_gradients_are_skipped_and_too_many_stop_training(dump):
         train_epoch(step, (mixtures.batch(n) for n in range(9)))
 
 
+def signals(index, clean, enhanced):
+    return clean, enhanced
+
+
 def test_validation_does_not_change_the_model_and_equals_single_utterances(dump):
     pairs, model = PairSet(dump), build_model({"preset": "mini"}).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    ratio, results = validate(model, pairs, max_batch_s=2.0)
+    ratio, results = validate(model, pairs, signals, max_batch_s=2.0)
     assert model.training
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    alone, results_alone = validate(model, pairs, max_batch_s=0.1)
+    alone, results_alone = validate(model, pairs, signals, max_batch_s=0.1)
     assert ratio == pytest.approx(alone, abs=1e-3)
     assert math.isfinite(ratio)
     assert [len(clean) for clean, _ in results] == pairs.lengths.tolist() == [len(e) for _, e in results_alone]
+
+
+def test_the_scores_of_a_set_hold_one_batch_at_a_time(dump):
+    pairs, model = PairSet(dump), build_model({"preset": "mini"})
+    seen, alive = [], []
+
+    def measure(index, clean, enhanced):
+        seen.append(weakref.ref(enhanced))
+        alive.append(sum(reference() is not None for reference in seen))
+        return index
+
+    ratio, indices = validate(model, pairs, measure, max_batch_s=0.1)
+    assert indices == list(range(len(pairs)))
+    assert len(alive) > 2
+    assert max(alive) == 1
+    assert ratio == validate(model, pairs, max_batch_s=0.1)[0]
+
+
+def test_development_scores_are_those_of_all_utterances_in_the_order_of_the_set(dump):
+    pairs, model = PairSet(dump), build_model({"preset": "mini"})
+    ratio, results = validate(model, pairs, signals)
+    pesq = [pesq_wb(clean, enhanced, pairs.sample_rate) for clean, enhanced in results]
+    expected = {"dev_SI_SNR": round(ratio, 4), "dev_PESQ_WB": round(float(np.nanmean(pesq)), 4)}
+    assert development_scores(model, pairs, "PESQ_WB") == expected
+    assert development_scores(model, pairs, "SI_SNR") == {"dev_SI_SNR": round(ratio, 4)}
 
 
 def test_an_experiment_writes_its_files(trainer, tmp_path):

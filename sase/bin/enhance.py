@@ -21,31 +21,31 @@ def main() -> None:
 
     import sys
     import time
+    from contextlib import nullcontext
 
     import torch
     from tqdm import tqdm
 
+    from sase.atomic import remove_ended_leftovers
+    from sase.batch import Failures
     from sase.enhancer import Enhancer, plan_outputs
     from sase.errors import InputError
 
     pairs = plan_outputs(args.inputs, args.out)
     torch.set_num_threads(args.threads)
     enhancer = Enhancer.from_pretrained(args.model, args.device)
-    failed, seconds, started = 0, 0.0, time.monotonic()
+    remove_ended_leftovers(*{target.parent for _, target in pairs})
+    failures = Failures(lambda line: tqdm.write(f"sase enhance: {line}", file=sys.stderr))
+    seconds, started = 0.0, time.monotonic()
     with tqdm(unit="s", unit_scale=True, disable=None, leave=False) as bar:  # None: only on a terminal
         for number, (source, target) in enumerate(pairs, 1):
             bar.set_description(f"{number}/{len(pairs)} {source.name}")
-            try:
+            with failures.of(str(source)) if len(pairs) > 1 else nullcontext():
                 seconds += enhancer.enhance_file(source, target, bar.update)
-            except InputError as error:
-                if len(pairs) == 1:
-                    raise
-                failed += 1
-                tqdm.write(f"sase enhance: {' '.join(str(error).split())}", file=sys.stderr)
     wall = time.monotonic() - started
-    print(f"{args.out}: {len(pairs) - failed} files, {seconds:.1f} s of audio in {wall:.1f} s")
-    if failed:
-        raise InputError(f"{failed} of {len(pairs)} failed")
+    print(f"{args.out}: {len(pairs) - len(failures)} files, {seconds:.1f} s of audio in {wall:.1f} s")
+    if failures:
+        raise InputError(f"{len(failures)} of {len(pairs)} failed")
 
 
 if __name__ == "__main__":

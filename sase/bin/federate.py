@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, help="random seed (default: the config's)")
     parser.add_argument("--ngpu", type=int, default=0, help="0: CPU, 1: GPU (%(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: OMP_NUM_THREADS, or all cores)")
+    parser.add_argument("--restart", action="store_true", help="discard the training in --exp and start anew")
     args = parser.parse_args()
 
     import importlib
@@ -37,9 +38,11 @@ def main() -> None:
     from sase.federated import ENGINES, Engine
     from sase.federated.config import load_federated_config
     from sase.federated.inproc import count_silos
+    from sase.processes import folder_lock
     from sase.training.config import load_train_config
     from sase.training.launch import threads_per_process
     from sase.training.performance import keep_freed_memory
+    from sase.training.trainer import discard_training
 
     if args.engine not in ENGINES:
         raise InputError(f"--engine {args.engine}: choose from {', '.join(ENGINES)}")
@@ -52,12 +55,15 @@ def main() -> None:
     fed_config = load_federated_config(args.fl_config, [*args.fl_set, *([f"num_silos={count}"] if count else [])])
     keep_freed_memory()
     torch.set_num_threads(args.threads or threads_per_process(1))
-    Path(args.exp).mkdir(parents=True, exist_ok=True)
-    handlers: list[logging.Handler] = [logging.StreamHandler(), logging.FileHandler(Path(args.exp) / "train.log")]
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers)
-    engine = cast(Engine, importlib.import_module(ENGINES[args.engine]))
-    options = dict(option.split("=", 1) for option in args.engine_option)
-    engine.run(config, fed_config, args.silos, args.dev_set, args.exp, "cuda" if args.ngpu else "cpu", options)
+    with folder_lock(Path(args.exp)):
+        if args.restart:
+            discard_training(args.exp)
+        log_file = logging.FileHandler(Path(args.exp) / "train.log", encoding="utf-8")
+        handlers: list[logging.Handler] = [logging.StreamHandler(), log_file]
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers)
+        engine = cast(Engine, importlib.import_module(ENGINES[args.engine]))
+        options = dict(option.split("=", 1) for option in args.engine_option)
+        engine.run(config, fed_config, args.silos, args.dev_set, args.exp, "cuda" if args.ngpu else "cpu", options)
 
 
 if __name__ == "__main__":

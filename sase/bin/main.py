@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import pkgutil
 import sys
@@ -11,15 +12,22 @@ from typing import Any, NoReturn
 
 import sase.bin
 from sase.errors import InputError
+from sase.extras import missing_package
+from sase.processes import terminated_as_exit
 
 
 def run(main: Callable[[], Any], name: str) -> NoReturn:
     """Call ``main()`` and exit: 0 on success, 1 with one line for bad input or an OSError, 130 on Ctrl-C.
 
-    ``SASE_DEBUG=1`` in the environment shows the traceback instead.
+    SIGTERM and SIGHUP end it with status 143 and 129 after cleaning up: temporary files are deleted. Characters that
+    the terminal's encoding lacks are escaped. ``SASE_DEBUG=1`` in the environment shows the traceback instead.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        sys.exit(main())
+        with terminated_as_exit():
+            sys.exit(main())
     except (InputError, OSError) as error:
         if os.environ.get("SASE_DEBUG") == "1":
             raise
@@ -27,7 +35,7 @@ def run(main: Callable[[], Any], name: str) -> NoReturn:
     except ModuleNotFoundError as error:
         if (error.name or "sase").startswith("sase"):
             raise
-        sys.exit(f"sase {name}: the package {error.name} is not installed; pip install 'sase[recipe]'")
+        sys.exit(f"sase {name}: {missing_package(error.name or '')}")
     except KeyboardInterrupt:
         sys.exit(130)
 

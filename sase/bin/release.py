@@ -14,11 +14,15 @@ def main() -> None:
     parser.add_argument("--out", help="output folder (the package's own)")
     args = parser.parse_args()
 
+    from pathlib import Path
+
     from sase import pretrained
     from sase.evaluation.release import release
+    from sase.processes import folder_lock
 
-    for path in release(args.exp, args.scores, args.name, args.notes, args.out or pretrained.FOLDER):
-        print(f"{path}: written")
+    with folder_lock(Path(args.exp), shared=True):
+        for path in release(args.exp, args.scores, args.name, args.notes, args.out or pretrained.FOLDER):
+            print(f"{path}: written")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 EPILOG = """Files of two folders are paired by their names without suffix. A bad utterance (unreadable, silent, or of
-another length or rate than the clean one) is reported, counted and skipped. The exit status is 1 if nothing could be
+another length or rate than the clean one) is reported, counted and skipped. The exit status is 1 if one could not be
 scored or an enhanced file is missing, since the means are then not those of the whole set."""
 
 
@@ -35,24 +35,27 @@ def main() -> int:
     from functools import partial
 
     from sase.evaluation import results, scoring
+    from sase.evaluation.locking import output_lock
 
     log = partial(print, file=sys.stderr, flush=True)
     if args.clean:
         summary = scoring.score_folders(args.clean, args.enhanced, args.out, args.nj, log).summary()
     else:
         out = args.out or f"{args.enhanced}/scoring"
-        if not args.finish:
-            jobs = {"job": args.job, "nj": args.nj} if args.job else {"workers": args.nj}
-            scoring.score_shard(args.data, args.enhanced, out, log=log, **jobs)
-            if args.job:
-                return 0
-        shards = {"nj": args.nj} if args.finish else {"workers": args.nj}
-        summary = results.finish(args.data, args.enhanced, out, args.results, utt=args.utt, log=log, **shards)
+        with output_lock(out, args.job, within=2):
+            if not args.finish:
+                jobs = {"job": args.job, "nj": args.nj} if args.job else {"workers": args.nj}
+                scoring.score_shard(args.data, args.enhanced, out, log=log, **jobs)
+                if args.job:
+                    return 0
+            shards = {"nj": args.nj} if args.finish else {"workers": args.nj}
+            summary = results.finish(args.data, args.enhanced, out, args.results, utt=args.utt, log=log, **shards)
     short = {key: summary[key] for key in ("mean", "scored", "failed")}
     print(json.dumps(short) if args.json else results.text(summary))
-    if summary["missing"]:
-        log(f"sase score: {summary['missing']} enhanced files are missing: the means are not those of the whole set")
-    return 1 if summary["missing"] else 0
+    if summary["failed"]:
+        counts = f"{summary['failed']} utterances are not scored, of which {summary['missing']} have no enhanced file"
+        log(f"sase score: {counts}: the means are not those of the whole set")
+    return 1 if summary["failed"] else 0
 
 
 if __name__ == "__main__":

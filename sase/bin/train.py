@@ -23,14 +23,17 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, help="CPU threads per process (OMP_NUM_THREADS, or an equal share of the cores)"
     )
+    parser.add_argument("--restart", action="store_true", help="discard the training in --exp and start anew")
     args = parser.parse_args()
 
     import logging
+    from contextlib import ExitStack
     from pathlib import Path
 
     import torch
 
     from sase.errors import InputError
+    from sase.processes import folder_lock
     from sase.training.config import load_train_config
     from sase.training.distributed import init_workers
     from sase.training.launch import (
@@ -41,7 +44,7 @@ def main() -> None:
         under_torchrun,
     )
     from sase.training.performance import keep_freed_memory
-    from sase.training.trainer import Trainer
+    from sase.training.trainer import Trainer, discard_training
 
     processes = processes_per_node(args.ngpu, args.processes)
     if not 0 <= args.node_rank < args.num_nodes:
@@ -50,17 +53,20 @@ def main() -> None:
         )
     config = load_train_config(args.config, args.set, args.seed)
     threads = args.threads or threads_per_process(processes)
+    if args.restart and args.node_rank == 0 and not under_torchrun():
+        with folder_lock(Path(args.exp)):
+            discard_training(args.exp)
     if (processes > 1 or args.num_nodes > 1) and not under_torchrun():
         launch(processes, threads, args.num_nodes, args.node_rank, args.rendezvous)
         return
     torch.set_num_threads(threads)
     keep_freed_memory()
-    with abort_launcher_on_error():
+    with abort_launcher_on_error(), ExitStack() as locked:
         workers = init_workers(use_gpu=args.ngpu > 0)
         handlers: list[logging.Handler] = [logging.StreamHandler()]
         if workers.is_main:
-            Path(args.exp).mkdir(parents=True, exist_ok=True)
-            handlers.append(logging.FileHandler(Path(args.exp) / "train.log"))
+            locked.enter_context(folder_lock(Path(args.exp)))
+            handlers.append(logging.FileHandler(Path(args.exp) / "train.log", encoding="utf-8"))
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers)
         Trainer(config, args.train_set, args.dev_set, args.exp, workers).run()
         workers.shut_down()

@@ -88,6 +88,13 @@ class PairSet:
         device: of the segments.
         max_bytes: the largest set, noisy and clean together, that is kept on the device.
 
+    Attributes:
+        path: of the dump.
+        utts: utterances, sorted.
+        noisy, clean: the :class:`sase.data.dump.Entry` of each.
+        lengths, starts: numbers of samples, and their cumulative sums from 0, (utterances,).
+        fits_memory: whether the set is kept on the device.
+
     Raises:
         InputError: no utterances, or noisy and clean audio of different length.
     """
@@ -99,21 +106,22 @@ class PairSet:
         device: str | torch.device = "cpu",
         max_bytes: int = MAX_CACHED_BYTES,
     ) -> None:
-        data = read_data_dir(dump_dir)
+        self.path, data = Path(dump_dir), read_data_dir(dump_dir)
         if not len(data):
             raise InputError(f"{dump_dir}: contains no utterances")
         self.utts, self.sample_rate, self.device = list(data.utts), sample_rate, torch.device(device)
-        self._noisy, self._clean = ([read_entry(table[utt]) for utt in self.utts] for table in (data.noisy, data.clean))
-        for utt, noisy, clean in zip(self.utts, self._noisy, self._clean):
+        self.noisy, self.clean = ([read_entry(table[utt]) for utt in self.utts] for table in (data.noisy, data.clean))
+        for utt, noisy, clean in zip(self.utts, self.noisy, self.clean):
             if noisy.num_samples != clean.num_samples:
                 samples = f"{noisy.num_samples} noisy and {clean.num_samples} clean samples"
                 raise InputError(f"{dump_dir}: {utt} has {samples}; run stage 2 again")
-        lengths = torch.tensor([entry.num_samples for entry in self._clean])
+        lengths = torch.tensor([entry.num_samples for entry in self.clean])
         self.lengths, self.starts = lengths.to(self.device), (lengths.cumsum(0) - lengths).to(self.device)
         self._num_samples = int(lengths.sum())
         self._cached: list[torch.Tensor] = []
-        if 4 * self._num_samples <= max_bytes:
-            self._cached = [self._cache(entries) for entries in (self._noisy, self._clean)]
+        self.fits_memory = 4 * self._num_samples <= max_bytes
+        if self.fits_memory:
+            self._cached = [self._cache(entries) for entries in (self.noisy, self.clean)]
 
     def __len__(self) -> int:
         return len(self.utts)
@@ -156,7 +164,7 @@ class PairSet:
             noisy, clean = (wav[index] for wav in self._cached)
         else:
             places = list(zip(utt.tolist(), first.tolist()))
-            noisy, clean = (self._read(entries, places, num_samples, wrap) for entries in (self._noisy, self._clean))
+            noisy, clean = (self._read(entries, places, num_samples, wrap) for entries in (self.noisy, self.clean))
         noisy, clean = (wav.float() / FULL_SCALE for wav in (noisy, clean))
         if wrap:
             return noisy, clean, torch.full_like(first, num_samples)

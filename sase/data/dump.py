@@ -20,6 +20,7 @@ import numpy as np
 
 from sase import audio, completion
 from sase.atomic import atomic_path, remove_leftovers
+from sase.batch import Failures
 from sase.data.datadir import shard, validate_data_dir, write_data_dir, write_table
 from sase.data.sources import Source, read_source
 from sase.errors import InputError
@@ -260,21 +261,20 @@ def _write_arks(
     Returns:
         {utt: (noisy spec, clean spec, samples)}, {bad utt: reason}, and seconds of audio, noisy and clean.
     """
-    entries, bad, seconds = {}, {}, 0.0
+    entries, failures, seconds = {}, Failures(log), 0.0
     with (
         _ark_writer(_ark(dump_dir, "wav", job), sample_rate) as write_noisy,
         _ark_writer(_ark(dump_dir, "spk1", job), sample_rate) as write_clean,
     ):
         for utt in utts:
-            try:
-                noisy, clean = _read_pair(source, utt, sample_rate, keep_all)
-            except (InputError, OSError) as error:
-                bad[utt] = " ".join(str(error).split())
-                log(f"{utt}: {bad[utt]}")
-                continue
-            entries[utt] = (write_noisy(utt, noisy), write_clean(utt, clean), len(noisy))
-            seconds += 2 * len(noisy) / sample_rate
-    return entries, bad, seconds
+            pair = None
+            with failures.of(utt):
+                pair = _read_pair(source, utt, sample_rate, keep_all)
+            if pair is not None:
+                noisy, clean = pair
+                entries[utt] = (write_noisy(utt, noisy), write_clean(utt, clean), len(noisy))
+                seconds += 2 * len(noisy) / sample_rate
+    return entries, failures.reasons, seconds
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from tqdm import tqdm
 import sase
 from sase import audio, completion
 from sase.atomic import remove_leftovers
+from sase.batch import Failures
 from sase.config import to_mapping
 from sase.data import dump
 from sase.data.datadir import read_data_dir, shard, write_table
@@ -59,22 +60,18 @@ def decode_shard(
     if todo:
         (out / "spk1.scp").unlink(missing_ok=True)  # it would list files of two models
         (out / "done").mkdir(parents=True, exist_ok=True)
-    failed, seconds, started = 0, 0.0, time.monotonic()
+    failures, seconds, started = Failures(tqdm.write), 0.0, time.monotonic()
     for utt in tqdm(todo, unit="utt", disable=None, leave=False):  # None: only on a terminal
-        try:
+        with failures.of(utt):
             seconds += _decode(enhancer, data.noisy[utt], _wav(out, utt))
-        except InputError as error:
-            failed += 1
-            tqdm.write(f"{utt}: {' '.join(str(error).split())}")
-            continue
-        with open(out / "done" / str(job), "a", encoding="utf-8") as file:
-            # The newline comes first: a killed job may have left a truncated line.
-            file.write(f"\n{utt} {keys[utt]} {dump.file_fingerprint(_wav(out, utt))}")
+            with open(out / "done" / str(job), "a", encoding="utf-8") as file:
+                # The newline comes first: a killed job may have left a truncated line.
+                file.write(f"\n{utt} {keys[utt]} {dump.file_fingerprint(_wav(out, utt))}")
     wall = time.monotonic() - started
-    counts = f"{len(todo) - failed} utterances enhanced, {len(utts) - len(todo)} before, {failed} failed"
+    counts = f"{len(todo) - len(failures)} utterances enhanced, {len(utts) - len(todo)} before, {len(failures)} failed"
     log(f"shard {job} of {nj}: {counts}; {seconds:.1f} s of audio in {wall:.1f} s")
-    if failed:
-        raise InputError(f"{data_dir}: {failed} of {len(utts)} utterances failed, listed above")
+    if failures:
+        raise InputError(f"{data_dir}: {len(failures)} of {len(utts)} utterances failed, listed above")
 
 
 def finish(enhancer: Enhancer, data_dir: str | Path, out: str | Path) -> int:
@@ -128,7 +125,7 @@ def _done(out: Path) -> dict[str, str]:
     """Return {utt: key} of the files that have not changed since they were written."""
     done = {}
     for path in sorted(out.glob("done/*")):
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # a line may be truncated
             fields = line.split(" ")
             if len(fields) == 3 and fields[2] == dump.file_fingerprint(_wav(out, fields[0])):
                 done[fields[0]] = fields[1]

@@ -31,6 +31,8 @@ def release(
     Raises:
         InputError: a file is missing.
     """
+    if Path(name).name != name:
+        raise InputError(f"--name {name}: must be the name of a file, without a folder")
     exp, summary = Path(exp), Path(scoring_dir) / SUMMARY
     for path in (exp / "best.pt", exp / "config.yaml", exp / "history.jsonl", summary, Path(notes)):
         if not path.is_file():

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from sase import audio, completion, jsonfile
 from sase.atomic import remove_leftovers
+from sase.batch import ends_batch, reason_of
 from sase.data import dump
 from sase.data.datadir import DataDir, read_data_dir, read_table, shard
 from sase.errors import InputError
@@ -252,8 +253,10 @@ def _try_pair(pair: Pair) -> tuple[dict[str, float], None] | tuple[None, str]:
     """Return the values of a pair and None, or None and the reason for the failure."""
     try:
         return score_pair(pair), None
-    except (InputError, OSError) as error:
-        return None, " ".join(str(error).split())
+    except Exception as error:
+        if ends_batch(error):
+            raise
+        return None, reason_of(error)
 
 
 def _progress(outcomes: Iterable[Any], total: int) -> Iterable[Any]:

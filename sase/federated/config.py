@@ -13,6 +13,7 @@ SERVERS = ("plain", "momentum", "adam", "yogi")
 PAYLOADS = ("float32", "bfloat16", "int8")
 NORM_POLICIES = ("average", "local", "none")
 SCHEDULES = ("cosine", "constant")
+LENGTH = ("federated", "num_rounds")  # may grow when training has finished
 OPERATIONAL = ("min_silos", "max_repeats", "repeat_wait_s", "round_timeout_s")  # may change on resume
 # Keys that silos of version 0.1 do not know, and need not.
 LATER = ("max_weight", "aggregation", "max_poisoned", "max_statistics_ratio", "max_drop_db")
@@ -27,7 +28,8 @@ class FederatedConfig:
 
     Attributes:
         num_silos: number of silos; the command counts the folders.
-        num_rounds: number of rounds.
+        num_rounds: number of rounds. A finished training may be resumed with more; the cosine schedule is then that of
+            the longer training, as described for ``epochs`` of :class:`sase.training.config.OptimiserConfig`.
         local_epochs: epochs of each silo per round. One epoch has as many batches as the silo's audio fills.
         epoch_share: fraction of the silo's audio in a local epoch; less than 1 for shorter rounds.
         local_steps: batches per local epoch, the same for every silo, instead of ``epoch_share``; 0: not used.

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from sase.atomic import remove_leftovers, write_text
 from sase.config import from_mapping, read_yaml, to_mapping, to_yaml
 from sase.errors import InputError
-from sase.federated.config import LATER, OPERATIONAL, FederatedConfig
+from sase.federated.config import LATER, LENGTH, OPERATIONAL, FederatedConfig
 from sase.jsonfile import append_jsonl, write_jsonl
 from sase.training import config as training_config
-from sase.training.checkpoint import first_difference
+from sase.training.checkpoint import first_difference, with_number
 from sase.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -39,28 +39,33 @@ def without_later_defaults(federated: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in federated.items() if name not in LATER or value != defaults[name]}
 
 
-def check_and_write_configs(
-    exp_dir: str | Path, train_config: TrainConfig, fed_config: FederatedConfig
-) -> dict[str, Any]:
-    """Write ``config.yaml`` and ``fl.yaml`` of an experiment folder; return their :func:`resume_key`.
+def check_configs(exp_dir: str | Path, train_config: TrainConfig, fed_config: FederatedConfig) -> dict[str, Any]:
+    """Compare configs with ``config.yaml`` and ``fl.yaml`` of an experiment folder; return their :func:`resume_key`.
+
+    The number of rounds may differ: the server's state decides about it.
 
     Raises:
         InputError: the folder was started with other configs.
     """
     folder, given = Path(exp_dir), {"train": to_mapping(train_config), "federated": to_mapping(fed_config)}
-    wanted, paths = resume_key(given), {"train": folder / "config.yaml", "federated": folder / "fl.yaml"}
-    for part, path in paths.items():
+    wanted = resume_key(given)
+    for part, path in {"train": folder / "config.yaml", "federated": folder / "fl.yaml"}.items():
         if path.exists():
-            old = resume_key({**given, part: read_yaml(path)})
+            old = with_number(resume_key({**given, part: read_yaml(path)}), LENGTH, fed_config.num_rounds)
             if difference := first_difference(old[part], wanted[part]):
                 raise InputError(
                     f"{path}: this folder was started with another config ({difference}); use another --tag"
                 )
+    return wanted
+
+
+def write_configs(exp_dir: str | Path, train_config: TrainConfig, fed_config: FederatedConfig) -> None:
+    """Write ``config.yaml`` and ``fl.yaml`` of an experiment folder, which is created if necessary."""
+    folder = Path(exp_dir)
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
-    write_text(paths["train"], to_yaml(train_config))
-    write_text(paths["federated"], to_yaml(fed_config))
-    return wanted
+    write_text(folder / "config.yaml", to_yaml(train_config))
+    write_text(folder / "fl.yaml", to_yaml(fed_config))
 
 
 def write_rounds(exp_dir: str | Path, history: Iterable[Mapping[str, Any]]) -> None:

@@ -16,11 +16,12 @@ import torch
 
 from sase.config import to_mapping
 from sase.data.dataset import PairSet
+from sase.data.fingerprint import RECORD, require_unchanged
 from sase.errors import InputError, one_line
 from sase.federated import privacy
 from sase.federated.admission import Admitted, admit
 from sase.federated.attempts import Attempts
-from sase.federated.config import FederatedConfig, checked
+from sase.federated.config import LENGTH, FederatedConfig, checked
 from sase.federated.development import SI_SNR, Development
 from sase.federated.exchange import CONTROL, Exchange, Instruction, Reply
 from sase.federated.global_model import GlobalModel, new_optimiser
@@ -28,9 +29,10 @@ from sase.federated.layout import layout_of, load_arrays, to_arrays
 from sase.federated.payload import num_bytes
 from sase.federated.records import (
     add_timing,
-    check_and_write_configs,
+    check_configs,
     resume_key,
     without_later_defaults,
+    write_configs,
     write_rounds,
 )
 from sase.federated.rollback import leave_out
@@ -72,7 +74,8 @@ class Server:
         device: str = "cpu",
     ) -> None:
         self.train, self.config, self.exp_dir = train_config, checked(fed_config), Path(exp_dir)
-        self._resume_key = check_and_write_configs(exp_dir, train_config, fed_config)
+        self._resume_key = check_configs(exp_dir, train_config, fed_config)
+        self._experiment = _experiment_id(self._resume_key)
         self.model = initial_model(train_config).to(device)
         self.layout = layout_of(self.model)
         if fed_config.norm == "none" and self.layout.moments:
@@ -90,8 +93,12 @@ class Server:
         self._attempts: Attempts | None = None
         arrays = to_arrays(self.model, self.layout.names)
         self._global = GlobalModel(arrays, arrays, new_optimiser(fed_config))
-        if self.state_path.exists():
+        resumes = self.state_path.exists()
+        if resumes:
             self._resume()
+        advice = "use another --tag, or start this training anew with --restart"
+        require_unchanged(self.exp_dir / RECORD, {"development set": pairs}, resumes, advice)
+        write_configs(exp_dir, train_config, fed_config)
 
     @property
     def state_path(self) -> Path:
@@ -178,11 +185,10 @@ class Server:
         return {CONTROL + name: mean.astype(np.float32) for name, mean in means.items()}
 
     def _instruction_config(self) -> dict[str, Any]:
-        key = {**self._resume_key, "federated": without_later_defaults(self._resume_key["federated"])}
         return {
             "train": to_mapping(self.train),
             "federated": without_later_defaults(to_mapping(self.config)),
-            "experiment": hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16],
+            "experiment": self._experiment,
             "best_round": self.best_round,
         }
 
@@ -302,6 +308,7 @@ class Server:
         newest = {} if self._global.averaged is self._global.newest else _tensors(self._global.newest)
         return {
             "config": self._resume_key,
+            "experiment": self._experiment,
             "model_config": to_mapping(self.train.model),
             "model": self.model.state_dict(),
             "newest": newest,
@@ -313,7 +320,9 @@ class Server:
         }
 
     def _resume(self) -> None:
-        state = load_checkpoint(self.state_path, self._resume_key, resume_key)
+        state = load_checkpoint(self.state_path, self._resume_key, resume_key, LENGTH)
+        # With more rounds, it is still the experiment that the silos know; missing in states of an earlier version.
+        self._experiment = state.get("experiment", _experiment_id(resume_key(state["config"])))
         self.model.load_state_dict(state["model"])
         averaged = newest = to_arrays(self.model, self.layout.names)
         if stored := state.get("newest"):  # missing in states of an earlier version
@@ -347,7 +356,11 @@ def run_rounds(server: Server, exchange: Exchange) -> None:
             if attempt:
                 log.warning("retrying round %d (%d of %d)", number, attempt, config.max_repeats)
                 time.sleep(config.repeat_wait_s)
-            replies, failures = exchange(instruction)
+            try:
+                replies, failures = exchange(instruction)
+            except (KeyboardInterrupt, SystemExit):
+                log.info("interrupted in round %d, which will be repeated; run the same command to resume", number)
+                raise
             if server.finish_round(replies, failures):
                 break
         else:
@@ -356,6 +369,12 @@ def run_rounds(server: Server, exchange: Exchange) -> None:
                 f"round {number} failed {config.max_repeats + 1} times: fewer than {config.needed_silos} valid replies "
                 f"({server.last_failure}); {kept}; run the same command to resume"
             )
+
+
+def _experiment_id(config: Mapping[str, Any]) -> str:
+    """Return the name by which silos distinguish experiments."""
+    key = {**config, "federated": without_later_defaults(config["federated"])}
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _silo_record(reply: Admitted, alpha: float) -> dict[str, float]:

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from sase import metrics
 from sase.config import from_mapping
 from sase.data.dataset import Mixtures, PairSet
+from sase.data.fingerprint import RECORD, require_unchanged
 from sase.errors import InputError
 from sase.federated.aggregation import update_norm
 from sase.federated.config import FederatedConfig
@@ -33,7 +33,7 @@ from sase.training.config import TrainConfig, build_optimizer
 from sase.training.distributed import Workers
 from sase.training.loop import EpochStats, GradientGuard, TrainingStep, learning_rate, train_epoch
 from sase.training.performance import autocast, training_precision
-from sase.training.validation import PairSubset, validate
+from sase.training.validation import PairSubset, measure_set
 
 _SILENCE_RMS = 1e-4  # −80 dB full scale: three steps of 16 bits, 20 dB below very faint speech
 
@@ -53,6 +53,7 @@ class Silo:
         self.personal = PersonalState(state_dir)
         self._pairs: dict[str, PairSet] = {}
         self._has_speech = False
+        self._experiment = ""  # whose training set has been checked
 
     def run(self, instruction: Instruction) -> Reply:
         """Train one round and return the reply.
@@ -65,7 +66,7 @@ class Silo:
         torch.manual_seed(train.seed)
         restored = self.personal.read(instruction)
         model = self._model(train, fed, instruction, restored)
-        pairs = self._pair_set("tr", train)
+        pairs = self._training_set(instruction, train)
         self._require_speech(pairs)
         mixtures = Mixtures(pairs, train.data, 1000 * train.seed + self.index)
         local = _LocalTraining(model, mixtures, train, fed, instruction.round, restored)
@@ -115,8 +116,7 @@ class Silo:
             number = instruction.round - 1
             raise InputError(f"silo {self.index}: no norm layers of round {number} found in {self.personal.folder}")
         model = self._model(train, fed, instruction, restored)
-        _, results = validate(model, PairSubset(self._pair_set(subset, train), utts=utts))
-        rows = [metrics.evaluate(clean, enhanced, train.model.sample_rate, measures) for clean, enhanced in results]
+        rows = measure_set(model, PairSubset(self._pair_set(subset, train), utts=utts), measures)
         means = {name: float(np.nanmean([row[name] for row in rows])) for name in measures}
         return {**means, "utterances": len(rows)}
 
@@ -137,6 +137,16 @@ class Silo:
                 f"silo {self.index}: no speech in {self.data_dir / 'tr'}: the clean audio of all {len(pairs)} "
                 "utterances is silent; this silo takes no part in training"
             )
+
+    def _training_set(self, instruction: Instruction, train: TrainConfig) -> PairSet:
+        """Return the training set; raise InputError if it is not that of the experiment's earlier rounds."""
+        pairs, experiment = self._pair_set("tr", train), instruction.config["experiment"]
+        if self._experiment != experiment or instruction.round == 1:
+            record = self.personal.folder / RECORD
+            advice = f"delete {RECORD} in the silo's state folder to train with it from now on"
+            require_unchanged(record, {"training set": pairs}, instruction.round > 1, advice, experiment)
+            self._experiment = experiment
+        return pairs
 
     def _pair_set(self, name: str, train: TrainConfig) -> PairSet:
         folder = self.data_dir / name

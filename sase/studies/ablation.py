@@ -214,29 +214,30 @@ def run_one(ablation: Ablation, sets: Sets, out: str | Path, row: str, seed: int
     plan, workers = grid(ablation, out), init_workers(use_gpu=ngpu > 0)
     (row,) = plan.selected([row])
     folder = plan.folder(row, seed)
-    write_text(folder / "train.yaml", to_yaml(train_config(ablation, row, seed)))  # can be used with 'sase train'
-    config = load_train_config(folder / "train.yaml")
-    trainer = Trainer(config, sets.train, sets.dev, folder, workers)
-    epochs = len(trainer.run())
-    started, rate = time.monotonic(), config.model.sample_rate
-    model = trainer.validated.eval()
-    scores = {name: _scores(model, PairSet(path, rate, workers.device)) for name, path in sets.scored.items()}
-    scoring_s = round(time.monotonic() - started, 1)
-    (speed,) = bench_enhance({row: model.cpu()}, [4.0])
-    result = {
-        "row": row,
-        "seed": seed,
-        "config": to_mapping(config),
-        "sets": _names(sets),
-        "scores": scores,
-        "parameters": count_parameters(model),
-        "macs_per_s": macs_per_s(model),
-        "rtf": {"best": speed["RTF best"], "processor": speed["RTF CPU time"]},
-        "epochs": epochs,
-        "seconds_here": {"training": _training_s(folder), "scoring": scoring_s},
-    }
-    plan.write(row, seed, result)
-    return result
+    with folder_lock(folder):
+        write_text(folder / "train.yaml", to_yaml(train_config(ablation, row, seed)))  # can be used with 'sase train'
+        config = load_train_config(folder / "train.yaml")
+        trainer = Trainer(config, sets.train, sets.dev, folder, workers)
+        epochs = len(trainer.run())
+        started, rate = time.monotonic(), config.model.sample_rate
+        model = trainer.validated.eval()
+        scores = {name: _scores(model, PairSet(path, rate, workers.device)) for name, path in sets.scored.items()}
+        scoring_s = round(time.monotonic() - started, 1)
+        (speed,) = bench_enhance({row: model.cpu()}, [4.0])
+        result = {
+            "row": row,
+            "seed": seed,
+            "config": to_mapping(config),
+            "sets": _names(sets),
+            "scores": scores,
+            "parameters": count_parameters(model),
+            "macs_per_s": macs_per_s(model),
+            "rtf": {"best": speed["RTF best"], "processor": speed["RTF CPU time"]},
+            "epochs": epochs,
+            "seconds_here": {"training": _training_s(folder), "scoring": scoring_s},
+        }
+        plan.write(row, seed, result)
+        return result
 
 
 def results(ablation: Ablation, sets: Sets, out: str | Path) -> Results:

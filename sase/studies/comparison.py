@@ -137,27 +137,28 @@ def run_one(comparison: Comparison, folders: Folders, name: str, seed: int) -> R
         seed: of the training.
     """
     started, folder, row = time.monotonic(), folders.of(name, seed), comparison.rows[name]
-    train, fed = _write_configs(comparison, row, folder, seed, count_silos(folders.silos))
-    result: Result = {"row": name, "seed": seed, "kind": row.kind}
-    if row.kind == "federated":
-        silos = local_silos(folders.silos, fed.num_silos, folder)
-        server = _train(train, fed, folders, folder, silos)
-        result |= _scores(comparison, folders, train, server, silos)
-        result |= {"trained": [_training_summary(folder, folder)]}
-    else:
-        places = [folders.out / "pooled"] if row.kind == "central" else _silo_folders(folders)
-        fed = replace(fed, num_silos=1, min_silos=0)
-        models, trained = [], []
-        for index, place in enumerate(places):
-            exp = folder / f"part{index}"
-            server = _train(train, fed, folders, exp, [Silo(0, place, exp / "silos" / "silo0")])
-            models.append(_scores(comparison, folders, train, server))
-            trained.append(_training_summary(folder, exp))
-        result |= models[0] if row.kind == "central" else _alone(models)
-        result["trained"] = trained
-    result["seconds_here"] = round(time.monotonic() - started, 1)
-    _grid(comparison, folders).write(name, seed, result)
-    return result
+    with folder_lock(folder):
+        train, fed = _write_configs(comparison, row, folder, seed, count_silos(folders.silos))
+        result: Result = {"row": name, "seed": seed, "kind": row.kind}
+        if row.kind == "federated":
+            silos = local_silos(folders.silos, fed.num_silos, folder)
+            server = _train(train, fed, folders, folder, silos)
+            result |= _scores(comparison, folders, train, server, silos)
+            result |= {"trained": [_training_summary(folder, folder)]}
+        else:
+            places = [folders.out / "pooled"] if row.kind == "central" else _silo_folders(folders)
+            fed = replace(fed, num_silos=1, min_silos=0)
+            models, trained = [], []
+            for index, place in enumerate(places):
+                exp = folder / f"part{index}"
+                server = _train(train, fed, folders, exp, [Silo(0, place, exp / "silos" / "silo0")])
+                models.append(_scores(comparison, folders, train, server))
+                trained.append(_training_summary(folder, exp))
+            result |= models[0] if row.kind == "central" else _alone(models)
+            result["trained"] = trained
+        result["seconds_here"] = round(time.monotonic() - started, 1)
+        _grid(comparison, folders).write(name, seed, result)
+        return result
 
 
 def read_results(comparison: Comparison, folders: Folders) -> Results:

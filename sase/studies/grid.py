@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sase import jsonfile
 from sase.atomic import write_text
 from sase.config import from_mapping, read_yaml
 from sase.errors import InputError
@@ -88,12 +89,7 @@ class Grid:
     def result(self, row: str, seed: int) -> Result | None:
         """Return the result of one row and seed; None if it is not finished."""
         path = self.folder(row, seed) / RESULT
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            raise InputError(f"{path}: not valid JSON; delete it and run the same command again") from None
+        return jsonfile.read(path) if path.exists() else None
 
     def results(self) -> Results:
         """Return the results of all finished runs."""

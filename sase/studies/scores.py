@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from sase import metrics
 from sase.metrics.measures import METRICS, title_of
-from sase.training.validation import validate
+from sase.training.validation import measure_set
 
 Scores = dict[str, dict[str, float]]  # utterance to measure to value
 
@@ -36,8 +35,7 @@ def score_set(model: nn.Module, pairs: Any, measures: Sequence[str] = MEASURES) 
         pairs: a :class:`sase.data.dataset.PairSet`, or a part of one.
         measures: names from :data:`sase.metrics.measures.METRICS`.
     """
-    signals = zip(pairs.utts, validate(model, pairs)[1])
-    return {utt: metrics.evaluate(clean, wav, pairs.sample_rate, measures) for utt, (clean, wav) in signals}
+    return dict(zip(pairs.utts, measure_set(model, pairs, measures)))
 
 
 def mean(rows: Iterable[dict[str, float]], measure: str) -> float:

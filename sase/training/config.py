@@ -18,6 +18,7 @@ from sase.nn.config import ModelConfig
 PRECISIONS = ("float32", "tf32", "bfloat16")
 SELECTORS = ("SI_SNR", "PESQ_WB")
 OPTIMISERS = ("adamw", "sgd")
+LENGTH = ("train", "epochs")  # may grow when training has finished
 OPERATIONAL = ("micro_batch_size", "checkpoint_s")  # keys of train that may change on resume
 
 
@@ -26,7 +27,9 @@ class OptimiserConfig:
     """The section ``train``: optimiser, schedule and how to run them.
 
     Attributes:
-        epochs: number of epochs.
+        epochs: number of epochs. A finished training may be resumed with more: the learning rate of a step is then that
+            of the longer schedule, so it rises again at first, and the result is not that of a training that was this
+            long from the start; it is the same for every resumption at this point, to the bit.
         steps_per_epoch: batches per epoch; 0 for as much audio as the training set has.
         optimizer: ``adamw``, or ``sgd`` without momentum and weight decay.
         learning_rate: peak, reached by linear warm-up from 0.

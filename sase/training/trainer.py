@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -17,19 +17,27 @@ from tqdm import tqdm
 from sase.atomic import remove_leftovers, write_text
 from sase.config import read_yaml, to_mapping, to_yaml
 from sase.data.dataset import Batch, Mixtures, PairSet
+from sase.data.fingerprint import RECORD, require_unchanged
 from sase.errors import InputError
 from sase.jsonfile import append_jsonl, write_jsonl
 from sase.losses.objectives import build_loss
 from sase.model import SASE, save_model
 from sase.progress import progress_bar
 from sase.training.batch_sharding import batch_backward
-from sase.training.checkpoint import first_difference, load_checkpoint, save_checkpoint
-from sase.training.config import TrainConfig, build_optimizer, resume_key
+from sase.training.checkpoint import first_difference, load_checkpoint, save_checkpoint, with_number
+from sase.training.config import LENGTH, TrainConfig, build_optimizer, resume_key
 from sase.training.distributed import Workers
 from sase.training.initial import initial_model
+from sase.training.interruption import Interruption
 from sase.training.loop import EpochStats, GradientGuard, TrainingStep, learning_rate, train_epoch
 from sase.training.performance import autocast, compile_network, eager, training_precision
 from sase.training.validation import development_scores
+
+TRAINING_FILES = (
+    *("checkpoint.pt", "server.pt", "best.pt", "last.pt"),
+    *("history.jsonl", "timing.jsonl", "rounds.jsonl", "round_timing.jsonl"),
+    *("config.yaml", "fl.yaml", RECORD),
+)
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +52,8 @@ class Trainer:
         workers: a :class:`sase.training.distributed.Workers`.
 
     Raises:
-        InputError: the folder has a different configuration or a corrupt checkpoint, or a data set is not usable.
+        InputError: the folder has a different configuration or a corrupt checkpoint, its training started with other
+            data, or a data set is not usable.
     """
 
     def __init__(
@@ -52,7 +61,7 @@ class Trainer:
     ) -> None:
         self.config, self.exp_dir, self.workers = config, Path(exp_dir), workers
         self.checkpoint_path = self.exp_dir / "checkpoint.pt"
-        self._claim_folder()
+        self._require_same_config()
         rate = config.model.sample_rate
         pairs = PairSet(train_set, rate, workers.device)
         self.dev_pairs = PairSet(dev_set, rate, workers.device)
@@ -72,11 +81,27 @@ class Trainer:
         self.guard = GradientGuard(train.clip_norm, train.max_bad_steps)
         self.step, self.partial = 0, EpochStats()
         self.history: list[dict[str, Any]] = []
-        if state := workers.broadcast(self._load):
+        self.interruption = Interruption()
+        state = workers.broadcast(self._load)
+        if workers.is_main:
+            self._claim_folder({"training set": pairs, "development set": self.dev_pairs}, resumes=state is not None)
+        workers.barrier()
+        if state:
             self._resume(state)
 
     def run(self) -> list[dict[str, Any]]:
-        """Train to the last epoch; return the history, one mapping per epoch."""
+        """Train to the last epoch; return the history, one mapping per epoch.
+
+        SIGINT and SIGTERM save a checkpoint, after the present step or, while the epoch is scored, at once.
+
+        Raises:
+            KeyboardInterrupt, SystemExit: on SIGINT and SIGTERM, once the checkpoint is saved.
+        """
+        with self.interruption.deferred():
+            self._run()
+        return self.history
+
+    def _run(self) -> None:
         config = self.config.train
         wrapped: torch.nn.Module = self.model
         if self.workers.world_size > 1:
@@ -90,8 +115,9 @@ class Trainer:
             else:
                 self.history.append({})
             self.partial = EpochStats()
+            if self.interruption.received and self.workers.is_main:
+                self._stop()
             self.workers.barrier()
-        return self.history
 
     @property
     def validated(self) -> SASE:
@@ -121,7 +147,12 @@ class Trainer:
             self.step += 1
             bar.set_postfix(loss=f"{stats.means().get('loss', math.nan):.4f}", refresh=False)
             bar.update()
-            if time.monotonic() - saved > self.config.train.checkpoint_s and self.step < end and self.workers.is_main:
+            if not self.workers.is_main:
+                return  # rank 0 saves, and the other ranks end with it
+            if self.interruption.received:
+                self._save(before.merged(stats))
+                self._stop()
+            if time.monotonic() - saved > self.config.train.checkpoint_s and self.step < end:
                 self._save(before.merged(stats))
                 saved = time.monotonic()
 
@@ -154,8 +185,12 @@ class Trainer:
         )
 
     def _finish_epoch(self, stats: EpochStats, started: float) -> None:
-        with eager():
-            scores = development_scores(self.validated, self.dev_pairs, self.config.train.select_by)
+        try:
+            with self.interruption.at_once(), eager():
+                scores = development_scores(self.validated, self.dev_pairs, self.config.train.select_by)
+        except (KeyboardInterrupt, SystemExit):
+            self._save(stats)
+            self._stop()
         means = {name: round(value, 6) for name, value in stats.means().items()}
         entry = {"epoch": len(self.history) + 1, "steps": self.step, "bad_steps": stats.bad_steps, **means, **scores}
         score = entry[f"dev_{self.config.train.select_by}"]
@@ -189,7 +224,7 @@ class Trainer:
 
     def _load(self) -> dict[str, Any] | None:
         if self.checkpoint_path.exists():
-            return load_checkpoint(self.checkpoint_path, to_mapping(self.config), resume_key)
+            return load_checkpoint(self.checkpoint_path, to_mapping(self.config), resume_key, LENGTH)
         return None
 
     def _resume(self, state: dict[str, Any]) -> None:
@@ -203,15 +238,26 @@ class Trainer:
             self._write_history()
             log.info("resumed from %s: step %d, %d epochs done", self.checkpoint_path, self.step, len(self.history))
 
-    def _claim_folder(self) -> None:
-        """Check the folder's ``config.yaml`` against this configuration, and write it."""
-        path, config = self.exp_dir / "config.yaml", to_mapping(self.config)
-        if path.exists() and (difference := first_difference(resume_key(read_yaml(path)), resume_key(config))):
+    def _stop(self) -> NoReturn:
+        log.info("interrupted at step %d, saved; run the same command to resume", self.step)
+        self.interruption.stop()
+
+    def _require_same_config(self) -> None:
+        """Check the folder's ``config.yaml``, but for the number of epochs, which the checkpoint decides about."""
+        path = self.exp_dir / "config.yaml"
+        if not path.exists():
+            return
+        new = resume_key(to_mapping(self.config))
+        old = with_number(resume_key(read_yaml(path)), LENGTH, self.config.train.epochs)
+        if difference := first_difference(old, new):
             raise InputError(f"{path}: the folder has another configuration ({difference}); use another --tag")
-        if self.workers.is_main:
-            remove_leftovers(self.exp_dir)
-            write_text(path, to_yaml(self.config))
-        self.workers.barrier()
+
+    def _claim_folder(self, sets: Mapping[str, PairSet], resumes: bool) -> None:
+        """Check that the data is that of the checkpoint, and write the folder's ``config.yaml``."""
+        advice = "use another --tag, or start this training anew with --restart"
+        require_unchanged(self.exp_dir / RECORD, sets, resumes, advice)
+        remove_leftovers(self.exp_dir)
+        write_text(self.exp_dir / "config.yaml", to_yaml(self.config))
 
     def _write_history(self) -> None:
         write_jsonl(self.exp_dir / "history.jsonl", self.history)
@@ -225,6 +271,15 @@ class Trainer:
             for name, value in entry.items():
                 if name not in ("epoch", "steps", "best"):
                     writer.add_scalar(name, value, entry["steps"])
+
+
+def discard_training(exp_dir: str | Path) -> None:
+    """Delete what a central or federated training wrote into its folder and would resume from, so that it starts anew.
+
+    Enhanced speech and scores are kept: stages 4 and 5 find out that they belong to another model.
+    """
+    for name in TRAINING_FILES:
+        (Path(exp_dir) / name).unlink(missing_ok=True)
 
 
 def _average(decay: float) -> Callable[..., None]:

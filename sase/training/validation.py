@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 
+from sase import metrics
 from sase.losses.objectives import si_snr
 from sase.metrics.measures import pesq_wb
 
 if TYPE_CHECKING:
     from sase.data.dataset import PairSet
+
+T = TypeVar("T")
 
 _PESQ_UTTERANCES = 50  # evenly spaced over the set: enough to select by
 
@@ -56,47 +59,79 @@ def development_scores(model: torch.nn.Module, pairs: PairSet | PairSubset, sele
         model, pairs: as for :func:`validate`.
         select_by: ``SI_SNR`` or ``PESQ_WB``.
     """
-    ratio, results = validate(model, pairs)
-    values = {"dev_SI_SNR": round(ratio, 4)}
-    if select_by == "PESQ_WB":
-        chosen = results[:: -(-len(results) // _PESQ_UTTERANCES)]
-        values["dev_PESQ_WB"] = round(float(np.nanmean([pesq_wb(c, e, pairs.sample_rate) for c, e in chosen])), 4)
-    return values
+    if select_by != "PESQ_WB":
+        return {"dev_SI_SNR": round(validate(model, pairs)[0], 4)}
+    chosen = range(0, len(pairs), -(-len(pairs) // _PESQ_UTTERANCES))
+
+    def pesq_of_chosen(index: int, clean: np.ndarray, enhanced: np.ndarray) -> float | None:
+        return pesq_wb(clean, enhanced, pairs.sample_rate) if index in chosen else None
+
+    ratio, found = validate(model, pairs, pesq_of_chosen)
+    return {
+        "dev_SI_SNR": round(ratio, 4),
+        "dev_PESQ_WB": round(float(np.nanmean([value for value in found if value is not None])), 4),
+    }
+
+
+def measure_set(model: torch.nn.Module, pairs: PairSet | PairSubset, measures: Sequence[str]) -> list[dict[str, float]]:
+    """Return {measure: value} of a model's output for every utterance, in the set's order.
+
+    Args:
+        model, pairs: as for :func:`validate`.
+        measures: names from :data:`sase.metrics.measures.METRICS`.
+    """
+
+    def evaluate(index: int, clean: np.ndarray, enhanced: np.ndarray) -> dict[str, float]:
+        return metrics.evaluate(clean, enhanced, pairs.sample_rate, measures)
+
+    return validate(model, pairs, evaluate)[1]
+
+
+def nothing(index: int, clean: np.ndarray, enhanced: np.ndarray) -> None:
+    """Measure nothing: for :func:`validate`, which then returns the mean SI-SNR alone."""
 
 
 @torch.no_grad()
 def validate(
-    model: torch.nn.Module, pairs: PairSet | PairSubset, max_batch_s: float = 60.0
-) -> tuple[float, list[tuple[np.ndarray, np.ndarray]]]:
+    model: torch.nn.Module,
+    pairs: PairSet | PairSubset,
+    measure: Callable[[int, np.ndarray, np.ndarray], T] = nothing,  # type: ignore[assignment]  # T is None then
+    max_batch_s: float = 60.0,
+) -> tuple[float, list[T]]:
     """Enhance every utterance of a set in eval mode; the model's mode is restored afterwards.
+
+    Memory does not grow with the set: a batch of signals is held at a time.
 
     Args:
         model: noisy waveform to enhanced waveform.
         pairs: the set.
+        measure: called with the index, clean and enhanced signal (time,) of each utterance, in any order.
         max_batch_s: seconds of padded audio in a batch; utterances of similar length are batched together.
 
     Returns:
-        The mean SI-SNR in dB over utterances whose reference is not silent, and (clean, enhanced) of each utterance,
-        (time,) each, in the set's order.
+        The mean SI-SNR in dB over utterances whose reference is not silent, and what ``measure`` returned for each
+        utterance, in the set's order.
     """
     was_training = model.training
     model.eval()
     order = sorted(range(len(pairs)), key=lambda i: int(pairs.lengths[i]))
     limit, ratios = max_batch_s * pairs.sample_rate, []
-    results: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    while order:
-        batch = [order.pop()]
-        longest = int(pairs.lengths[batch[0]])
-        while order and (len(batch) + 1) * longest <= limit:
-            batch.append(order.pop())
-        index = torch.tensor(batch, device=pairs.device)
-        noisy, clean, lengths = pairs.segments(index, torch.zeros_like(index), longest)
-        enhanced = model(noisy, lengths).float()
-        for row, utt in enumerate(batch):
-            count = int(lengths[row])
-            reference, estimate = clean[row : row + 1, :count], enhanced[row : row + 1, :count]
-            if reference.abs().max() > 0:
-                ratios.append(float(si_snr(estimate, reference)))
-            results[utt] = reference[0].cpu().numpy(), estimate[0].cpu().numpy()
-    model.train(was_training)
+    results: dict[int, T] = {}
+    try:
+        while order:
+            batch = [order.pop()]
+            longest = int(pairs.lengths[batch[0]])
+            while order and (len(batch) + 1) * longest <= limit:
+                batch.append(order.pop())
+            index = torch.tensor(batch, device=pairs.device)
+            noisy, clean, lengths = pairs.segments(index, torch.zeros_like(index), longest)
+            enhanced = model(noisy, lengths).float()
+            for row, utt in enumerate(batch):
+                count = int(lengths[row])
+                reference, estimate = clean[row : row + 1, :count], enhanced[row : row + 1, :count]
+                if reference.abs().max() > 0:
+                    ratios.append(float(si_snr(estimate, reference)))
+                results[utt] = measure(utt, reference[0].cpu().numpy(), estimate[0].cpu().numpy())
+    finally:
+        model.train(was_training)
     return sum(ratios) / max(1, len(ratios)), [results[utt] for utt in range(len(pairs))]

@@ -33,7 +33,7 @@ def make_once(target: str | Path, seed: int, module_file: str | Path, generate: 
     target = Path(target)
     inputs = f"mini corpus, seed {seed}, sources {_sources_hash(module_file)}\n"
     if (target / MARKER).exists():
-        if (target / MARKER).read_text() == inputs:
+        if (target / MARKER).read_bytes() == inputs.encode():
             print(
                 f"{target}: exists, generated with seed {seed} (delete {target / MARKER} to generate it again)",
                 flush=True,

@@ -13,6 +13,7 @@ from sase.atomic import write_text
 from sase.config import to_mapping
 from sase.errors import InputError
 from sase.federated.flower.patches import RUN_STARTED
+from sase.jsonfile import read_jsonl
 from sase.processes import last_line, start
 
 if TYPE_CHECKING:  # they import torch, which a SuperNode does without
@@ -165,8 +166,8 @@ def is_complete(exp_dir: Path, fed_config: "FederatedConfig") -> bool:
 
 def rounds_done(exp_dir: Path) -> int:
     """Return the number of the last round in an experiment's ledger; 0 for none."""
-    last = last_line(exp_dir / "rounds.jsonl")
-    return json.loads(last)["round"] if last else 0
+    rounds = read_jsonl(exp_dir / "rounds.jsonl")
+    return rounds[-1]["round"] if rounds else 0
 
 
 class LogFollower:
