@@ -19,6 +19,7 @@ from sase.nn.band_recurrent import BandRecurrent
 from sase.nn.complex import bound_magnitude, complex_multiply
 from sase.nn.config import ModelConfig
 from sase.nn.encoder_decoder import EncoderDecoder
+from sase.nn.precision import float32
 from sase.nn.stft import STFT
 from sase.nn.streaming import StreamState
 
@@ -155,7 +156,7 @@ class SASE(nn.Module):
         z = torch.view_as_real(spec[:, 1:]).permute(0, 3, 1, 2)  # (B, F, T, 2) -> (B, 2, F, T)
         if valid is not None:
             z = z * valid[:, None, None]
-        mask = self.network(self._compress(z), state, valid)
+        mask = float32(self.network(self._compress(z), state, valid))  # in half precision under autocast
         z = MASKS[self.config.mask](z, mask)
         if valid is not None:
             z = z * valid[:, None, None]

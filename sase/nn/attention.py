@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sase.nn.complex import bound_magnitude, complex_multiply
+from sase.nn.precision import float32, outside_autocast
 from sase.nn.streaming import StreamState
 
 _EPS = 1e-6  # in the normaliser
@@ -50,7 +51,7 @@ class TimeAttention(nn.Module):
             h: (batch, time, features)
             weights: (3, heads, e, features)
         """
-        qkv = F.linear(self.norm(h), weights.flatten(0, 2)).float().unflatten(-1, (3, self.heads, -1))
+        qkv = float32(F.linear(self.norm(h), weights.flatten(0, 2))).unflatten(-1, (3, self.heads, -1))
         return qkv.permute(2, 0, 3, 1, 4)  # (B, T, 3, H, e) -> (3, B, H, T, e)
 
     def gate(self, h: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -110,10 +111,8 @@ class SAGOEA(TimeAttention):
 
         β² is applied to the keys alone: φ is used only in the scores, which stay the same.
         """
-        query, key, value = self.qkv_weights()
         # Ω and α directly follow the projections of queries and keys: one matrix product does all.
-        project = self.alpha.transpose(-1, -2) / math.sqrt(value.shape[1]) * self.omega
-        query, key, value = self.project_qkv(h, torch.stack([project @ query, project @ key, value]))
+        query, key, value = self.project_qkv(h, self._feature_weights(self.qkv_weights()))
         return torch.sigmoid(query), self.beta.square() * torch.sigmoid(key), value
 
     def forward(
@@ -140,10 +139,18 @@ class SAGOEA(TimeAttention):
             if state is not None:
                 state[self] = memory
         else:
-            total = query @ (key.transpose(-1, -2) @ value)
+            total = _linear_attention(query, key, value)
         return self.gate(h, total[..., :-1] / (total[..., -1:] + _EPS))
 
+    @outside_autocast
+    def _feature_weights(self, weights: torch.Tensor) -> torch.Tensor:
+        """Return the weights of Ωq and Ωk, scaled by α / √e, and of v; (3, heads, e, features) to the same shape."""
+        query, key, value = weights
+        project = self.alpha.transpose(-1, -2) / math.sqrt(value.shape[1]) * self.omega
+        return torch.stack([project @ query, project @ key, value])
 
+
+@outside_autocast
 def causal_linear_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, decay: torch.Tensor, memory: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -173,6 +180,12 @@ def causal_linear_attention(
         parts.append(y)
     assert memory is not None
     return torch.cat(parts, dim=2), memory
+
+
+@outside_autocast
+def _linear_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Return ``y_t = Σ_s (q_t·k_s) v_s``, (..., queries, d), of (..., queries, e), (..., keys, e), (..., keys, d)."""
+    return query @ (key.transpose(-1, -2) @ value)
 
 
 class FrequencyAttention(nn.Module):
@@ -213,19 +226,23 @@ class FrequencyAttention(nn.Module):
         return torch.complex(self.qkv_real, self.qkv_imag)
 
     def project(self, z: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Return n stacked projections (..., freq, n · 2 · e) of the normalised input.
+        """Return n stacked projections of the normalised input, float32 (..., freq, n · 2 · e).
 
         Args:
             z: (..., freq, 2 · e)
             weights: complex (n · e, e)
         """
-        scale = torch.rsqrt(2.0 * z.square().mean(-1, keepdim=True) + 1e-8)  # 1 / rms over channels of |z|
-        return (z * self.gain.repeat(1, 2) * scale) @ _block_matrix(weights).T
+        return float32(self._normalise(z) @ _block_matrix(weights).T)
 
     def apply_mask(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Return the output ``z ⊙ (1 + polar(Wo y))``; all are (..., freq, 2 · e)."""
         mask = y @ _block_matrix(torch.complex(self.out_real, self.out_imag)).T
-        return complex_multiply(z, bound_magnitude(mask, dim=-1), dim=-1, offset=1.0)
+        return complex_multiply(z, bound_magnitude(float32(mask), dim=-1), dim=-1, offset=1.0)
+
+    @outside_autocast
+    def _normalise(self, z: torch.Tensor) -> torch.Tensor:
+        scale = torch.rsqrt(2.0 * z.square().mean(-1, keepdim=True) + 1e-8)  # 1 / rms over channels of |z|
+        return z * self.gain.repeat(1, 2) * scale
 
 
 class SAGUEA(FrequencyAttention):
@@ -260,9 +277,8 @@ class SAGUEA(FrequencyAttention):
 
     def queries_keys_values(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return φ(q) and φ(k), (..., freq, e), and v, (..., freq, 2 · e), of the input (..., freq, 2 · e)."""
-        omega, weights = torch.view_as_complex(self.omega), self.qkv_weights()
         # Ω directly follows the projections of queries and keys: one matrix product does both.
-        projected = self.project(z, torch.cat([omega @ weights[0], omega @ weights[1], weights[2]]))
+        projected = self.project(z, self._feature_weights(self.qkv_weights()))
         projected, value = projected.split([4 * self.channels, 2 * self.channels], dim=-1)
         query, key = self.features(projected.unflatten(-1, (2, 2 * self.channels))).unbind(-2)
         return query, key, value
@@ -275,17 +291,31 @@ class SAGUEA(FrequencyAttention):
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Attend over frequency; see :meth:`FrequencyAttention.forward`."""
-        query, key, value = self.queries_keys_values(z)
-        if z.shape[-2] < self.channels:  # the quadratic form then costs less than the linear one
-            scores = query @ key.transpose(-1, -2)  # (..., freq, freq)
-            total, normaliser = scores @ value, scores.sum(-1, keepdim=True)
-        else:
-            total, normaliser = query @ (key.transpose(-1, -2) @ value), query @ key.sum(-2)[..., None]
-        return self.apply_mask(z, total / (normaliser + _EPS))
+        return self.apply_mask(z, self._attend(*self.queries_keys_values(z)))
 
     def weights(self, z: torch.Tensor) -> torch.Tensor:
         """Return the attention weights, (..., freq of queries, freq of keys), rows of sum 1."""
         query, key, _ = self.queries_keys_values(z)
+        return self._weights(query, key)
+
+    @outside_autocast
+    def _feature_weights(self, weights: torch.Tensor) -> torch.Tensor:
+        """Return the weights of Ωq, Ωk and v, complex (3, e, e) to (3 · e, e)."""
+        omega = torch.view_as_complex(self.omega)
+        return torch.cat([omega @ weights[0], omega @ weights[1], weights[2]])
+
+    @outside_autocast
+    def _attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Return the weighted mean of the values of each frequency, (..., freq, 2 · e)."""
+        if query.shape[-2] < self.channels:  # the quadratic form then costs less than the linear one
+            scores = query @ key.transpose(-1, -2)  # (..., freq, freq)
+            total, normaliser = scores @ value, scores.sum(-1, keepdim=True)
+        else:
+            total, normaliser = query @ (key.transpose(-1, -2) @ value), query @ key.sum(-2)[..., None]
+        return total / (normaliser + _EPS)
+
+    @outside_autocast
+    def _weights(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         scores = query @ key.transpose(-1, -2)
         return scores / (scores.sum(-1, keepdim=True) + _EPS)
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from sase.nn.precision import outside_autocast
+
 StreamState = dict[Hashable, Any]  # a layer, or (layer, name), to what it caches
 
 
@@ -32,6 +34,7 @@ def prepend_past(x: torch.Tensor, frames: int, state: StreamState | None, key: H
     return padded
 
 
+@outside_autocast
 def decayed_sum(
     x: torch.Tensor, decay: float, state: StreamState | None = None, key: Hashable = None, chunk: int = 64
 ) -> torch.Tensor:
