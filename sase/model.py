@@ -20,6 +20,7 @@ from sase.nn.band_recurrent import BandRecurrent
 from sase.nn.complex import bound_magnitude, complex_multiply
 from sase.nn.config import ModelConfig
 from sase.nn.encoder_decoder import EncoderDecoder
+from sase.nn.precision import float32
 from sase.nn.stft import STFT
 from sase.nn.stream import Stream
 from sase.nn.streaming import StreamState, name_streaming_layers
@@ -171,7 +172,7 @@ class SASE(nn.Module):
         """
         if valid is not None:
             z = z * valid[:, None, None]
-        mask = self.network(self._compress(z), state, valid)
+        mask = float32(self.network(self._compress(z), state, valid))  # in half precision under autocast
         z = MASKS[self.config.mask](z, mask)
         return z if valid is None else z * valid[:, None, None]
 

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from sase.nn.precision import outside_autocast
+
 _Frequency = TypeVar("_Frequency", float, np.ndarray)
 BarkScale = dict[str, Any]  # name -> tensor over the bands; width: float
 
@@ -21,6 +23,7 @@ _SYMMETRIC_WEIGHT, _ASYMMETRIC_WEIGHT = 0.1, 0.0309  # P.862's MOS per disturban
 _TINY = 1e-8
 
 
+@outside_autocast
 def pmsqe(
     enhanced: torch.Tensor, clean: torch.Tensor, num_frames: torch.Tensor | None = None, sample_rate: int = 16000
 ) -> torch.Tensor:

@@ -7,6 +7,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from sase.nn.precision import outside_autocast
+
 SAMPLE_RATE = 16000
 _INNER_RATE = 10000
 _UP, _DOWN = 5, 8  # 16 kHz * 5 / 8 = 10 kHz
@@ -18,6 +20,7 @@ _CLIP = 1.0 + 10.0 ** (15.0 / 20.0)  # a signal-to-distortion ratio of -15 dB: u
 _TINY = 1e-10
 
 
+@outside_autocast
 def stoi(enhanced: torch.Tensor, clean: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
     """Return the STOI per utterance. Taal et al., IEEE TASLP 2011.
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from sase.nn.complex import bound_magnitude, complex_multiply
 from sase.nn.frozen import DerivingLayer
+from sase.nn.precision import float32, outside_autocast
 from sase.nn.streaming import StreamingLayer, StreamState
 
 _EPS = 1e-6  # in the normaliser
@@ -51,7 +52,7 @@ class TimeAttention(DerivingLayer, StreamingLayer):
             h: (batch, time, features)
             weights: (3, heads, e, features)
         """
-        qkv = F.linear(self.norm(h), weights.flatten(0, 2)).float().unflatten(-1, (3, self.heads, -1))
+        qkv = float32(F.linear(self.norm(h), weights.flatten(0, 2))).unflatten(-1, (3, self.heads, -1))
         return qkv.permute(2, 0, 3, 1, 4)  # (B, T, 3, H, e) -> (3, B, H, T, e)
 
     def gate(self, h: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -117,10 +118,8 @@ class SAGOEA(TimeAttention):
 
     def derive(self) -> tuple[torch.Tensor, ...]:
         """Return the projections (3, heads, e, features) with Ω and α in them, β² and, if causal, λ."""
-        query, key, value = self.qkv_weights()
         # Ω and α directly follow the projections of queries and keys: one matrix product does all.
-        project = self.alpha.transpose(-1, -2) / math.sqrt(value.shape[1]) * self.omega
-        weights = torch.stack([project @ query, project @ key, value])
+        weights = self._feature_weights(self.qkv_weights())
         return (weights, self.beta.square(), *([self.decay()] if self.causal else []))
 
     def forward(
@@ -148,10 +147,18 @@ class SAGOEA(TimeAttention):
             if state is not None:
                 state[name] = memory
         else:
-            total = query @ (key.transpose(-1, -2) @ value)
+            total = _linear_attention(query, key, value)
         return self.gate(h, total[..., :-1] / (total[..., -1:] + _EPS))
 
+    @outside_autocast
+    def _feature_weights(self, weights: torch.Tensor) -> torch.Tensor:
+        """Return the weights of Ωq and Ωk, scaled by α / √e, and of v; (3, heads, e, features) to the same shape."""
+        query, key, value = weights
+        project = self.alpha.transpose(-1, -2) / math.sqrt(value.shape[1]) * self.omega
+        return torch.stack([project @ query, project @ key, value])
 
+
+@outside_autocast
 def causal_linear_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, decay: torch.Tensor, memory: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -185,6 +192,12 @@ def causal_linear_attention(
         parts.append(y)
     assert memory is not None
     return torch.cat(parts, dim=2), memory
+
+
+@outside_autocast
+def _linear_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Return ``y_t = Σ_s (q_t·k_s) v_s``, (..., queries, d), of (..., queries, e), (..., keys, e), (..., keys, d)."""
+    return query @ (key.transpose(-1, -2) @ value)
 
 
 class FrequencyAttention(DerivingLayer):
@@ -234,15 +247,19 @@ class FrequencyAttention(DerivingLayer):
         return _block_matrix(self.projections()), _block_matrix(out), self.gain.repeat(1, 2)
 
     def project(self, z: torch.Tensor) -> torch.Tensor:
-        """Return the :meth:`projections`, (..., freq, n · 2 · e), of the normalised input (..., freq, 2 · e)."""
+        """Return the :meth:`projections` of the normalised input (..., freq, 2 · e), float32 (..., freq, n · 2 · e)."""
         projections, _, gain = self.derived()
-        scale = torch.rsqrt(2.0 * z.square().mean(-1, keepdim=True) + 1e-8)  # 1 / rms over channels of |z|
-        return (z * gain * scale) @ projections.T
+        return float32(self._normalise(z, gain) @ projections.T)
 
     def apply_mask(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Return the output ``z ⊙ (1 + polar(Wo y))``; all are (..., freq, 2 · e)."""
         mask = y @ self.derived()[1].T
-        return complex_multiply(z, bound_magnitude(mask, dim=-1), dim=-1, offset=1.0)
+        return complex_multiply(z, bound_magnitude(float32(mask), dim=-1), dim=-1, offset=1.0)
+
+    @outside_autocast
+    def _normalise(self, z: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        scale = torch.rsqrt(2.0 * z.square().mean(-1, keepdim=True) + 1e-8)  # 1 / rms over channels of |z|
+        return z * gain * scale
 
 
 class SAGUEA(FrequencyAttention):
@@ -283,8 +300,7 @@ class SAGUEA(FrequencyAttention):
 
     def projections(self) -> torch.Tensor:
         """Return Ωq, Ωk and v as matrices (3 · e, e): Ω directly follows the projections, so one product does both."""
-        omega, weights = torch.view_as_complex(self.omega), self.qkv_weights()
-        return torch.cat([omega @ weights[0], omega @ weights[1], weights[2]])
+        return self._feature_weights(self.qkv_weights())
 
     def features(self, projected: torch.Tensor) -> torch.Tensor:
         """Return φ, positive (..., e), of Ωx given as (..., 2 · e), the real half first."""
@@ -294,17 +310,31 @@ class SAGUEA(FrequencyAttention):
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Attend over frequency; see :meth:`FrequencyAttention.forward`."""
-        query, key, value = self.queries_keys_values(z)
-        if z.shape[-2] < self.channels:  # the quadratic form then costs less than the linear one
-            scores = query @ key.transpose(-1, -2)  # (..., freq, freq)
-            total, normaliser = scores @ value, scores.sum(-1, keepdim=True)
-        else:
-            total, normaliser = query @ (key.transpose(-1, -2) @ value), query @ key.sum(-2)[..., None]
-        return self.apply_mask(z, total / (normaliser + _EPS))
+        return self.apply_mask(z, self._attend(*self.queries_keys_values(z)))
 
     def weights(self, z: torch.Tensor) -> torch.Tensor:
         """Return the attention weights, (..., freq of queries, freq of keys), rows of sum 1."""
         query, key, _ = self.queries_keys_values(z)
+        return self._weights(query, key)
+
+    @outside_autocast
+    def _feature_weights(self, weights: torch.Tensor) -> torch.Tensor:
+        """Return the weights of Ωq, Ωk and v, complex (3, e, e) to (3 · e, e)."""
+        omega = torch.view_as_complex(self.omega)
+        return torch.cat([omega @ weights[0], omega @ weights[1], weights[2]])
+
+    @outside_autocast
+    def _attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Return the weighted mean of the values of each frequency, (..., freq, 2 · e)."""
+        if query.shape[-2] < self.channels:  # the quadratic form then costs less than the linear one
+            scores = query @ key.transpose(-1, -2)  # (..., freq, freq)
+            total, normaliser = scores @ value, scores.sum(-1, keepdim=True)
+        else:
+            total, normaliser = query @ (key.transpose(-1, -2) @ value), query @ key.sum(-2)[..., None]
+        return total / (normaliser + _EPS)
+
+    @outside_autocast
+    def _weights(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         scores = query @ key.transpose(-1, -2)
         return scores / (scores.sum(-1, keepdim=True) + _EPS)
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sase.nn.frozen import DerivingLayer
+from sase.nn.precision import outside_autocast
 from sase.nn.streaming import StreamingLayer, StreamState, prepend_past
 
 
@@ -19,6 +20,7 @@ def split(z: torch.Tensor, dim: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     return real, imag
 
 
+@outside_autocast
 def magnitude(z: torch.Tensor, eps: float = 1e-12) -> torch.Tensor:
     """Return |z| (batch, channels, ...) of a complex map, with a finite gradient at zero."""
     real, imag = split(z)
@@ -181,6 +183,7 @@ class ComplexBatchNorm(nn.Module):
         # Rows: E[rr], E[ii], E[ri] around the mean.
         self.register_buffer("running_cov", torch.tensor([[0.5], [0.5], [0.0]]).repeat(1, channels))
 
+    @outside_autocast
     def affine(self, mean: torch.Tensor, cov: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ``A`` (2, 2, channels) and ``b`` (2, channels) of the map ``A x + b`` that whitens, then scales.
 
@@ -207,6 +210,7 @@ class ComplexBatchNorm(nn.Module):
         """Return :meth:`affine` for the running statistics."""
         return self.affine(self.running_mean, self.running_cov)
 
+    @outside_autocast
     def forward(self, z: torch.Tensor, state: StreamState | None = None) -> torch.Tensor:
         """Normalise (batch, 2 · channels, freq, time)."""
         if self.training:
@@ -248,6 +252,7 @@ class FrameNorm(nn.Module):
         self.gain = nn.Parameter(torch.ones(2 * channels))
         self.bias = nn.Parameter(torch.zeros(2 * channels))
 
+    @outside_autocast
     def forward(self, z: torch.Tensor, state: StreamState | None = None) -> torch.Tensor:
         """Normalise (batch, 2 · channels, freq, time)."""
         variance, mean = torch.var_mean(z, dim=(1, 2), keepdim=True, correction=0)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from sase.nn.precision import outside_autocast
 from sase.nn.streaming import StreamingLayer, StreamState
 
 
@@ -24,6 +25,7 @@ class TimeLSTM(StreamingLayer):
         width = out_features if causal else out_features // 2
         self.lstm = nn.LSTM(in_features, width, layers, batch_first=True, bidirectional=not causal)
 
+    @outside_autocast  # the cell state is a sum over frames; and not every CPU has an LSTM in half precision
     def forward(
         self, x: torch.Tensor, state: StreamState | None = None, valid: torch.Tensor | None = None
     ) -> torch.Tensor:

@@ -7,6 +7,7 @@ import math
 import torch
 
 from sase.nn.attention import CHUNK, FrequencyAttention, TimeAttention
+from sase.nn.precision import outside_autocast
 from sase.nn.streaming import StreamState, prepend_past
 
 
@@ -35,15 +36,22 @@ class SoftmaxTimeAttention(TimeAttention):
         query = query / math.sqrt(query.shape[-1])
         if self.causal:
             return self.gate(h, self._attend_to_window(query, key, value, state))
+        return self.gate(h, self._attend_to_all(query, key, value, valid))
+
+    @outside_autocast
+    def _attend_to_all(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, valid: torch.Tensor | None
+    ) -> torch.Tensor:
         scores = query @ key.transpose(-1, -2)
         if valid is not None:
             scores = scores.masked_fill(valid[:, None, None] == 0, -math.inf)
-        return self.gate(h, scores.softmax(-1) @ value)
+        return scores.softmax(-1) @ value
 
     def derive(self) -> tuple[torch.Tensor, ...]:
         """Return the projections, (3, heads, e, features)."""
         return (self.qkv_weights(),)
 
+    @outside_autocast
     def _attend_to_window(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, state: StreamState | None
     ) -> torch.Tensor:
@@ -77,14 +85,22 @@ class SoftmaxFrequencyAttention(FrequencyAttention):
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Attend over frequency; see :meth:`sase.nn.attention.FrequencyAttention.forward`."""
-        weights, value = self._weights_and_value(z)
-        return self.apply_mask(z, weights @ value)
+        query, key, value = self._project_qkv(z)
+        return self.apply_mask(z, self._attend(query, key, value))
 
     def weights(self, z: torch.Tensor) -> torch.Tensor:
         """Return the attention weights, (..., freq of queries, freq of keys), rows of sum 1."""
-        return self._weights_and_value(z)[0]
+        query, key, _ = self._project_qkv(z)
+        return self._softmax(query, key)
 
-    def _weights_and_value(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        query, key, value = self.project(z).chunk(3, dim=-1)
+    def _project_qkv(self, z: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.project(z).chunk(3, dim=-1)
+
+    @outside_autocast
+    def _softmax(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         # With the halves side by side, the real product is the real part of the complex one.
-        return (query @ key.transpose(-1, -2) / math.sqrt(self.channels)).softmax(-1), value
+        return (query @ key.transpose(-1, -2) / math.sqrt(self.channels)).softmax(-1)
+
+    @outside_autocast
+    def _attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return self._softmax(query, key) @ value

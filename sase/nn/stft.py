@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sase.nn.precision import outside_autocast
+
 _Count = TypeVar("_Count", int, torch.Tensor)
 
 
@@ -48,6 +50,7 @@ class STFT(nn.Module):
         """Return the number of frames that cover ``num_samples`` (an int or an integer tensor)."""
         return (num_samples - 1 + self.context) // self.hop + 1
 
+    @outside_autocast
     def forward(self, wav: torch.Tensor) -> torch.Tensor:
         """Analyse.
 
@@ -60,6 +63,7 @@ class STFT(nn.Module):
         frames = wav.unfold(-1, self.window, self.hop) * self.analysis  # (batch, frames, window)
         return torch.fft.rfft(frames, n=self.fft).transpose(1, 2)
 
+    @outside_autocast
     def inverse(self, spec: torch.Tensor) -> torch.Tensor:
         """Synthesise by overlap-add.
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sase.nn.precision import outside_autocast
+
 StreamState = dict[str, torch.Tensor]  # a name that is missing stands for zeros: the start of a signal
 
 
@@ -51,6 +53,7 @@ def prepend_past(x: torch.Tensor, frames: int, state: StreamState | None, key: s
     return padded
 
 
+@outside_autocast
 def decayed_sum(
     x: torch.Tensor, decay: float, state: StreamState | None = None, key: str = "sum", chunk: int = 64
 ) -> torch.Tensor:

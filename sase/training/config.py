@@ -44,7 +44,8 @@ class OptimiserConfig:
         ema_decay: of the exponential moving average of the weights, which is validated and saved; 0 for none.
         select_by: the score on the development set that selects ``best.pt``: ``SI_SNR`` or ``PESQ_WB``.
         precision: ``float32``; ``tf32`` on a GPU; ``bfloat16``, by autocast on a GPU, inside convolutions and matrix
-            products only on a CPU. Spectra and losses stay float32.
+            products only on a CPU. Spectra, losses, statistics of norms, recurrent layers and sums of attention stay
+            float32.
         compile: train the network with ``torch.compile`` (compiling takes about a minute; less once it is cached).
         checkpoint_s: seconds between checkpoints within an epoch.
     """
