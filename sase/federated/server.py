@@ -31,7 +31,7 @@ from sase.model import load_model, save_model
 from sase.training.checkpoint import load_checkpoint, save_checkpoint
 from sase.training.config import TrainConfig
 from sase.training.initial import initial_model
-from sase.training.validation import PairSubset, development_scores, validate
+from sase.training.validation import PairSubset, development_scores, is_best, validate
 
 log = logging.getLogger(__name__)
 
@@ -249,7 +249,6 @@ class Server:
         """Score the new model on the development set and return the round's record for ``rounds.jsonl``."""
         scores = development_scores(self.model, self._dev, self.train.train.select_by)
         criterion = f"dev_{self.train.train.select_by}"
-        best = max((record[criterion] for record in self.history), default=-math.inf)
         attempts = self._current_attempts()
         return {
             "round": self.next_round,
@@ -259,7 +258,7 @@ class Server:
             "bytes_down": self.config.num_silos * num_bytes(attempts.instruction.arrays),
             **self._privacy_record(),
             **scores,
-            "best": scores[criterion] > best,
+            "best": is_best(scores[criterion], (record[criterion] for record in self.history)),
         }
 
     def _privacy_record(self) -> dict[str, float]:

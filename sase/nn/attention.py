@@ -19,7 +19,6 @@ from sase.nn.streaming import StreamState
 
 _EPS = 1e-6  # in the normaliser
 CHUNK = 32  # frames
-OMEGAS = ("random", "identity")
 
 
 class TimeAttention(nn.Module):

@@ -10,10 +10,9 @@ import safetensors.torch
 import torch
 
 from sase.atomic import atomic_path
-from sase.config import from_mapping, to_mapping
+from sase.config import to_mapping
 from sase.errors import InputError
-from sase.model import FORMAT, SASE, build_model, load_model
-from sase.nn.config import ModelConfig
+from sase.model import FORMAT, SASE, load_model, model_of
 
 FOLDER = Path(__file__).parent
 DEFAULT = "small"
@@ -67,14 +66,11 @@ def _load_safetensors(path: Path, device: str | torch.device) -> SASE:
         raise InputError(f"{path}: not a readable safetensors file ({error})") from None
     if metadata.get("format") != FORMAT:
         raise InputError(f"{path}: not weights of SASE")
-    model = build_model(from_mapping(ModelConfig, json.loads(metadata["model_config"]), "model"))
     try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise InputError(
-            f"{path}: the weights do not match the config ({' '.join(str(error).split())[:200]})"
-        ) from None
-    return model.eval().to(device)
+        config = json.loads(metadata.get("model_config", ""))
+    except (ValueError, RecursionError):
+        raise InputError(f"{path}: its metadata has no valid config") from None
+    return model_of(path, config, state).to(device)
 
 
 def _resolve_name(name: str) -> Path:

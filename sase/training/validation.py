@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -49,18 +50,28 @@ class PairSubset:
         return self._pairs.segments(self._index[utt], first, num_samples)
 
 
+def is_best(score: float, earlier: Iterable[float]) -> bool:
+    """Return whether a score exceeds all earlier ones. Scores that are not finite never count, on either side."""
+    return math.isfinite(score) and score > max(filter(math.isfinite, earlier), default=-math.inf)
+
+
 def development_scores(model: torch.nn.Module, pairs: PairSet | PairSubset, select_by: str) -> dict[str, float]:
     """Return a model's ``dev_SI_SNR`` (dB) on a set and, when selecting by it, ``dev_PESQ_WB``.
 
     Args:
         model, pairs: as for :func:`validate`.
         select_by: ``SI_SNR`` or ``PESQ_WB``.
+
+    Returns:
+        name to score; NaN if the network's output is not finite, so that :func:`is_best` never selects it.
     """
     ratio, results = validate(model, pairs)
     values = {"dev_SI_SNR": round(ratio, 4)}
     if select_by == "PESQ_WB":
-        chosen = results[:: -(-len(results) // _PESQ_UTTERANCES)]
-        values["dev_PESQ_WB"] = round(float(np.nanmean([pesq_wb(c, e, pairs.sample_rate) for c, e in chosen])), 4)
+        values["dev_PESQ_WB"] = math.nan
+        if all(np.isfinite(enhanced).all() for _, enhanced in results):
+            chosen = results[:: -(-len(results) // _PESQ_UTTERANCES)]
+            values["dev_PESQ_WB"] = round(float(np.nanmean([pesq_wb(c, e, pairs.sample_rate) for c, e in chosen])), 4)
     return values
 
 
