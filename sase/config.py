@@ -1,11 +1,16 @@
-"""YAML files to frozen dataclasses and back; an unknown key is an error, ``a.b=c`` overrides."""
+"""YAML files to frozen dataclasses and back; an unknown key is an error, ``a.b=c`` overrides.
+
+The values that a field may have are part of its type: ``epochs: Annotated[int, Range(1)]``. Floats are always finite.
+"""
 
 import dataclasses
+import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
 
@@ -13,6 +18,57 @@ from sase import yamlfile
 from sase.errors import InputError
 
 Config = TypeVar("Config")
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Constraint of a number: bounds that are allowed values, ``least`` and ``most``, or not, ``above`` and ``below``.
+
+    Of a tuple, it constrains the number of values.
+    """
+
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def error(self, value: Any) -> str:
+        """Return what is wrong with a value, to follow the name of its field; an empty string if nothing is."""
+        number = len(value) if isinstance(value, tuple) else value
+        bounds = {
+            f"{self.least} or more": self.least is None or number >= self.least,
+            f"above {self.above}": self.above is None or number > self.above,
+            f"{self.most} or less": self.most is None or number <= self.most,
+            f"below {self.below}": self.below is None or number < self.below,
+        }
+        if all(bounds.values()):
+            return ""
+        needed = " and ".join(text for text in bounds if "None" not in text)
+        what = f"have {needed} values" if isinstance(value, tuple) else f"be {needed}"
+        return f"must {what}, not {_short(value)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """Constraint of a text: one of several names."""
+
+    names: Collection[str]
+
+    def error(self, value: Any) -> str:
+        """Return what is wrong with a value; see :meth:`Range.error`."""
+        return "" if value in self.names else f"is {_short(value)}; choose from {', '.join(self.names)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Ascending:
+    """Constraint of a pair of numbers: the first is not above the second."""
+
+    def error(self, value: Any) -> str:
+        """Return what is wrong with a value; see :meth:`Range.error`."""
+        return "" if value[0] <= value[1] else f"must be [lowest, highest], not {_short(list(value))}"
+
+
+Share = Annotated[float, Range(0, 1)]
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -51,6 +107,15 @@ def apply_overrides(mapping: Mapping[str, Any], overrides: Iterable[str]) -> dic
     return result
 
 
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Prefix InputErrors of a block with the name of the file whose content they are about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
 def from_mapping(cls: type[Config], mapping: Any, where: str = "") -> Config:
     """Build a (nested) frozen dataclass from a mapping.
 
@@ -61,16 +126,18 @@ def from_mapping(cls: type[Config], mapping: Any, where: str = "") -> Config:
         where: the name of the section, for messages.
 
     Raises:
-        InputError: for an unknown key or a value of another type than the field's.
+        InputError: for an unknown key, or a value of another type than the field's or outside its constraints.
     """
     if not isinstance(mapping, dict):
-        raise InputError(f"config: {where or 'the file'} must be a section of 'key: value' lines, not {mapping!r}")
+        raise InputError(
+            f"config: {where or 'the file'} must be a section of 'key: value' lines, not {_short(mapping)}"
+        )
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # cls is a dataclass
-    hints = typing.get_type_hints(cls)
-    unknown = sorted(set(mapping) - set(fields))
+    hints = typing.get_type_hints(cls, include_extras=True)
+    unknown = sorted(set(mapping) - set(fields), key=str)
     if unknown:
         known = ", ".join(sorted(fields))
-        raise InputError(f"config: unknown key {_join(where, unknown[0])}; known here: {known}")
+        raise InputError(f"config: unknown key {_join(where, _short(unknown[0], str))}; known here: {known}")
     return cls(**{key: _convert(hints[key], value, _join(where, key)) for key, value in mapping.items()})
 
 
@@ -96,6 +163,12 @@ def _join(where: str, key: str) -> str:
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        result = _convert(arguments[0], value, where)
+        for constraint in arguments[1:]:
+            if error := constraint.error(result):
+                raise InputError(f"config: {where} {error}")
+        return result
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
@@ -104,20 +177,26 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return from_mapping(hint, value, where)
     if origin is tuple and isinstance(value, (list, tuple)):
         if arguments[-1] is not Ellipsis and len(arguments) != len(value):
-            raise InputError(f"config: {where} needs {len(arguments)} values, got {value!r}")
+            raise InputError(f"config: {where} needs {len(arguments)} values, got {_short(value)}")
         inner = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
         return tuple(_convert(h, v, where) for h, v in zip(inner, value))
     if origin is dict and isinstance(value, dict):
         return {str(key): _convert(arguments[1], v, _join(where, key)) for key, v in value.items()}
     if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML reads 1e-4 as text
-        except ValueError:
-            pass
+        with suppress(ValueError, OverflowError):
+            number = float(value)  # YAML reads 1e-4 as text
+            if math.isfinite(number):
+                return number
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if hint is object or (hint in (int, str, bool) and type(value) is hint):
         return value
     if origin is dict:
-        raise InputError(f"config: {where} must be a section of 'key: value' lines, not {value!r}")
-    raise InputError(f"config: {where} must be {getattr(hint, '__name__', hint)}, got {value!r}")
+        raise InputError(f"config: {where} must be a section of 'key: value' lines, not {_short(value)}")
+    raise InputError(f"config: {where} must be {getattr(hint, '__name__', hint)}, got {_short(value)}")
+
+
+def _short(value: Any, show: Callable[[Any], str] = repr) -> str:
+    """Return a value on one line, shortened if it is long."""
+    text = " ".join(show(value).split())
+    return text if len(text) <= 100 else f"{text[:97]}..."

@@ -163,7 +163,7 @@ class _Streams:
 
     def flush(self) -> Iterator[np.ndarray]:
         with torch.inference_mode():
-            yield np.concatenate([_numpy(stream.flush()) for stream in self._streams])
+            yield np.concatenate([_output(stream.flush()) for stream in self._streams])
 
 
 class _Whole:
@@ -255,7 +255,7 @@ def _per_channel(
     """
     with torch.inference_mode():
         channels = zip(functions, np.ascontiguousarray(wav)[:, None])
-        return np.concatenate([_numpy(run(torch.from_numpy(channel).to(device))) for run, channel in channels])
+        return np.concatenate([_output(run(torch.from_numpy(channel).to(device))) for run, channel in channels])
 
 
 def _checked(wav: np.ndarray | torch.Tensor, sample_rate: float) -> np.ndarray:
@@ -278,3 +278,10 @@ def _checked(wav: np.ndarray | torch.Tensor, sample_rate: float) -> np.ndarray:
 
 def _numpy(wav: torch.Tensor) -> np.ndarray:
     return wav.float().cpu().numpy()
+
+
+def _output(wav: torch.Tensor) -> np.ndarray:
+    """Return what a network returned as numpy; raise InputError if it is not finite: a file would get full scale."""
+    if not bool(wav.isfinite().all()):
+        raise InputError("the network's output contains NaN or infinity; use another model or lower the input's level")
+    return _numpy(wav)

@@ -13,9 +13,8 @@ from torch import nn
 
 from sase import weightfile
 from sase.atomic import atomic_path
-from sase.config import from_mapping, to_mapping
+from sase.config import from_mapping, naming, to_mapping
 from sase.errors import InputError
-from sase.nn.attention import OMEGAS
 from sase.nn.band_recurrent import BandRecurrent
 from sase.nn.complex import bound_magnitude, complex_multiply
 from sase.nn.config import ModelConfig
@@ -25,7 +24,6 @@ from sase.nn.stft import STFT
 from sase.nn.stream import Stream
 from sase.nn.streaming import StreamState, name_streaming_layers
 
-ATTENTIONS = ("sigmoid", "softmax")
 NETWORKS: dict[str, Callable[[ModelConfig, int], nn.Module]] = {
     "encoder_decoder": EncoderDecoder,
     "band_recurrent": BandRecurrent,
@@ -90,22 +88,21 @@ class SASE(nn.Module):
         config: of the network.
 
     Raises:
-        InputError: for an unknown choice or a memory that is not positive.
+        InputError: for an unknown choice, or fields that are out of range or do not fit together.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        choices = (("network", NETWORKS), ("mask", MASKS), ("attention", ATTENTIONS), ("omega", OMEGAS))
-        for name, known in choices:
+        from_mapping(ModelConfig, to_mapping(config), "model")  # checks the range of every field
+        for name, known in (("network", NETWORKS), ("mask", MASKS)):  # which a program may extend
             if getattr(config, name) not in known:
-                raise InputError(
-                    f"config: model.{name} is {getattr(config, name)!r}, must be one of {', '.join(known)}"
-                )
-        if not config.attention_memory_s > 0:
-            raise InputError(f"config: model.attention_memory_s must be above 0, got {config.attention_memory_s:g}")
+                raise InputError(f"config: model.{name} is {getattr(config, name)!r}; choose from {', '.join(known)}")
         self.config = config
-        self.stft = STFT(config.window, config.hop, config.fft, config.root_window)
-        self.network = NETWORKS[config.network](config, config.fft // 2)
+        try:
+            self.stft = STFT(config.window, config.hop, config.fft, config.root_window)
+            self.network = NETWORKS[config.network](config, config.fft // 2)
+        except ValueError as error:  # fields that do not fit together
+            raise InputError(f"config: model: {error}") from None
         name_streaming_layers(self.network)
 
     @property
@@ -278,16 +275,56 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> SASE:
     if path.is_dir():
         path = path / "best.pt"
     state = read_checkpoint(path)
-    config = from_mapping(ModelConfig, state.get("model_config"), "model")
-    weightfile.check_size(path, config, state.get("model", {}))
-    model = build_model(config)
-    try:
-        model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        raise InputError(
-            f"{path}: the weights do not match the config ({' '.join(str(error).split())[:200]})"
-        ) from None
-    return model.eval().to(device)
+    return model_of(path, state.get("model_config"), state.get("model")).to(device)
+
+
+def model_of(path: str | Path, config: Any, weights: Any) -> SASE:
+    """Return a network in eval mode from what a file holds, whatever its format.
+
+    Args:
+        path: of the file, for messages.
+        config: :class:`ModelConfig` as a mapping.
+        weights: name to tensor.
+
+    Raises:
+        InputError: an invalid config, or weights that are damaged or do not match it.
+    """
+    with naming(path):
+        model_config = from_mapping(ModelConfig, config, "model")
+        _require_tensors(weights)
+        weightfile.check_size(model_config, weights)
+        model = build_model(model_config)
+        check_weights(weights, model.state_dict())
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"the weights do not match the config ({reason})") from None
+    return model.eval()
+
+
+def check_weights(weights: Any, expected: Mapping[str, torch.Tensor]) -> None:
+    """Raise InputError, with the name of the tensor, for weights that are not real numbers, or NaN, or infinite.
+
+    Args:
+        weights: name to tensor, from a file.
+        expected: those of a new network; integer tensors (counters) are allowed where it has them.
+    """
+    _require_tensors(weights)
+    for name, value in weights.items():
+        like = expected.get(name)
+        if like is not None and like.is_floating_point() != value.is_floating_point():
+            raise InputError(f"{name} has type {str(value.dtype).removeprefix('torch.')}, weights are real numbers")
+        if not bool(value.isfinite().all()):
+            raise InputError(f"{name} contains NaN or infinity: the weights are damaged")
+
+
+def _require_tensors(weights: Any) -> None:
+    if not isinstance(weights, Mapping):
+        raise InputError("contains no weights")
+    for name, value in weights.items():
+        if not isinstance(value, torch.Tensor):
+            raise InputError(f"{name} is not a tensor but {type(value).__name__}")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -179,6 +179,18 @@ def test_si_sdr_removes_means_that_the_objective_keeps():
     assert objectives.si_sdr(rows[0] + 0.1, rows[1]).item() < centred - 3.0  # dB
 
 
+def test_digital_silence_around_both_signals_does_not_change_the_segmental_snr():
+    generator = np.random.default_rng(0)
+    clean = 0.1 * generator.standard_normal(2 * RATE)
+    enhanced = clean + 0.08 * generator.standard_normal(2 * RATE)
+    alone = METRICS["SegSNR"](clean, enhanced, RATE)
+    padded = [np.pad(wav, (RATE, RATE // 2)) for wav in (clean, enhanced)]
+    assert METRICS["SegSNR"](*padded, RATE) == pytest.approx(alone, abs=0.05)  # frames at the edges hold both
+    hissing = padded[1] + 1e-3 * generator.standard_normal(len(padded[1]))
+    assert METRICS["SegSNR"](padded[0], hissing, RATE) == pytest.approx(alone, abs=0.1)
+    assert np.isnan(METRICS["SegSNR"](np.zeros(RATE), np.ones(RATE), RATE))
+
+
 def test_segmental_snr_is_clipped_in_every_frame():
     clean = np.random.default_rng(0).standard_normal(RATE)
     for factor, expected in ((0.1, 20.0), (1e-3, 35.0), (100.0, -10.0)):

@@ -251,9 +251,9 @@ def test_unknown_names_are_rejected():
         build_model({"preset": "mini", "colour": 3})
     with pytest.raises(InputError, match=r"model\.mask is 'soft'"):
         build_model({"preset": "mini", "mask": "soft"})
-    with pytest.raises(InputError, match=r"model\.attention is 'linear', must be one of sigmoid, softmax"):
+    with pytest.raises(InputError, match=r"model\.attention is 'linear'; choose from sigmoid, softmax"):
         build_model({"preset": "mini", "attention": "linear"})
-    with pytest.raises(InputError, match=r"model\.omega is 'haar', must be one of random, identity"):
+    with pytest.raises(InputError, match=r"model\.omega is 'haar'; choose from random, identity"):
         build_model({"preset": "mini", "omega": "haar"})
     with pytest.raises(InputError, match="attention_memory_s must be above 0, got 0"):
         build_model({"preset": "mini", "attention_memory_s": 0})

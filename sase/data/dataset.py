@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 
+from sase.config import Ascending, Range, Share
 from sase.data.datadir import read_data_dir
 from sase.data.dump import FULL_SCALE, Entry, read_entry
 from sase.errors import InputError
@@ -19,6 +21,7 @@ _TALKERS = 6  # in babble
 _ROOM_TONE_DB = (25.0, 55.0)  # below the level of the speech
 _OCTAVES = 8  # of the equaliser: 62.5 Hz to 8 kHz
 _SILENCE = 1e-8  # mean power below which a segment counts as silent
+_Decibels = Annotated[float, Range(-200, 200)]
 
 
 @dataclass(frozen=True)
@@ -45,21 +48,21 @@ class DataConfig:
         speechless: share of segments without speech.
     """
 
-    batch_size: int = 12
-    segment_s: float = 2.0
+    batch_size: Annotated[int, Range(1)] = 12
+    segment_s: Annotated[float, Range(0.01, 600)] = 2.0
     remix: bool = True
-    snr_db: tuple[float, float] = (-2.0, 17.0)
-    level_db: tuple[float, float] = (-38.0, -16.0)
-    babble: float = 0.0
-    coloured: float = 0.0
-    second_noise: float = 0.0
-    tilt_db: float = 0.0
-    equaliser_db: float = 0.0
-    band_limited: float = 0.0
-    reverberant: float = 0.0
-    room_tone: float = 0.0
-    clean: float = 0.0
-    speechless: float = 0.0
+    snr_db: Annotated[tuple[_Decibels, _Decibels], Ascending()] = (-2.0, 17.0)
+    level_db: Annotated[tuple[_Decibels, _Decibels], Ascending()] = (-38.0, -16.0)
+    babble: Share = 0.0
+    coloured: Share = 0.0
+    second_noise: Share = 0.0
+    tilt_db: Annotated[float, Range(0, 200)] = 0.0
+    equaliser_db: Annotated[float, Range(0, 200)] = 0.0
+    band_limited: Share = 0.0
+    reverberant: Share = 0.0
+    room_tone: Share = 0.0
+    clean: Share = 0.0
+    speechless: Share = 0.0
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class PairSet:
         fits_memory: whether the set is kept on the device.
 
     Raises:
-        InputError: no utterances, or noisy and clean audio of different length.
+        InputError: no utterances, noisy and clean audio of different length, or another sample rate.
     """
 
     def __init__(
@@ -112,6 +115,11 @@ class PairSet:
         self.utts, self.sample_rate, self.device = list(data.utts), sample_rate, torch.device(device)
         self.noisy, self.clean = ([read_entry(table[utt]) for utt in self.utts] for table in (data.noisy, data.clean))
         for utt, noisy, clean in zip(self.utts, self.noisy, self.clean):
+            if not noisy.sample_rate == clean.sample_rate == sample_rate:
+                rates = f"{noisy.sample_rate} Hz noisy and {clean.sample_rate} Hz clean"
+                raise InputError(
+                    f"{dump_dir}: {utt} has {rates}, the network {sample_rate} Hz; run stage 2 at its rate"
+                )
             if noisy.num_samples != clean.num_samples:
                 samples = f"{noisy.num_samples} noisy and {clean.num_samples} clean samples"
                 raise InputError(f"{dump_dir}: {utt} has {samples}; run stage 2 again")

@@ -106,7 +106,10 @@ def card(
 
 
 def _training_lines(config: str, history: list[dict[str, Any]], beginning: str) -> list[str]:
-    data, chosen = yamlfile.parse(config, "config.yaml")["data"], [epoch for epoch in history if epoch["best"]][-1]
+    data, best = yamlfile.parse(config, "config.yaml")["data"], [epoch for epoch in history if epoch["best"]]
+    if not best:
+        raise InputError("no epoch of this experiment was selected on the development set: all its scores are NaN")
+    chosen = best[-1]
     hours = history[-1]["steps"] * data["batch_size"] * data["segment_s"] / 3600
     development = ", ".join(f"{key[4:]} {value:g}" for key, value in chosen.items() if key.startswith("dev_"))
     return [

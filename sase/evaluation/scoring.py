@@ -34,7 +34,7 @@ from sase.metrics.measures import METRICS, evaluate
 
 SAMPLE_RATE = 16000  # of all scoring, in Hz; other rates are resampled to it
 UNPROCESSED = "scoring_unprocessed"
-_FORMAT = 1  # raise it when a measure changes, so that existing scores are computed again
+_FORMAT = 2  # raise it when a measure changes, so that existing scores are computed again
 
 Log = Callable[[str], object]
 

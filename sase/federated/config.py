@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from sase.config import apply_overrides, from_mapping, read_yaml
+from sase.config import OneOf, Range, apply_overrides, from_mapping, naming, read_yaml, to_mapping
 from sase.errors import InputError
 from sase.federated.aggregation import STRATEGIES
 from sase.federated.robust import AGGREGATIONS
@@ -76,44 +77,44 @@ class FederatedConfig:
         dp_delta: δ for which ε is reported.
     """
 
-    num_silos: int = 4
-    num_rounds: int = 20
-    local_epochs: int = 1
-    epoch_share: float = 1.0
-    local_steps: int = 0
-    strategy: str = "examples"
-    tau: float = 1.0
-    gamma: float = 1.0
-    alpha_min: float = 0.05
-    common_dev_s: float = 30.0
-    max_weight: float = 0.6
-    aggregation: str = "mean"
-    max_poisoned: float = 0.25
-    server: str = "plain"
-    server_lr: float | None = None
-    momentum: float = 0.9
-    beta2: float = 0.99
-    adaptivity: float = 1e-3
-    fedprox_mu: float = 0.0
+    num_silos: Annotated[int, Range(1)] = 4
+    num_rounds: Annotated[int, Range(1)] = 20
+    local_epochs: Annotated[int, Range(1)] = 1
+    epoch_share: Annotated[float, Range(above=0)] = 1.0
+    local_steps: Annotated[int, Range(0)] = 0
+    strategy: Annotated[str, OneOf(tuple(STRATEGIES))] = "examples"
+    tau: Annotated[float, Range(above=0)] = 1.0
+    gamma: Annotated[float, Range(0)] = 1.0
+    alpha_min: Annotated[float, Range(0, below=1)] = 0.05
+    common_dev_s: Annotated[float, Range(0)] = 30.0
+    max_weight: Annotated[float, Range(above=0, most=1)] = 0.6
+    aggregation: Annotated[str, OneOf(tuple(AGGREGATIONS))] = "mean"
+    max_poisoned: Annotated[float, Range(0, below=0.5)] = 0.25
+    server: Annotated[str, OneOf(SERVERS)] = "plain"
+    server_lr: Annotated[float, Range(above=0)] | None = None
+    momentum: Annotated[float, Range(0, below=1)] = 0.9
+    beta2: Annotated[float, Range(0, below=1)] = 0.99
+    adaptivity: Annotated[float, Range(above=0)] = 1e-3
+    fedprox_mu: Annotated[float, Range(0)] = 0.0
     scaffold: bool = False
-    control_steps: int = 0
+    control_steps: Annotated[int, Range(0)] = 0
     fednova: bool = False
-    norm: str = "average"
-    average_decay: float = 0.0
+    norm: Annotated[str, OneOf(NORM_POLICIES)] = "average"
+    average_decay: Annotated[float, Range(0, below=1)] = 0.0
     fresh_optimizer: bool = True
-    schedule: str = "cosine"
-    payload: str = "float32"
-    dev_s: float = 0.0
-    min_silos: int = 0
-    max_repeats: int = 3
-    repeat_wait_s: float = 5.0
-    round_timeout_s: float = 3600.0
-    max_norm_ratio: float = 10.0
-    max_statistics_ratio: float = 1000.0
-    max_drop_db: float = 3.0
-    dp_clip_norm: float = 0.0
-    dp_noise_multiplier: float = 0.0
-    dp_delta: float = 1e-5
+    schedule: Annotated[str, OneOf(SCHEDULES)] = "cosine"
+    payload: Annotated[str, OneOf(PAYLOADS)] = "float32"
+    dev_s: Annotated[float, Range(0)] = 0.0
+    min_silos: Annotated[int, Range(0)] = 0
+    max_repeats: Annotated[int, Range(0)] = 3
+    repeat_wait_s: Annotated[float, Range(0)] = 5.0
+    round_timeout_s: Annotated[float, Range(above=0)] = 3600.0
+    max_norm_ratio: Annotated[float, Range(above=1)] = 10.0
+    max_statistics_ratio: Annotated[float, Range(above=1)] = 1000.0
+    max_drop_db: Annotated[float, Range(0)] = 3.0
+    dp_clip_norm: Annotated[float, Range(0)] = 0.0
+    dp_noise_multiplier: Annotated[float, Range(0)] = 0.0
+    dp_delta: Annotated[float, Range(above=0, below=1)] = 1e-5
 
     @property
     def needed_silos(self) -> int:
@@ -132,52 +133,18 @@ def load_federated_config(path: str | Path, overrides: Sequence[str] = ()) -> Fe
     Raises:
         InputError: an unknown key or choice, or inconsistent values.
     """
-    return checked(from_mapping(FederatedConfig, apply_overrides(read_yaml(path), overrides)))
+    mapping = apply_overrides(read_yaml(path), overrides)
+    with naming(path):
+        return checked(from_mapping(FederatedConfig, mapping))
 
 
 def checked(config: FederatedConfig) -> FederatedConfig:
     """Return ``config``, or raise InputError for invalid or inconsistent values."""
-    choices = (
-        ("strategy", STRATEGIES),
-        ("aggregation", AGGREGATIONS),
-        ("server", SERVERS),
-        ("payload", PAYLOADS),
-        ("norm", NORM_POLICIES),
-        ("schedule", SCHEDULES),
-    )
-    for name, known in choices:
-        if (value := getattr(config, name)) not in known:
-            raise InputError(f"federated config: {name} is {value!r}; choose from {', '.join(known)}")
-    for name in ("num_silos", "num_rounds", "local_epochs", "epoch_share", "tau", "round_timeout_s", "adaptivity"):
-        if not getattr(config, name) > 0:
-            raise InputError(f"federated config: {name} must be above 0, not {getattr(config, name)}")
-    for name in (
-        "local_steps",
-        "fedprox_mu",
-        "control_steps",
-        "dev_s",
-        "min_silos",
-        "max_repeats",
-        "repeat_wait_s",
-        "dp_clip_norm",
-        "dp_noise_multiplier",
-        "max_drop_db",
-    ):
-        if not getattr(config, name) >= 0:
-            raise InputError(f"federated config: {name} must be 0 or more, not {getattr(config, name)}")
-    if not 0 <= config.average_decay < 1:
-        raise InputError(f"federated config: average_decay must be 0 or more and below 1, not {config.average_decay}")
+    from_mapping(FederatedConfig, to_mapping(config))  # checks the range of every field
     if config.min_silos > config.num_silos:
         raise InputError(f"federated config: min_silos is {config.min_silos}, more than num_silos ({config.num_silos})")
     if config.strategy == "sase" and not 0 <= config.alpha_min * config.num_silos < 1:
         raise InputError(f"federated config: alpha_min must be 0 or more and below 1/{config.num_silos}")
-    if not 0 < config.max_weight <= 1:
-        raise InputError(f"federated config: max_weight must be above 0 and at most 1, not {config.max_weight}")
-    if not 0 <= config.max_poisoned < 0.5:
-        raise InputError(f"federated config: max_poisoned must be 0 or more and below 0.5, not {config.max_poisoned}")
-    for name in ("max_norm_ratio", "max_statistics_ratio"):
-        if not getattr(config, name) > 1:
-            raise InputError(f"federated config: {name} must be above 1, not {getattr(config, name)}")
     _check_privacy(config)
     return config
 
@@ -189,5 +156,3 @@ def _check_privacy(config: FederatedConfig) -> None:
         return
     if config.payload != "float32" or config.scaffold or config.norm != "none":
         raise InputError("federated config: dp_clip_norm requires payload: float32, scaffold: false and norm: none")
-    if not 0 < config.dp_delta < 1:
-        raise InputError(f"federated config: dp_delta must be between 0 and 1, not {config.dp_delta}")

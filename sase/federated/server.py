@@ -40,6 +40,7 @@ from sase.model import load_model, save_model
 from sase.training.checkpoint import load_checkpoint, save_checkpoint
 from sase.training.config import TrainConfig
 from sase.training.initial import initial_model
+from sase.training.validation import is_best
 
 log = logging.getLogger(__name__)
 
@@ -255,7 +256,6 @@ class Server:
     def _record(self, model: GlobalModel, scores: Mapping[str, float]) -> dict[str, Any]:
         """Return the round's record for ``rounds.jsonl``."""
         criterion = f"dev_{self.train.train.select_by}"
-        best = max(filter(math.isfinite, (record[criterion] for record in self.history)), default=-math.inf)
         attempts = self._current_attempts()
         return {
             "round": self.next_round,
@@ -265,7 +265,7 @@ class Server:
             "bytes_down": self.config.num_silos * num_bytes(attempts.instruction.arrays),
             **self._privacy_record(),
             **scores,
-            "best": scores[criterion] > best,
+            "best": is_best(scores[criterion], (record[criterion] for record in self.history)),
         }
 
     def _privacy_record(self) -> dict[str, float]:

@@ -247,10 +247,12 @@ class Objective:
     Attributes:
         function: :class:`Pair` -> values to be minimised, one per utterance, (batch,).
         needs_reference: undefined if the reference is silent; such utterances are excluded from its mean.
+        needs_rate: defined in Hz, at :data:`SAMPLE_RATE` only.
     """
 
     function: _Function
     needs_reference: bool = False
+    needs_rate: bool = False
 
 
 OBJECTIVES: dict[str, Objective] = {
@@ -258,9 +260,9 @@ OBJECTIVES: dict[str, Objective] = {
     "si_sdr": Objective(_negative_capped(_si_sdr_db), needs_reference=True),
     "sdr": Objective(_negative_capped(_sdr_db), needs_reference=True),
     "mse": Objective(_mse),
-    "log_mel": Objective(_log_mel),
-    "stoi": Objective(_stoi, needs_reference=True),
-    "pmsqe": Objective(_pmsqe, needs_reference=True),
+    "log_mel": Objective(_log_mel, needs_rate=True),
+    "stoi": Objective(_stoi, needs_reference=True, needs_rate=True),
+    "pmsqe": Objective(_pmsqe, needs_reference=True, needs_rate=True),
     "compressed_spectral": Objective(_compressed_spectral),
     "contrastive": Objective(_contrastive, needs_reference=True),
 }
@@ -346,14 +348,16 @@ class Loss:
         return f"Loss({self.weights})"
 
 
-def build_loss(weights: Mapping[str, float]) -> Loss:
+def build_loss(weights: Mapping[str, float], sample_rate: int = SAMPLE_RATE) -> Loss:
     """Return the weighted sum of objectives, a :class:`Loss`.
 
     Args:
         weights: mapping name -> positive weight, as in ``{"si_snr": 1.0, "compressed_spectral": 0.5}``.
+        sample_rate: of the speech, in Hz.
 
     Raises:
-        InputError: for no objective, an unknown one, or a weight that is not a positive number.
+        InputError: for no objective, an unknown one or one that needs another sample rate, or a weight that is not a
+            positive number.
     """
     known = ", ".join(sorted(OBJECTIVES))
     if not weights:
@@ -363,4 +367,6 @@ def build_loss(weights: Mapping[str, float]) -> Loss:
             raise InputError(f"loss: unknown objective {name!r}; known: {known}")
         if not isinstance(weight, (int, float)) or isinstance(weight, bool) or not 0 < weight < math.inf:
             raise InputError(f"loss: the weight of {name} must be a positive number, got {weight!r}")
+        if OBJECTIVES[name].needs_rate and sample_rate != SAMPLE_RATE:
+            raise InputError(f"loss: {name} is defined at {SAMPLE_RATE} Hz, but model.sample_rate is {sample_rate}")
     return Loss({name: float(weight) for name, weight in weights.items()})

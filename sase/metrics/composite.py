@@ -48,18 +48,21 @@ def rating(name: str, distances: Mapping[str, float]) -> float:
 def segmental_snr(clean: np.ndarray, enhanced: np.ndarray, sample_rate: int) -> float:
     """Return the mean over frames of the SNR in dB, each clipped to -10...35 dB; NaN if the clean signal is silent.
 
+    Frames in which the clean signal is digital silence have no SNR and are skipped. The authors' MATLAB program counts
+    them as -10 dB, so its value depends on how much digital silence surrounds the speech.
+
     Args:
         clean: float64 (time,).
         enhanced: float64 (time,).
         sample_rate: in Hz.
     """
     frames = _frames(clean, sample_rate)
-    if not frames.any():
+    active = frames.any(axis=1)
+    if not active.any():
         return float("nan")
-    signal = np.square(frames).sum(axis=1)
-    noise = np.square(_frames(clean - enhanced, sample_rate)).sum(axis=1)
+    signal = np.square(frames).sum(axis=1)[active]
+    noise = np.square(_frames(clean - enhanced, sample_rate)).sum(axis=1)[active]
     snr_db = 10 * np.log10(signal / (noise + _EPS) + _EPS)
-    snr_db[noise == 0] = np.inf  # otherwise a silent frame that is preserved exactly would get the lowest value
     return float(np.clip(snr_db, *SEGMENTAL_RANGE_DB).mean())
 
 

@@ -76,6 +76,8 @@ def estoi(clean: np.ndarray, enhanced: np.ndarray, sample_rate: int) -> float:
 def seg_snr(clean: np.ndarray, enhanced: np.ndarray, sample_rate: int) -> float:
     """Return the segmental SNR in dB: the mean over 30 ms frames, each clipped to -10...35 dB; NaN for silence.
 
+    Frames whose clean signal is digital silence do not count, see :func:`sase.metrics.composite.segmental_snr`.
+
     Args:
         clean: (time,).
         enhanced: (time,).

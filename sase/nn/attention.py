@@ -20,7 +20,6 @@ from sase.nn.streaming import StreamingLayer, StreamState
 
 _EPS = 1e-6  # in the normaliser
 CHUNK = 32  # frames
-OMEGAS = ("random", "identity")
 
 
 class TimeAttention(DerivingLayer, StreamingLayer):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from sase.config import OneOf, Range
 
 
 @dataclass(frozen=True)
@@ -29,26 +32,26 @@ class ModelConfig:
     """
 
     network: str = "encoder_decoder"
-    sample_rate: int = 16000
+    sample_rate: Annotated[int, Range(1000, 768000)] = 16000
     causal: bool = True
-    window: int = 400
-    hop: int = 100
-    fft: int = 512
+    window: Annotated[int, Range(2, 2**20)] = 400
+    hop: Annotated[int, Range(1, 2**20)] = 100
+    fft: Annotated[int, Range(2, 2**20)] = 512
     root_window: bool = False
-    compression: float = 1.0
-    channels: tuple[int, ...] = (16, 32, 64, 128, 128, 128)
-    bands: int = 32
-    blocks: int = 2
-    recurrent: int = 256
-    heads: int = 4
-    norm: str = "batch"
+    compression: Annotated[float, Range(above=0, most=1)] = 1.0
+    channels: Annotated[tuple[Annotated[int, Range(1, 4096)], ...], Range(1, 16)] = (16, 32, 64, 128, 128, 128)
+    bands: Annotated[int, Range(1, 4096)] = 32
+    blocks: Annotated[int, Range(1, 64)] = 2
+    recurrent: Annotated[int, Range(1, 4096)] = 256
+    heads: Annotated[int, Range(1, 256)] = 4
+    norm: Annotated[str, OneOf(("batch", "layer"))] = "batch"
     gates: bool = True
     time_attention: bool = True
     frequency_attention: bool = True
-    attention: str = "sigmoid"
+    attention: Annotated[str, OneOf(("sigmoid", "softmax"))] = "sigmoid"
     learned_sigmoids: bool = True
-    omega: str = "random"
-    attention_memory_s: float = 4.0
+    omega: Annotated[str, OneOf(("random", "identity"))] = "random"
+    attention_memory_s: Annotated[float, Range(above=0)] = 4.0
     mask: str = "polar"
 
     @property

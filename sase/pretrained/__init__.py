@@ -11,10 +11,9 @@ import torch
 
 from sase import weightfile
 from sase.atomic import atomic_path
-from sase.config import from_mapping, to_mapping
+from sase.config import to_mapping
 from sase.errors import InputError
-from sase.model import FORMAT, SASE, build_model, load_model
-from sase.nn.config import ModelConfig
+from sase.model import FORMAT, SASE, load_model, model_of
 
 FOLDER = Path(__file__).parent
 DEFAULT = "small"
@@ -68,16 +67,7 @@ def _load_safetensors(path: Path, device: str | torch.device) -> SASE:
         raise InputError(f"{path}: not a readable safetensors file ({error})") from None
     if metadata.get("format") != FORMAT:
         raise InputError(f"{path}: not weights of SASE")
-    config = from_mapping(ModelConfig, weightfile.read_config(path, metadata), "model")
-    weightfile.check_size(path, config, state)
-    model = build_model(config)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise InputError(
-            f"{path}: the weights do not match the config ({' '.join(str(error).split())[:200]})"
-        ) from None
-    return model.eval().to(device)
+    return model_of(path, weightfile.read_config(path, metadata), state).to(device)
 
 
 def _resolve_name(name: str) -> Path:

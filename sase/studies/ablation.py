@@ -18,12 +18,12 @@ from sase.data.datadir import read_data_dir
 from sase.data.dataset import PairSet
 from sase.errors import InputError
 from sase.evaluation.scores import labels_of
-from sase.losses.objectives import build_loss
 from sase.model import build_model, model_config
 from sase.processes import folder_lock, sase_command
 from sase.profiling import count_parameters, macs_per_s
 from sase.studies.grid import Grid, Result, Results, load_plan
 from sase.studies.scores import Identity, Scores, score_set
+from sase.training import config as training_config
 from sase.training.checkpoint import first_difference
 from sase.training.config import TrainConfig, load_train_config
 from sase.training.distributed import init_workers
@@ -128,7 +128,7 @@ def train_config(ablation: Ablation, row: str, seed: int) -> TrainConfig:
     try:
         model = to_mapping(model_config(config["model"]))
         train = from_mapping(TrainConfig, {**config, "model": model, "seed": seed})
-        build_loss(train.loss)
+        training_config.check(train)
         return train
     except InputError as error:
         raise InputError(f"{ablation.path}: row {row}: {error}") from None

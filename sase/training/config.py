@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
-from sase.config import apply_overrides, from_mapping, read_yaml, to_mapping
+from sase.config import OneOf, Range, Share, apply_overrides, from_mapping, naming, read_yaml, to_mapping
 from sase.data.dataset import DataConfig
 from sase.errors import InputError
+from sase.losses.objectives import build_loss
+from sase.metrics.measures import PESQ_RATE
 from sase.model import model_config
 from sase.nn.config import ModelConfig
 
@@ -50,21 +52,21 @@ class OptimiserConfig:
         checkpoint_s: seconds between checkpoints within an epoch.
     """
 
-    epochs: int = 50
-    steps_per_epoch: int = 0
-    optimizer: str = "adamw"
-    learning_rate: float = 2e-3
-    warmup_steps: int = 200
-    final_ratio: float = 0.02
-    weight_decay: float = 0.01
-    micro_batch_size: int = 0
-    clip_norm: float = 3.0
-    max_bad_steps: int = 20
-    ema_decay: float = 0.999
-    select_by: str = "SI_SNR"
-    precision: str = "float32"
+    epochs: Annotated[int, Range(1)] = 50
+    steps_per_epoch: Annotated[int, Range(0)] = 0
+    optimizer: Annotated[str, OneOf(OPTIMISERS)] = "adamw"
+    learning_rate: Annotated[float, Range(above=0)] = 2e-3
+    warmup_steps: Annotated[int, Range(0)] = 200
+    final_ratio: Share = 0.02
+    weight_decay: Annotated[float, Range(0)] = 0.01
+    micro_batch_size: Annotated[int, Range(0)] = 0
+    clip_norm: Annotated[float, Range(above=0)] = 3.0
+    max_bad_steps: Annotated[int, Range(1)] = 20
+    ema_decay: Annotated[float, Range(0, below=1)] = 0.999
+    select_by: Annotated[str, OneOf(SELECTORS)] = "SI_SNR"
+    precision: Annotated[str, OneOf(PRECISIONS)] = "float32"
     compile: bool = False
-    checkpoint_s: float = 300.0
+    checkpoint_s: Annotated[float, Range(0)] = 300.0
 
 
 @dataclass(frozen=True)
@@ -83,17 +85,17 @@ class TrainConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    loss: dict[str, float] = field(default_factory=lambda: {"si_snr": 1.0})
+    loss: dict[str, Annotated[float, Range(above=0)]] = field(default_factory=lambda: {"si_snr": 1.0})
     train: OptimiserConfig = field(default_factory=OptimiserConfig)
     init: str = ""
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
 
 
 def load_train_config(path: str | Path, overrides: Iterable[str] = (), seed: int | None = None) -> TrainConfig:
     """Return the configuration in a YAML file, with ``--set`` overrides; ``model.preset`` names a preset.
 
     Raises:
-        InputError: an unknown key, preset or choice, or a value of the wrong type.
+        InputError: an unknown key, preset, objective or choice, or a value of the wrong type or out of range.
     """
     mapping = apply_overrides(read_yaml(path), overrides)
     if seed is not None:
@@ -101,19 +103,21 @@ def load_train_config(path: str | Path, overrides: Iterable[str] = (), seed: int
     model = mapping.pop("model", None)
     if not isinstance(model, dict):
         raise InputError(f"{path}: the section 'model:' is missing; add e.g. 'model: {{preset: small}}'")
-    config = from_mapping(TrainConfig, {**mapping, "model": to_mapping(model_config(model))})
-    for name, value, known in (
-        ("train.precision", config.train.precision, PRECISIONS),
-        ("train.select_by", config.train.select_by, SELECTORS),
-        ("train.optimizer", config.train.optimizer, OPTIMISERS),
-    ):
-        if value not in known:
-            raise InputError(f"config: {name} is {value!r}; choose from {', '.join(known)}")
-    if config.train.micro_batch_size < 0:
-        raise InputError(
-            f"config: train.micro_batch_size is {config.train.micro_batch_size}, must be 0 (no limit) or more"
-        )
+    with naming(path):
+        config = from_mapping(TrainConfig, {**mapping, "model": to_mapping(model_config(model))})
+        check(config)
     return config
+
+
+def check(config: TrainConfig) -> None:
+    """Raise InputError for objectives or a selector that do not exist or do not fit the network's sample rate."""
+    rate = config.model.sample_rate
+    build_loss(config.loss, rate)
+    if config.train.select_by == "PESQ_WB" and rate != PESQ_RATE:
+        raise InputError(
+            f"config: train.select_by PESQ_WB is defined at {PESQ_RATE} Hz, but model.sample_rate is {rate}; "
+            "select by SI_SNR"
+        )
 
 
 def resume_key(mapping: Mapping[str, Any]) -> dict[str, Any]:

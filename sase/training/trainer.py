@@ -15,13 +15,13 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from sase.atomic import remove_leftovers, write_text
-from sase.config import read_yaml, to_mapping, to_yaml
+from sase.config import naming, read_yaml, to_mapping, to_yaml
 from sase.data.dataset import Batch, Mixtures, PairSet
 from sase.data.fingerprint import RECORD, require_unchanged
 from sase.errors import InputError
 from sase.jsonfile import append_jsonl, write_jsonl
 from sase.losses.objectives import build_loss
-from sase.model import SASE, save_model
+from sase.model import SASE, check_weights, save_model
 from sase.progress import progress_bar
 from sase.training.batch_sharding import batch_backward
 from sase.training.checkpoint import first_difference, load_checkpoint, save_checkpoint, with_number
@@ -31,7 +31,7 @@ from sase.training.initial import initial_model
 from sase.training.interruption import Interruption
 from sase.training.loop import EpochStats, GradientGuard, TrainingStep, learning_rate, train_epoch
 from sase.training.performance import autocast, compile_network, eager, training_precision
-from sase.training.validation import development_scores
+from sase.training.validation import development_scores, is_best
 
 TRAINING_FILES = (
     *("checkpoint.pt", "server.pt", "best.pt", "last.pt"),
@@ -194,8 +194,7 @@ class Trainer:
         means = {name: round(value, 6) for name, value in stats.means().items()}
         entry = {"epoch": len(self.history) + 1, "steps": self.step, "bad_steps": stats.bad_steps, **means, **scores}
         score = entry[f"dev_{self.config.train.select_by}"]
-        best = max((e[f"dev_{self.config.train.select_by}"] for e in self.history), default=-float("inf"))
-        entry["best"] = score > best
+        entry["best"] = is_best(score, (e[f"dev_{self.config.train.select_by}"] for e in self.history))
         self.history.append(entry)
         if entry["best"]:
             save_model(self.validated, self.exp_dir / "best.pt")
@@ -228,6 +227,10 @@ class Trainer:
         return None
 
     def _resume(self, state: dict[str, Any]) -> None:
+        with naming(self.checkpoint_path):
+            check_weights(state["model"], self.model.state_dict())
+            if self.averaged is not None:
+                check_weights(state["averaged"], self.averaged.state_dict())
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.averaged is not None:

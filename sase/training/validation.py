@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -52,25 +53,34 @@ class PairSubset:
         return self._pairs.segments(self._index[utt], first, num_samples)
 
 
+def is_best(score: float, earlier: Iterable[float]) -> bool:
+    """Return whether a score exceeds all earlier ones. Scores that are not finite never count, on either side."""
+    return math.isfinite(score) and score > max(filter(math.isfinite, earlier), default=-math.inf)
+
+
 def development_scores(model: torch.nn.Module, pairs: PairSet | PairSubset, select_by: str) -> dict[str, float]:
     """Return a model's ``dev_SI_SNR`` (dB) on a set and, when selecting by it, ``dev_PESQ_WB``.
 
     Args:
         model, pairs: as for :func:`validate`.
         select_by: ``SI_SNR`` or ``PESQ_WB``.
+
+    Returns:
+        name to score; NaN if the network's output is not finite, so that :func:`is_best` never selects it.
     """
     if select_by != "PESQ_WB":
         return {"dev_SI_SNR": round(validate(model, pairs)[0], 4)}
     chosen = range(0, len(pairs), -(-len(pairs) // _PESQ_UTTERANCES))
 
     def pesq_of_chosen(index: int, clean: np.ndarray, enhanced: np.ndarray) -> float | None:
+        if not np.isfinite(enhanced).all():
+            return math.inf
         return pesq_wb(clean, enhanced, pairs.sample_rate) if index in chosen else None
 
     ratio, found = validate(model, pairs, pesq_of_chosen)
-    return {
-        "dev_SI_SNR": round(ratio, 4),
-        "dev_PESQ_WB": round(float(np.nanmean([value for value in found if value is not None])), 4),
-    }
+    values = [value for value in found if value is not None]
+    pesq = math.nan if math.inf in values else round(float(np.nanmean(values)), 4)
+    return {"dev_SI_SNR": round(ratio, 4), "dev_PESQ_WB": pesq}
 
 
 def measure_set(model: torch.nn.Module, pairs: PairSet | PairSubset, measures: Sequence[str]) -> list[dict[str, float]]:
