@@ -42,6 +42,8 @@ folders() { # folders OPTION "A B": each behind its option
 }
 
 [ $# -eq 0 ] || fail "unexpected argument: $1; see --help"
+check_stages 1 4
+[ -n "${presets// /}" ] || fail "--presets: needs the name of a preset"
 mapfile -t sources < <(
   folders --speech "$speech"
   folders --noise "$noise"
