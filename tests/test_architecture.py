@@ -9,7 +9,8 @@ import pytest
 
 LAYERS = [  # a module imports from its own layer or the ones before it
     "__version__ errors",
-    "atomic audio batch completion config endpoints extras jsonfile machine markdown plotting processes progress",
+    "atomic audio batch completion config endpoints extras filetree jsonfile machine markdown plotting processes"
+    " progress textfile",
     "nn metrics",
     "model losses data pretrained inspection profiling",
     "training enhancer inspection_figure",

@@ -5,6 +5,7 @@
 hash of its input. Pairs are files (``wav.scp``, ``spk1.scp``) or are mixed here from ``mixtures.tsv``.
 """
 
+import io
 import os
 import struct
 import time
@@ -278,7 +279,9 @@ def _ark_writer(path: Path, sample_rate: int) -> Iterator[Callable[[str, np.ndar
 
         def write(utt: str, wav: np.ndarray) -> str:
             offset = file.tell() + len(utt.encode()) + 1
-            kaldiio.save_ark(file, {utt: (sample_rate, wav)})
+            entry = io.BytesIO()  # kaldiio would print a traceback when the disk is full
+            kaldiio.save_ark(entry, {utt: (sample_rate, wav)})
+            file.write(entry.getvalue())
             return f"{path}:{offset}"
 
         yield write

@@ -8,6 +8,7 @@ high spectral centroids) and ranges of SNRs, and each is twice as large as the p
 """
 
 import csv
+import io
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ from sase.data.corpora.noisex92 import Noise
 from sase.data.mixtures import FILE, Mixer, Mixture, write_mixtures
 from sase.data.splitting import split_proportionally
 from sase.errors import InputError
+from sase.textfile import read_text
 
 SPLITS = {"tr": "train", "cv": "dev", "tt": "test"}
 SNRS_DB = (-5.0, 0.0, 5.0, 10.0)  # of cv and tt; tr draws from the continuous range
@@ -125,7 +127,7 @@ def find_language(cv_dir: str | Path) -> Path:
     found = [p.parent for depth in ("", "*/", "*/*/") for p in sorted(cv_dir.glob(f"{depth}train.tsv"))]
     if not found:
         raise InputError(f"{cv_dir}: contains no train.tsv. {HOW_TO_GET}")
-    if len(found) > 1:
+    if len({folder.resolve() for folder in found}) > 1:
         raise InputError(f"{cv_dir}: contains several languages, pass one of {', '.join(map(str, found))}")
     for name in (*(f"{split}.tsv" for split in SPLITS.values()), "clips"):
         if not (found[0] / name).exists():
@@ -250,10 +252,12 @@ def _noise_silos(noises: Sequence[Noise], num_silos: int, noise_dir: str | Path)
 
 def _rows(path: Path) -> list[dict[str, str]]:
     """Return the lines of a .tsv file as dicts, with at least ``client_id`` and ``path``."""
+    text = read_text(path)
+    # As published, cells are not quoted, and may contain quotes; a spreadsheet quotes the header too.
+    lines, quoted = io.StringIO(text, newline="\n"), text.startswith('"')
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE))
+    except csv.Error as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
     if not rows:
         raise InputError(f"{path}: lists no clips")

@@ -19,6 +19,7 @@ from sase.data import noises
 from sase.data.corpora.commonvoice import Clip, read_clips
 from sase.data.mixtures import FILE, Mixer, Mixture, write_mixtures
 from sase.errors import InputError
+from sase.filetree import files_below
 
 SETS = ("tr", "cv")
 SNRS_DB = (0.0, 5.0, 10.0, 15.0)
@@ -89,7 +90,7 @@ def _read_speech(
     clips: dict[str, dict[str, Clip]] = {name: {} for name in SETS}
     plain: dict[str, Clip] = {}
     for folder in folders:
-        if Path(folder).is_dir() and any(Path(folder).glob("**/train.tsv")):
+        if Path(folder).is_dir() and any(path.name == "train.tsv" for path in files_below(folder)):
             tables = read_clips(folder, log)
             for name in SETS:
                 clips[name] |= tables[name]

@@ -4,6 +4,7 @@ Valentini-Botinhao et al., "Investigating RNN-based speech enhancement methods f
 """
 
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +14,7 @@ from sase.atomic import atomic_folder
 from sase.data import datadir
 from sase.data.corpora.download import Archive, download_archives
 from sase.errors import InputError
+from sase.textfile import read_text
 
 DEV_SPEAKERS = ("p226", "p287")  # as in ESPnet; the corpus has no development set
 TRAINSETS = ("28spk", "56spk")
@@ -141,9 +143,10 @@ def _sounds(corpus_dir: Path, name: str) -> dict[str, str]:
     for path in sorted(Path(os.path.abspath(folder)).iterdir()):
         if not audio.is_sound_file(path, SUFFIXES):
             continue
-        if path.stem in sounds:
-            raise InputError(f"{folder}: duplicate {path.stem}: {os.path.basename(sounds[path.stem])} and {path.name}")
-        sounds[path.stem] = str(path)
+        utt = unicodedata.normalize("NFC", path.stem)  # noisy and clean may be from different systems
+        if utt in sounds:
+            raise InputError(f"{folder}: duplicate {utt}: {os.path.basename(sounds[utt])} and {path.name}")
+        sounds[utt] = str(path)
     return sounds
 
 
@@ -166,7 +169,7 @@ def _read_log(corpus_dir: Path, name: str) -> dict[str, tuple[str, float]]:
     log: dict[str, tuple[str, float]] = {}
     if path is None:
         return log
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
