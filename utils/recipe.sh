@@ -21,6 +21,7 @@ node_rank=
 master_addr=
 master_port=29500
 seed=0
+skip_bad_test=false
 tag=
 train_config=
 train_args=
@@ -47,6 +48,7 @@ recipe_help="  --mini true|false           use a small generated corpus, offline
   --node_rank K --master_addr HOST, --master_port N
                               without a cluster, to be run on each machine: rank of this machine, from 0, and address
                               of the first ($master_port)
+  --skip_bad_test true|false  leave bad utterances out of the test set, and mark the results ($skip_bad_test)
   --seed N                    random seed of the training ($seed)
   --tag NAME                  name of the experiment, exp/NAME (from the configuration and the options that change it)
   --train_config FILE         YAML file (conf/train_small.yaml; with --mini true conf/train_mini.yaml)
@@ -108,6 +110,8 @@ settle_recipe() { # settle_recipe "$@": check common options, set the folders, c
   if $mini; then work=mini/ preset=mini fl_preset=_mini; fi
   train_config=$(absolute "${train_config:-conf/train_$preset.yaml}")
   fl_config=$(absolute "${fl_config:-conf/fl$fl_preset.yaml}")
+  bad_test=()
+  if $skip_bad_test; then bad_test=(--skip-bad-test); fi
   read -ra train_args <<<"$train_args"
   read -ra fl_args <<<"$fl_args"
   local name
@@ -155,7 +159,7 @@ dump_sets() { # stage 2
   local set keep
   for set in tr cv tt; do
     keep=()
-    if [ $set = tt ]; then keep=(--keep-all); fi # never skip a test utterance
+    if [ $set = tt ]; then keep=("${bad_test[@]:---keep-all}"); fi # never skip a test utterance unasked
     run_jobs "$train_cmd" "$dump/$set/logs/dump.JOB.log" \
       sase dump --data "$data/$set" --out "$dump/$set" "${keep[@]}"
   done

@@ -58,7 +58,9 @@ if run_stage 1 "data directories and arks in $work_dir"; then
   sase prepare folders "${sources[@]}" --data "$work_dir/data" --generated "$generated"
   sase prepare voicebank_demand --corpus "$corpus_dir" --data "$work_dir/test" --dev-speakers "$dev_speakers"
   for set in data/tr data/cv test/tt; do
-    sase dump --data "$work_dir/$set" --out "$work_dir/dump/$(basename "$set")" --nj "$nj"
+    keep=()
+    if [ $set = test/tt ]; then keep=(--keep-all); fi
+    sase dump --data "$work_dir/$set" --out "$work_dir/dump/$(basename "$set")" --nj "$nj" "${keep[@]}"
   done
 fi
 

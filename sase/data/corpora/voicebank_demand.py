@@ -5,13 +5,13 @@ Valentini-Botinhao et al., "Investigating RNN-based speech enhancement methods f
 
 import os
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from sase import audio
 from sase.atomic import atomic_folder
-from sase.data import datadir
+from sase.data import datadir, left_out
 from sase.data.corpora.download import Archive, download_archives
 from sase.errors import InputError
 from sase.textfile import read_text
@@ -67,6 +67,8 @@ def prepare(
     data_dir: str | Path,
     dev_speakers: Sequence[str] = DEV_SPEAKERS,
     trainset: str | None = None,
+    skip_bad_test: bool = False,
+    log: Callable[[str], object] = print,
 ) -> dict[str, datadir.DataDir]:
     """Write the data directories ``tr``, ``cv`` and ``tt``, all or none; return set to data directory.
 
@@ -76,16 +78,23 @@ def prepare(
         data_dir: output; ``tr``, ``cv`` and ``tt`` in it are replaced.
         dev_speakers: the training speakers that form ``cv``.
         trainset: "28spk" or "56spk"; None: the first one found.
+        skip_bad_test: leave utterances without partner out of the test set, and list them in its table ``left_out``.
+        log: called with a line for everything that was skipped.
 
     Raises:
-        InputError: missing files, or development speakers that do not fit.
+        InputError: missing files, an utterance of the test set without partner, or development speakers that do not
+            fit.
     """
     corpus_dir = Path(corpus_dir)
     if not corpus_dir.is_dir():
         raise InputError(f"{corpus_dir}: no such corpus folder")
     found = (name for name in TRAINSETS if _find(corpus_dir, f"noisy_trainset_{name}_wav"))
     trainset = trainset or next(found, TRAINSETS[0])
-    train = _pairs(corpus_dir, f"trainset_{trainset}")
+    train, bad = _pairs(corpus_dir, f"trainset_{trainset}")
+    for utt, reason in bad.items():
+        log(f"{utt}: skipped: {reason}")
+    test, bad_test = _pairs(corpus_dir, "testset")
+    left_out.require_none(corpus_dir, bad_test, skip_bad_test, log)
     speakers = sorted({_speaker(utt) for utt in train})
     absent = [speaker for speaker in dev_speakers if speaker not in speakers]
     if absent or not dev_speakers:
@@ -98,7 +107,7 @@ def prepare(
     parts = {
         "tr": {utt: pair for utt, pair in train.items() if _speaker(utt) not in dev_speakers},
         "cv": {utt: pair for utt, pair in train.items() if _speaker(utt) in dev_speakers},
-        "tt": _pairs(corpus_dir, "testset"),
+        "tt": test,
     }
     train_log = _read_log(corpus_dir, f"log_trainset_{trainset}.txt")
     logs = {"tr": train_log, "cv": train_log, "tt": _read_log(corpus_dir, "log_testset.txt")}
@@ -106,6 +115,7 @@ def prepare(
         for name in SETS:
             folder = stack.enter_context(atomic_folder(Path(data_dir) / name))
             _write(folder, parts[name], logs[name])
+            left_out.write(folder, bad_test if name == "tt" else {})
             datadir.validate_data_dir(folder)
     return {name: datadir.read_data_dir(Path(data_dir) / name) for name in SETS}
 
@@ -150,17 +160,17 @@ def _sounds(corpus_dir: Path, name: str) -> dict[str, str]:
     return sounds
 
 
-def _pairs(corpus_dir: Path, part: str) -> dict[str, tuple[str, str]]:
-    """Return utterance to noisy and clean path; both folders must contain the same utterances."""
+def _pairs(corpus_dir: Path, part: str) -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
+    """Return utterance to noisy and clean path, and utterance to reason of those that are in one folder only."""
     noisy, clean = (_sounds(corpus_dir, f"{kind}_{part}_wav") for kind in ("noisy", "clean"))
-    if noisy.keys() != clean.keys():
-        utt = min(noisy.keys() ^ clean.keys())
+    pairs = {utt: (noisy[utt], clean[utt]) for utt in noisy if utt in clean}
+    if not pairs:
+        raise InputError(f"{corpus_dir}: noisy_{part}_wav and clean_{part}_wav have no utterance in common")
+    single = {}
+    for utt in sorted(noisy.keys() ^ clean.keys()):
         present, missing = ("noisy", "clean") if utt in noisy else ("clean", "noisy")
-        raise InputError(
-            f"{corpus_dir}: {utt} is in {present}_{part}_wav, but not in {missing}_{part}_wav "
-            f"({len(noisy)} noisy files, {len(clean)} clean ones)"
-        )
-    return {utt: (noisy[utt], clean[utt]) for utt in noisy}
+        single[utt] = f"is in {present}_{part}_wav, but not in {missing}_{part}_wav"
+    return pairs, single
 
 
 def _read_log(corpus_dir: Path, name: str) -> dict[str, tuple[str, float]]:
