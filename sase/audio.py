@@ -14,6 +14,7 @@ import soxr
 from sase import containers
 from sase.atomic import atomic_path
 from sase.errors import DiskFullError, InputError
+from sase.filetree import files_below
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 RESAMPLER = f"soxr {soxr.__version__} HQ"
@@ -64,7 +65,7 @@ def is_sound_file(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
 
 
 def sound_files(folder: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
-    """Return the sound files of a folder and its subfolders, sorted; hidden files are skipped.
+    """Return the sound files of a folder and its subfolders, also linked ones, sorted; hidden files are skipped.
 
     Args:
         folder: where to search.
@@ -75,7 +76,7 @@ def sound_files(folder: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> lis
     """
     if not Path(folder).is_dir():
         raise InputError(f"{folder}: no such folder")
-    found = [path for path in sorted(Path(folder).rglob("*")) if is_sound_file(path, suffixes)]
+    found = [path for path in files_below(folder) if is_sound_file(path, suffixes)]
     if not found:
         raise InputError(f"{folder}: contains no sound files ({' '.join(suffixes)})")
     return found

@@ -15,6 +15,7 @@ import torch
 
 from sase import audio, pretrained
 from sase.errors import InputError
+from sase.filetree import files_below
 from sase.model import SASE
 from sase.nn.frozen import frozen
 
@@ -219,7 +220,7 @@ def _find_files(item: str | Path, out: Path) -> Iterator[tuple[Path, Path]]:
     path = Path(item)
     found: Iterable[Path]
     if path.is_dir():
-        base, found = path, path.rglob("*")
+        base, found = path, files_below(path)
     elif _is_pattern(item):
         fixed = takewhile(lambda part: not glob.has_magic(part), path.parts)
         base, found = Path(*fixed), map(Path, glob.glob(str(item), recursive=True))

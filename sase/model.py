@@ -14,7 +14,7 @@ from torch import nn
 from sase import weightfile
 from sase.atomic import atomic_path
 from sase.config import from_mapping, naming, to_mapping
-from sase.errors import InputError
+from sase.errors import DiskFullError, InputError
 from sase.nn.band_recurrent import BandRecurrent
 from sase.nn.complex import bound_magnitude, complex_multiply
 from sase.nn.config import ModelConfig
@@ -256,9 +256,21 @@ def model_config(mapping: Mapping[str, Any]) -> ModelConfig:
 
 def save_model(model: SASE, path: str | Path) -> None:
     """Save the config and the weights of ``model``, for :func:`load_model`."""
-    state = {"format": FORMAT, "model_config": to_mapping(model.config), "model": model.state_dict()}
+    write_tensors(path, {"format": FORMAT, "model_config": to_mapping(model.config), "model": model.state_dict()})
+
+
+def write_tensors(path: str | Path, state: Mapping[str, Any]) -> None:
+    """Write tensors and plain types, for :func:`read_checkpoint`, atomically.
+
+    Raises:
+        OSError: the disk is full.
+    """
     with atomic_path(path) as partial:
-        torch.save(state, partial)
+        try:
+            torch.save(dict(state), partial)
+        except RuntimeError as error:  # PyTorch's writer, which does not say why
+            reason = str(error).splitlines()[0]
+            raise DiskFullError(f"{path}: cannot be written ({reason}); is the disk full?") from None
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> SASE:

@@ -9,8 +9,8 @@ import pytest
 
 LAYERS = [  # a module imports from its own layer or the ones before it
     "__version__ errors",
-    "atomic audio batch completion config containers endpoints extras jsonfile machine markdown plotting processes "
-    "progress yamlfile",
+    "atomic audio batch completion config containers endpoints extras filetree jsonfile machine markdown plotting "
+    "processes progress textfile yamlfile",
     "nn metrics",
     "model losses data pretrained weightfile inspection profiling",
     "training enhancer inspection_figure",

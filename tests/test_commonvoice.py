@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from sase.data import left_out
 from sase.data.corpora import commonvoice, mini_mandarin
 from sase.data.corpora.espeak import speak
 from sase.data.corpora.sentences import MANDARIN, sentences
@@ -159,9 +160,15 @@ def test_bad_clips_are_named_and_left_out_of_training_and_an_error_in_the_test(c
     assert [line.split("_")[1].split(":")[0] for line in lines] == ["160", "101"]
     (corpus / "clips/common_voice_xx_170.mp3").unlink()
     before = (tmp_path / "data/tr" / FILE).read_bytes()
-    with pytest.raises(InputError, match="test.tsv: no test clip may be skipped.*_170.mp3: no such file"):
+    (corpus / "clips/common_voice_xx_171.mp3").write_bytes(b"")
+    refusal = "test.tsv: 2 bad utterances in the test set: .*_170.mp3: no such file.*_171.*--skip-bad-test"
+    with pytest.raises(InputError, match=refusal):
         prepare(corpus, tmp_path, seed=5)
     assert (tmp_path / "data/tr" / FILE).read_bytes() == before
+    sets = prepare(corpus, tmp_path, skip_bad_test=True)
+    assert len(sets["tt"]) == 18
+    assert [utt.split("_")[1] for utt in left_out.read(tmp_path / "data/tt")] == ["170", "171"]
+    assert left_out.read(tmp_path / "data/tr") == {}
 
 
 def test_speakers_of_the_test_are_left_out_of_training(corpus, tmp_path):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from helpers.dumps import dump_all, make_set
 from sase import audio
-from sase.data import datadir, dump
+from sase.data import datadir, dump, left_out
 from sase.errors import InputError
 
 
@@ -140,7 +140,9 @@ def test_bad_test_utterances_are_an_error_after_all_were_tried(tmp_path):
     source, lines = make_set(tmp_path, LENGTHS), []
     (tmp_path / "noisy/p1_001.wav").unlink()
     spoil_length(tmp_path / "clean/p2_003.wav")
-    with pytest.raises(InputError, match=r"2 bad utterances.*: p1_001 .*no such file.*; p2_003 .*differ in length"):
+    with pytest.raises(
+        InputError, match=r"2 bad utterances in the test set: p1_001 .*no such file.*; p2_003 .*differ in length"
+    ):
         dump.dump_set(source, tmp_path / "dump", keep_all=True, log=lines.append)
     assert [line.split(":")[0] for line in lines] == ["p1_001", "p2_003"]
     with pytest.raises(InputError, match="shards 1 of 1"):
@@ -155,11 +157,39 @@ def test_a_test_set_rejects_shards_with_skipped_utterances(tmp_path):
         dump.join_shards(source, tmp_path / "dump", keep_all=True)
 
 
-def test_silence_is_skipped_in_training_sets_and_kept_in_test_sets(tmp_path):
+def spoil(kind, path):
+    """Make a bad recording of a file: every kind that stage 2 finds."""
+    if kind == "missing":
+        path.unlink()
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "silent":
+        soundfile.write(path, np.zeros(soundfile.info(path).frames), 48000)
+    else:
+        wav, rate = soundfile.read(path)
+        soundfile.write(path, np.stack([wav, wav], axis=1), rate)
+
+
+REASONS = {"missing": "no such file", "empty": "", "silent": "silent", "stereo": "has 2 channels"}
+
+
+def test_bad_utterances_are_skipped_in_training_refused_in_test_sets_and_left_out_on_request(tmp_path):
     source = make_set(tmp_path, LENGTHS)
-    soundfile.write(tmp_path / "clean/p1_000.wav", np.zeros(LENGTHS["p1_000"]), 48000)
-    assert "p1_000" not in dump_all(source, tmp_path / "tr").noisy
-    assert not dump.read_int16(dump_all(source, tmp_path / "tt", keep_all=True).clean["p1_000"]).any()
+    bad = dict(zip(sorted(LENGTHS), REASONS))
+    for utt, kind in bad.items():
+        spoil(kind, tmp_path / f"clean/{utt}.wav")
+    assert not set(dump_all(source, tmp_path / "tr").noisy) & set(bad)
+    assert left_out.read(tmp_path / "tr") == {}, "only results of test sets are marked"
+    with pytest.raises(InputError, match="4 bad utterances in the test set.*--skip-bad-test, which marks the results"):
+        dump_all(source, tmp_path / "tt", keep_all=True)
+    left_out.write(source, {"p0_999": "found in stage 1"})
+    dump.dump_set(source, tmp_path / "tt", log=lambda line: None)
+    dump.join_shards(source, tmp_path / "tt", log=lambda line: None, mark=True)
+    missing = left_out.read(tmp_path / "tt")
+    assert list(missing) == ["p0_999", *bad]
+    for utt, kind in bad.items():
+        assert REASONS[kind] in missing[utt]
+    assert sorted(dump.read_source(tmp_path / "tt").utts) == sorted(set(LENGTHS) - set(bad))
 
 
 def test_a_set_without_usable_utterances_is_an_error(tmp_path):

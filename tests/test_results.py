@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sase import audio, plotting
+from sase.data import left_out
 from sase.data.datadir import Tables, write_data_dir, write_table
 from sase.errors import InputError
 from sase.evaluation import figures, results, scoring
@@ -137,6 +138,23 @@ def test_an_experiment_with_two_sets_has_a_section_for_each(scored):
     finish()
     headings = [line for line in (scored / "RESULTS.md").read_text().splitlines() if line.startswith("## ")]
     assert headings == ["## ss", "## tt"]
+
+
+def test_a_test_set_without_its_bad_utterances_is_marked_wherever_its_means_are(scored, tmp_path):
+    (scored / "images").mkdir()
+    (scored / "images/.tt_spectrograms.4194400.partial.png").write_bytes(b"of a killed process")
+    summary = finish()
+    assert "left_out" not in summary
+    assert "Not the whole test set" not in (scored / "RESULTS.md").read_text() + results.text(summary)
+    left_out.write(tmp_path / "data/tt", {"c_1": "c_1.wav: silent", "c_2": "c_2.wav: no such file"})
+    summary = finish()
+    mark = "2 bad utterances were left out (--skip-bad-test): c_1 (c_1.wav: silent); c_2 (c_2.wav: no such file)."
+    lines = (scored / "RESULTS.md").read_text().splitlines()
+    row = next(number for number, line in enumerate(lines) if line.startswith("| improvement"))
+    assert lines[row + 1 : row + 3] == ["", f"**Not the whole test set:** {mark}"]
+    assert results.text(summary).endswith(f"Not the whole test set: {mark}")
+    assert json.loads((scored / "enhanced_tt/scoring/summary.json").read_text())["left_out"]["c_1"] == "c_1.wav: silent"
+    assert not list((scored / "images").glob(".*"))
 
 
 def test_the_example_utterance_can_be_chosen(scored):

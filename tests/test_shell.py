@@ -131,6 +131,13 @@ def run_sh(root, request):
         ("--nj 0", "--nj must be 1 or more"),
         ("--nj many", "--nj must be an integer"),
         ("--stage 4 --stop_stage 3", "--stage 4 is after --stop-stage 3"),
+        ("--stage 9", "--stage 9: stages are 0 to 5"),
+        ("--stage -1", "--stage -1: stages are 0 to 5"),
+        ("--stop_stage -1", "--stage 0 is after --stop-stage -1"),
+        ("--tag ../x", "--tag ../x: must be the name of a folder in exp/"),
+        ("--tag a/../../x", "must be the name of a folder in exp/"),
+        ("--tag /tmp/x", "must be the name of a folder in exp/"),
+        ("--tag .", "must be the name of a folder in exp/"),
         ("stage 1", "unexpected argument: stage"),
     ],
 )

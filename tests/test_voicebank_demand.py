@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sase import audio
-from sase.data import datadir
+from sase.data import datadir, left_out
 from sase.data.corpora import voicebank_demand
 from sase.errors import InputError
 
@@ -149,8 +149,12 @@ def test_a_corpus_that_does_not_fit(corpus, tmp_path):
     with pytest.raises(InputError, match="no such corpus folder"):
         voicebank_demand.prepare(corpus / "none", data)
     shutil.copy(corpus / "noisy_testset_wav/p232_001.wav", corpus / "noisy_testset_wav/p232_007.wav")
-    with pytest.raises(InputError, match=r"p232_007 is in noisy_testset_wav, but not in clean_testset_wav \(3 noisy"):
+    with pytest.raises(
+        InputError, match=r"1 bad .*: p232_007 \(is in noisy_testset_wav, but not in clean_testset_wav\)"
+    ):
         voicebank_demand.prepare(corpus, data)
+    voicebank_demand.prepare(corpus, tmp_path / "fewer", skip_bad_test=True)
+    assert list(left_out.read(tmp_path / "fewer/tt")) == ["p232_007"]
     (corpus / "noisy_testset_wav/p232_007.wav").rename(corpus / "noisy_testset_wav/p232_001.flac")
     with pytest.raises(InputError, match="duplicate p232_001"):
         voicebank_demand.prepare(corpus, data)

@@ -8,6 +8,9 @@ recipe=$(cd "$(dirname "$0")" && pwd)
 recipe=${recipe%/local} # a recipe's scripts in local/ use this file too
 command="cd $(printf '%q' "$PWD") && $(printf '%q ' "$recipe/run.sh" "$@")"
 
+# shellcheck source=signals.sh
+. "$(dirname "${BASH_SOURCE[0]}")/signals.sh"
+
 stage=0
 stop_stage=5
 mini=false
@@ -18,6 +21,7 @@ node_rank=
 master_addr=
 master_port=29500
 seed=0
+skip_bad_test=false
 tag=
 train_config=
 train_args=
@@ -44,6 +48,7 @@ recipe_help="  --mini true|false           use a small generated corpus, offline
   --node_rank K --master_addr HOST, --master_port N
                               without a cluster, to be run on each machine: rank of this machine, from 0, and address
                               of the first ($master_port)
+  --skip_bad_test true|false  leave bad utterances out of the test set, and mark the results ($skip_bad_test)
   --seed N                    random seed of the training ($seed)
   --tag NAME                  name of the experiment, exp/NAME (from the configuration and the options that change it)
   --train_config FILE         YAML file (conf/train_small.yaml; with --mini true conf/train_mini.yaml)
@@ -73,11 +78,16 @@ run_stage() { # run_stage NUMBER NAME: whether the stage is to be run; prints it
   echo "$(date '+%F %T') stage $1: $2"
 }
 
+check_stages() { # check_stages FIRST LAST: whether there is a stage to run
+  (($1 <= stage && stage <= $2)) || fail "--stage $stage: stages are $1 to $2"
+  ((stage <= stop_stage)) || fail "--stage $stage is after --stop-stage $stop_stage"
+}
+
 run_jobs() { # run_jobs RUNNER LOG command...: run its nj shards, then join them
   local runner=$1 log=$2
   shift 2
   # shellcheck disable=SC2086  # a runner may include options
-  $runner --pick failed JOB=1:"$nj" "$log" "$@" --nj "$nj" --job JOB
+  foreground $runner --pick failed JOB=1:"$nj" "$log" "$@" --nj "$nj" --job JOB
   "$@" --nj "$nj" --finish
 }
 
@@ -90,7 +100,7 @@ absolute() { # absolute FILE: absolute path of a file here or in the recipe's fo
 
 settle_recipe() { # settle_recipe "$@": check common options, set the folders, cd to the recipe
   [ $# -eq 0 ] || fail "unexpected argument: $1; see --help"
-  ((stage <= stop_stage)) || fail "--stage $stage is after --stop-stage $stop_stage"
+  check_stages 0 5
   ((nj >= 1)) || fail "--nj must be 1 or more, not $nj"
   ((num_nodes >= 1)) || fail "--num_nodes must be 1 or more, not $num_nodes"
   [ -z "$node_rank" ] || [ -n "$master_addr" ] || fail "--node_rank needs --master_addr of the first machine"
@@ -100,6 +110,8 @@ settle_recipe() { # settle_recipe "$@": check common options, set the folders, c
   if $mini; then work=mini/ preset=mini fl_preset=_mini; fi
   train_config=$(absolute "${train_config:-conf/train_$preset.yaml}")
   fl_config=$(absolute "${fl_config:-conf/fl$fl_preset.yaml}")
+  bad_test=()
+  if $skip_bad_test; then bad_test=(--skip-bad-test); fi
   read -ra train_args <<<"$train_args"
   read -ra fl_args <<<"$fl_args"
   local name
@@ -109,6 +121,9 @@ settle_recipe() { # settle_recipe "$@": check common options, set the folders, c
   partition=$fl_partition
   if [ "$fl_partition" = dirichlet ]; then partition+=$fl_alpha; fi
   if [ -z "$tag" ]; then tag=$(name_experiment); fi
+  case /$tag/ in
+    *//* | */./* | */../* | /-*) fail "--tag $tag: must be the name of a folder in exp/" ;;
+  esac
 
   cd "$recipe" || exit 1
   # shellcheck source=../egs/voicebank_demand/path.sh
@@ -144,7 +159,7 @@ dump_sets() { # stage 2
   local set keep
   for set in tr cv tt; do
     keep=()
-    if [ $set = tt ]; then keep=(--keep-all); fi # never skip a test utterance
+    if [ $set = tt ]; then keep=("${bad_test[@]:---keep-all}"); fi # never skip a test utterance unasked
     run_jobs "$train_cmd" "$dump/$set/logs/dump.JOB.log" \
       sase dump --data "$data/$set" --out "$dump/$set" "${keep[@]}"
   done
@@ -177,7 +192,7 @@ train() { # stage 3
     meet=$exp/logs/rendezvous.$(date +%s)
     echo "training in $num_nodes jobs; see $PWD/$exp/train.log and $exp/logs/"
     # shellcheck disable=SC2086  # a runner may include options
-    $cuda_cmd --gpu "$ngpu" --max-jobs-run "$num_nodes" NODE=0:$((num_nodes - 1)) "$exp/logs/train.NODE.log" \
+    foreground $cuda_cmd --gpu "$ngpu" --max-jobs-run "$num_nodes" NODE=0:$((num_nodes - 1)) "$exp/logs/train.NODE.log" \
       sase train "${options[@]}" --train-set "$dump/tr" "${train_args[@]}" \
       --num-nodes "$num_nodes" --node-rank NODE --rendezvous "$meet"
   fi
@@ -189,7 +204,7 @@ train_here_or_there() { # train_here_or_there command...: on this machine, or in
   else
     echo "training in a job; see $PWD/$exp/train.log and $exp/logs/train.log"
     # shellcheck disable=SC2086
-    $cuda_cmd --gpu "$ngpu" "$exp/logs/train.log" "$@"
+    foreground $cuda_cmd --gpu "$ngpu" "$exp/logs/train.log" "$@"
   fi
 }
 
@@ -198,31 +213,22 @@ federate_by_jobs() { # federate_by_jobs OPTIONS: a job for the server, then, onc
   meet=$exp/logs/server.$(date +%s)
   if ((ngpu > 0)); then device=cuda; fi
   echo "one job for the server and one for each of $num_clients silos; see $PWD/$exp/train.log and $exp/logs/"
-  trap end_jobs INT TERM
   # shellcheck disable=SC2086  # a runner may include options
-  $cuda_cmd --gpu "$ngpu" "$exp/logs/server.log" \
-    sase federate "$@" --num-clients "$num_clients" --engine-option announce="$meet" --engine-option connect_s=3600 &
+  background $cuda_cmd --gpu "$ngpu" "$exp/logs/server.log" \
+    sase federate "$@" --num-clients "$num_clients" --engine-option announce="$meet" --engine-option connect_s=3600
   server=$!
   until [ -e "$meet" ] || [ -z "$(jobs -pr)" ]; do sleep 1; done
   if [ -e "$meet" ]; then # otherwise it failed, or nothing was left to do
     # shellcheck disable=SC2086
-    $cuda_cmd --gpu "$ngpu" --max-jobs-run "$num_clients" SILO=0:$((num_clients - 1)) "$exp/logs/silo.SILO.log" \
+    background $cuda_cmd --gpu "$ngpu" --max-jobs-run "$num_clients" SILO=0:$((num_clients - 1)) "$exp/logs/silo.SILO.log" \
       sase silo --silo SILO --data-dir "$silos/siloSILO" --state-dir "$exp/silos/siloSILO" --server "$meet" \
-      --certificates "$exp/flower/certificates" --device "$device" --wait-s 600 &
+      --certificates "$exp/flower/certificates" --device "$device" --wait-s 600
     clients=$!
-    wait -n "$server" "$clients" || end_jobs # if one fails, the other would block
+    wait -n "$server" "$clients" || signal_groups TERM # if one fails, the other would block; runners cancel their jobs
     wait "$clients" || status=$?
   fi
   wait "$server" || status=$?
-  trap - INT TERM
   return "$status"
-}
-
-end_jobs() { # terminate the background runners, which cancel their jobs
-  local running
-  running=$(jobs -pr)
-  # shellcheck disable=SC2086
-  if [ -n "$running" ]; then kill $running; fi
 }
 
 decode() { # stage 4

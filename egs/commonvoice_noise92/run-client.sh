@@ -52,9 +52,8 @@ sase partition --train "$dump/tr" --test "$dump/tt" --out "$silos" \
   --by "$fl_partition" --num-silos "$num_clients" --alpha "$fl_alpha"
 : "${threads:=$((nj / num_clients > 1 ? nj / num_clients : 1))}"
 pids=()
-trap 'if ((${#pids[@]})); then kill "${pids[@]}"; fi' INT TERM # each terminates its own processes
 for ((k = 0; k < num_clients; k++)); do
-  sase silo --silo "$k" --data-dir "$silos/silo$k" "${options[@]}" --threads "$threads" &
+  background sase silo --silo "$k" --data-dir "$silos/silo$k" "${options[@]}" --threads "$threads"
   pids+=($!)
 done
 status=0

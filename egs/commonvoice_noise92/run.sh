@@ -37,7 +37,7 @@ fi
 
 if run_stage 1 "lists of mixtures of $cv_dir and $noise_dir"; then
   sase prepare commonvoice --corpus "$cv_dir" --noise "$noise_dir" --data "$data" \
-    --silos "$num_clients" --seed "$data_seed"
+    --silos "$num_clients" --seed "$data_seed" "${bad_test[@]}"
 fi
 
 if run_stage 2 "dump to $dump"; then dump_sets; fi

@@ -31,7 +31,8 @@ if run_stage 0 "download"; then
 fi
 
 if run_stage 1 "data directories from $corpus_dir"; then
-  sase prepare voicebank_demand --corpus "$corpus_dir" --data "$data" --dev-speakers "$dev_speakers"
+  sase prepare voicebank_demand --corpus "$corpus_dir" --data "$data" --dev-speakers "$dev_speakers" \
+    "${bad_test[@]}"
 fi
 
 if run_stage 2 "dump to $dump"; then dump_sets; fi

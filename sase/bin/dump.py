@@ -11,7 +11,11 @@ def main() -> None:
     parser.add_argument("--nj", type=int, default=1, help="number of shards (%(default)s)")
     parser.add_argument("--job", type=int, help="process only this shard, from 1; --finish joins them")
     parser.add_argument("--finish", action="store_true", help="join the shards of the jobs")
-    parser.add_argument("--keep-all", action="store_true", help="for test sets: a bad utterance is an error")
+    test = parser.add_mutually_exclusive_group()
+    test.add_argument("--keep-all", action="store_true", help="for test sets: a bad utterance is an error")
+    test.add_argument(
+        "--skip-bad-test", action="store_true", help="for test sets: leave bad utterances out, and mark the results"
+    )
     args = parser.parse_args()
     if args.finish and args.job is not None:
         parser.error("--job processes one shard, --finish joins them: use one of the two")
@@ -22,7 +26,7 @@ def main() -> None:
     for job in () if args.finish else [args.job] if args.job is not None else range(1, args.nj + 1):
         dump.dump_set(args.data, args.out, job=job, **settings)
     if args.job is None:
-        dump.join_shards(args.data, args.out, **settings)
+        dump.join_shards(args.data, args.out, mark=args.skip_bad_test, **settings)
 
 
 if __name__ == "__main__":

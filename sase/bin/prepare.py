@@ -28,6 +28,9 @@ def main() -> None:
 
     for each in (pairs, mixed):
         each.add_argument("--corpus", dest="corpus_dir", required=True, help="folder of the corpus")
+        each.add_argument(
+            "--skip-bad-test", action="store_true", help="leave bad test utterances out; marks the results"
+        )
     for each in (pairs, mixed, own):
         each.add_argument("--data", required=True, help="output: DATA/tr, DATA/cv and DATA/tt are replaced")
     args = parser.parse_args()
@@ -40,7 +43,9 @@ def main() -> None:
         elif args.silos < 1:
             parser.error("--silos must be 1 or more")
         else:
-            sets = commonvoice.prepare(args.corpus_dir, args.noise, args.data, args.silos, args.seed)
+            sets = commonvoice.prepare(
+                args.corpus_dir, args.noise, args.data, args.silos, args.seed, skip_bad_test=args.skip_bad_test
+            )
         for name, mixtures in sets.items():
             speakers, noises = ({getattr(m, what) for m in mixtures.values()} for what in ("speaker", "noise"))
             counts = f"{len(mixtures)} mixtures of {len(speakers)} speakers and {len(noises)} noises"
@@ -48,7 +53,7 @@ def main() -> None:
         return
     from sase.data.corpora.voicebank_demand import prepare
 
-    data_dirs = prepare(args.corpus_dir, args.data, args.dev_speakers.split(), args.trainset)
+    data_dirs = prepare(args.corpus_dir, args.data, args.dev_speakers.split(), args.trainset, args.skip_bad_test)
     for name, data in data_dirs.items():
         unknown = len(data) - len(data.utt2noise)
         note = f"; the noise of {unknown} is not in the corpus' log" if unknown else ""

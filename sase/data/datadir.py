@@ -13,6 +13,7 @@ A data directory holds two-column text tables, one line per utterance, sorted as
 
 import os
 import shutil
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -23,6 +24,7 @@ from sase import audio as sound
 from sase.atomic import write_text
 from sase.data.keys import check_key
 from sase.errors import InputError
+from sase.textfile import BYTE_ORDER_MARK, read_exactly, read_text
 
 REQUIRED = ("wav.scp", "spk1.scp", "utt2spk")
 OPTIONAL = ("utt2noise", "utt2snr", "utt2silo")
@@ -103,7 +105,9 @@ def read_table(path: str | Path) -> dict[str, str]:
         InputError: with the file and the first bad line: a line without a value, a duplicate or unsorted key, Windows
             line endings, no newline at the end.
     """
-    text = _read_text(path)
+    text = read_exactly(path)
+    if text.startswith(BYTE_ORDER_MARK):
+        raise InputError(f"{path}: starts with a byte order mark; {_fix_hint(path)}")
     if "\r" in text:
         raise InputError(f"{path}: has Windows line endings; {_fix_hint(path)}")
     if text and not text.endswith("\n"):
@@ -314,25 +318,22 @@ def _require_same_keys(first_path: Path, first: Mapping, second_path: Path, seco
     if first.keys() != second.keys():
         utt = min(first.keys() ^ second.keys())
         present, missing = (first_path, second_path) if utt in first else (second_path, first_path)
+        other = second if utt in first else first
+        if any(utt != key and unicodedata.normalize("NFC", key) == unicodedata.normalize("NFC", utt) for key in other):
+            raise InputError(f"{missing}: has {utt!a} in another Unicode form than {present}; {_fix_hint(missing)}")
         raise InputError(f"{missing}: {utt} is missing, it is in {present}; {_fix_hint(missing)}")
 
 
-def _read_text(path: str | Path) -> str:
-    try:
-        return Path(path).read_bytes().decode("utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
-
-
 def _read_leniently(path: Path) -> dict[str, str]:
-    """Return a table with lines in any order; the first of duplicate keys wins, lines without a value are dropped."""
+    """Return a table with lines in any order; the first of duplicate keys wins, lines without a value are dropped.
+
+    Keys are composed (Unicode NFC), so that the same name is the same key in all tables.
+    """
     table: dict[str, str] = {}
-    for line in _read_text(path).replace("\r", "\n").split("\n"):
+    for line in read_text(path).split("\n"):
         key, *value = line.split(maxsplit=1)[:2] or [""]
         if value:
-            table.setdefault(key, value[0].rstrip())
+            table.setdefault(unicodedata.normalize("NFC", key), value[0].rstrip())
     return table
 
 

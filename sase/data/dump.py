@@ -5,6 +5,7 @@
 hash of its input. Pairs are files (``wav.scp``, ``spk1.scp``) or are mixed here from ``mixtures.tsv``.
 """
 
+import io
 import os
 import re
 import struct
@@ -21,6 +22,7 @@ import numpy as np
 from sase import audio, completion
 from sase.atomic import atomic_path, remove_leftovers
 from sase.batch import Failures
+from sase.data import left_out
 from sase.data.datadir import shard, validate_data_dir, write_data_dir, write_table
 from sase.data.sources import Source, read_source
 from sase.errors import InputError
@@ -113,8 +115,8 @@ def dump_set(
 ) -> None:
     """Write shard ``job`` of ``nj`` of a data directory; skip it if it is complete and its input is unchanged.
 
-    A bad utterance (unreadable, silent, noisy and clean of different length or rate) is reported and skipped; with
-    ``keep_all``, for test sets, it is an error after all others have been tried, and a silent one is kept.
+    A bad utterance (unreadable, silent, stereo, noisy and clean of different length or rate) is reported and skipped;
+    with ``keep_all``, for test sets, it is an error after all others have been tried.
 
     Args:
         data_dir: with ``wav.scp`` (noisy) and ``spk1.scp`` (clean), or with ``mixtures.tsv``.
@@ -131,9 +133,9 @@ def dump_set(
         return
     started = time.monotonic()
     _invalidate(dump_dir, job)
-    entries, bad, seconds = _write_arks(source, utts, dump_dir, sample_rate, job, keep_all, log)
+    entries, bad, seconds = _write_arks(source, utts, dump_dir, sample_rate, job, log)
     if bad and keep_all:
-        raise InputError(f"{data_dir}: {len(bad)} bad utterances, and none may be skipped: {_describe(bad)}")
+        left_out.require_none(data_dir, bad, False, log)
     completion.write(_record_path(dump_dir, job), key, {"bad": bad, "entries": entries})
     wall = time.monotonic() - started
     log(f"shard {job} of {nj}: {len(entries)} utterances ({seconds:.0f} s of audio), {len(bad)} skipped, {wall:.1f} s")
@@ -146,10 +148,12 @@ def join_shards(
     nj: int = 1,
     keep_all: bool = False,
     log: Callable[[str], object] = print,
+    mark: bool = False,
 ) -> None:
     """Write the tables of ``dump_dir`` from its complete shards, and validate them.
 
-    Args: as :func:`dump_set`, with the same values.
+    Args: as :func:`dump_set`, with the same values, and
+        mark: for a test set whose bad utterances are skipped: list them in the table ``left_out``.
 
     Raises:
         InputError: a shard is missing, incomplete or of other input, or no utterance is left.
@@ -163,7 +167,7 @@ def join_shards(
     entries = {utt: entry for record in records.values() for utt, entry in record["entries"].items()}
     bad = {utt: reason for record in records.values() for utt, reason in record["bad"].items()}
     if not entries:
-        raise InputError(f"{data_dir}: none of {len(bad)} utterances is usable; the first: {_describe(bad, 1)}")
+        raise InputError(f"{data_dir}: none of {len(bad)} utterances is usable; the first: {left_out.describe(bad, 1)}")
     arks = {_ark(dump_dir, kind, job) for kind in _KINDS for job in records}
     for path in [path for kind in _KINDS for path in dump_dir.glob(f"{kind}.*.ark")]:
         if path not in arks:
@@ -172,10 +176,11 @@ def join_shards(
     noisy = {utt: spec for utt, (spec, _, _) in entries.items()}
     clean = {utt: spec for utt, (_, spec, _) in entries.items()}
     write_data_dir(dump_dir, replace(source.tables.select(entries), noisy=noisy, clean=clean))
+    left_out.write(dump_dir, {**left_out.read(data_dir), **(bad if mark else {})})
     validate_data_dir(dump_dir)
     remove_leftovers(dump_dir, dump_dir / "shards")
     if bad:
-        log(f"{dump_dir}: {len(bad)} of {len(bad) + len(entries)} utterances skipped: {_describe(bad)}")
+        log(f"{dump_dir}: {len(bad)} of {len(bad) + len(entries)} utterances skipped: {left_out.describe(bad)}")
     hours = sum(count for _, _, count in entries.values()) / sample_rate / 3600
     log(f"{dump_dir}: {len(entries)} utterances, {hours:.2f} h at {sample_rate} Hz ({audio.RESAMPLER})")
 
@@ -253,7 +258,6 @@ def _write_arks(
     dump_dir: Path,
     sample_rate: int,
     job: int,
-    keep_all: bool,
     log: Callable[[str], object],
 ) -> tuple[dict[str, tuple[str, str, int]], dict[str, str], float]:
     """Write both arks of a shard.
@@ -269,7 +273,7 @@ def _write_arks(
         for utt in utts:
             pair = None
             with failures.of(utt):
-                pair = _read_pair(source, utt, sample_rate, keep_all)
+                pair = _read_pair(source, utt, sample_rate)
             if pair is not None:
                 noisy, clean = pair
                 entries[utt] = (write_noisy(utt, noisy), write_clean(utt, clean), len(noisy))
@@ -286,25 +290,21 @@ def _ark_writer(path: Path, sample_rate: int) -> Iterator[Callable[[str, np.ndar
 
         def write(utt: str, wav: np.ndarray) -> str:
             offset = file.tell() + len(utt.encode()) + 1
-            kaldiio.save_ark(file, {utt: (sample_rate, wav)})
+            entry = io.BytesIO()  # kaldiio would print a traceback when the disk is full
+            kaldiio.save_ark(entry, {utt: (sample_rate, wav)})
+            file.write(entry.getvalue())
             return f"{path}:{offset}"
 
         yield write
         file.flush()
 
 
-def _read_pair(source: Source, utt: str, sample_rate: int, keep_silent: bool) -> tuple[np.ndarray, np.ndarray]:
+def _read_pair(source: Source, utt: str, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
     """Return noisy and clean as int16 (time,) of equal length, or raise InputError."""
     noisy, clean = map(to_int16, source.read(utt, sample_rate))
     if not len(noisy):
         raise InputError(f"{source.noisy_name(utt)}: has no samples left at {sample_rate} Hz")
     for name, wav in ((source.noisy_name(utt), noisy), (source.clean_name(utt), clean)):
-        if not keep_silent and not wav.any():
+        if not wav.any():
             raise InputError(f"{name}: silent")
     return noisy, clean
-
-
-def _describe(bad: dict[str, str], limit: int = 20) -> str:
-    """Return the first bad utterances and their reasons in one line."""
-    rest = f"; and {len(bad) - limit} more, named above" if len(bad) > limit else ""
-    return "; ".join(f"{utt} ({reason})" for utt, reason in list(bad.items())[:limit]) + rest

@@ -18,6 +18,7 @@ from sase.atomic import write_text
 from sase.data.keys import check_key
 from sase.data.mixing import mix_at_snr
 from sase.errors import InputError
+from sase.textfile import read_text
 
 FILE = "mixtures.tsv"
 _MAX_NOISES = 64  # kept in memory: four minutes at 16 kHz are 15 MB
@@ -80,11 +81,8 @@ def read_mixtures(path: str | Path) -> dict[str, Mixture]:
     Raises:
         InputError: an invalid line, with file and line number.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    if not lines or tuple(lines[0].split("\t")) != _HEADER:
+    lines = read_text(path).split("\n")
+    if tuple(lines[0].split("\t")) != _HEADER:
         raise InputError(f"{path}:1: must be the header '{' '.join(_HEADER)}', separated by tabs")
     mixtures = {}
     for number, line in enumerate(lines[1:], 2):

@@ -13,6 +13,7 @@ from sase.errors import InputError
 from sase.evaluation.results import SUMMARY, breakdown_lines, table
 from sase.model import load_model
 from sase.profiling import profile, with_unit
+from sase.textfile import read_text
 
 
 def release(
@@ -43,7 +44,7 @@ def release(
         profile(model),
         [_training(folder) for folder in _lineage(exp)],
         jsonfile.read(summary),
-        Path(notes).read_text(encoding="utf-8"),
+        read_text(notes),
     )
     weights = Path(out) / f"{name}.safetensors"
     pretrained.save(model, weights)

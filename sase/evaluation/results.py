@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sase import jsonfile, markdown
-from sase.atomic import write_text
+from sase.atomic import remove_ended_leftovers, write_text
+from sase.data import left_out
 from sase.errors import InputError
 from sase.evaluation import figures
 from sase.evaluation.provenance import CONFIGS, facts_of
@@ -50,8 +51,11 @@ def finish(
     exp = Path(enhanced_dir).resolve().parent
     folder = Path(results_dir or (exp if (exp / "config.yaml").is_file() else out))
     _draw_figures(folder / "images", name, scored, utt)
+    remove_ended_leftovers(folder, folder / "images")  # of killed writers; another set may be scored now
     facts = facts_of(exp, scored.enhanced, workers or nj)
     summary = summarise(name, scored.unprocessed, scored.enhanced, scored.labels, facts)
+    if missing := left_out.read(scored.data.path):
+        summary["left_out"] = missing
     write_summary(out, summary)
     others = [other for other in read_summaries(folder) if other["set"] != name]
     write_results(folder, sorted([*others, summary], key=lambda each: each["set"]))
@@ -142,7 +146,8 @@ def text(summary: Summary) -> str:
     for name in METRICS:
         numbers = "".join(f"{_number(name, values['mean'][name]):>13}" for values in columns.values())
         lines.append(f"{title_of(name):<12}{numbers}")
-    return "\n".join([*lines, counts(summary)])
+    marks = [f"Not the whole test set: {_left_out(summary)}"] if summary.get("left_out") else []
+    return "\n".join([*lines, counts(summary), *marks])
 
 
 def table(summary: Summary) -> list[str]:
@@ -150,7 +155,13 @@ def table(summary: Summary) -> list[str]:
     rows = [_row(["unprocessed"], summary["unprocessed"], True), _row(["enhanced"], summary, True)]
     common = summary["common"]
     difference = {"mean": _difference(common), "scored": common["enhanced"]["scored"]}
-    return _table(["signal"], [*rows, _row(["improvement"], difference, False, "+")])
+    lines = _table(["signal"], [*rows, _row(["improvement"], difference, False, "+")])
+    return [*lines, "", f"**Not the whole test set:** {_left_out(summary)}"] if summary.get("left_out") else lines
+
+
+def _left_out(summary: Summary) -> str:
+    bad = summary["left_out"]
+    return f"{len(bad)} bad utterances were left out (--skip-bad-test): {left_out.describe(bad)}."
 
 
 def _both(unprocessed: Scores, enhanced: Scores, utts: Sequence[str]) -> Summary:

@@ -2,7 +2,7 @@
 
 A folder of scores has the tables of :mod:`sase.evaluation.scores` and the completion record ``scores.json``;
 ``shards/`` has a record of each job. The scores of the unprocessed input are stored in the data directory
-(``scoring_unprocessed``) and computed once.
+(``scoring_unprocessed``) and computed once; if that is read-only, in the folder of scores.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import re
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -90,7 +91,10 @@ def data_pairs(data: DataDir, enhanced_dir: str | Path | None) -> list[Pair]:
         return [Pair(utt, data.clean[utt], data.noisy[utt]) for utt in data.utts]
     table = Path(enhanced_dir) / "spk1.scp"
     enhanced = read_table(table) if table.is_file() else _sound_files(enhanced_dir)
-    return [Pair(utt, data.clean[utt], enhanced.get(utt)) for utt in data.utts]
+    return [
+        Pair(utt, data.clean[utt], enhanced.get(utt) or enhanced.get(unicodedata.normalize("NFC", utt)))
+        for utt in data.utts
+    ]
 
 
 def score_pair(pair: Pair) -> dict[str, float]:
@@ -221,8 +225,11 @@ def _tasks(
     data: DataDir, data_dir: str | Path, enhanced_dir: str | Path, out: str | Path
 ) -> list[tuple[str, list[Pair], Path]]:
     """Return the two things to score, unprocessed and enhanced: (name, pairs, folder of the scores)."""
+    kept = data.path / UNPROCESSED
+    if not (kept / "scores.json").is_file() and not os.access(data.path, os.W_OK):
+        kept = Path(out) / UNPROCESSED  # the data is read-only
     return [
-        (f"{data_dir} unprocessed", data_pairs(data, None), data.path / UNPROCESSED),
+        (f"{data_dir} unprocessed", data_pairs(data, None), kept),
         (str(enhanced_dir), data_pairs(data, enhanced_dir), Path(out)),
     ]
 
@@ -231,7 +238,8 @@ def _sound_files(folder: str | Path) -> dict[str, str]:
     """Return relative path without suffix to path, of the sound files in a folder and its subfolders."""
     files: dict[str, str] = {}
     for path in audio.sound_files(folder):
-        utt = path.relative_to(folder).with_suffix("").as_posix()
+        # The same name may be composed on one system and decomposed on another.
+        utt = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
         if utt in files:
             raise InputError(f"{files[utt]} and {path} have the same name; remove one of them")
         files[utt] = str(path)

@@ -6,17 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from sase.atomic import atomic_path
 from sase.errors import InputError
-from sase.model import FORMAT, read_checkpoint
+from sase.model import FORMAT, read_checkpoint, write_tensors
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
     """Write ``state`` (tensors and plain types only); a killed process leaves the old file or the new one."""
-    with atomic_path(path) as partial:
-        torch.save({"format": FORMAT, **state}, partial)
+    write_tensors(path, {"format": FORMAT, **state})
 
 
 def load_checkpoint(

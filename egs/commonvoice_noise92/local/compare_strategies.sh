@@ -3,6 +3,8 @@
 set -euo pipefail
 recipe=$(cd "$(dirname "$0")/.." && pwd)
 root=$(cd "$recipe/../.." && pwd)
+# shellcheck source=../../../utils/signals.sh
+. "$root/utils/signals.sh"
 
 cv_dir=
 noise_dir=
@@ -34,7 +36,7 @@ cd "$recipe"
 # shellcheck source=../path.sh
 . ./path.sh
 if [ ! -f dump/tr/wav.scp ] || [ ! -f dump/tt/wav.scp ] || [ ${#corpus[@]} -gt 0 ]; then
-  ./run.sh --stage 0 --stop-stage 2 --nj "$nj" "${corpus[@]}"
+  foreground ./run.sh --stage 0 --stop-stage 2 --nj "$nj" "${corpus[@]}"
 fi
 sase partition --train dump/tr --test dump/tt --out dump/silos/silo_4 --by silo --num-silos 4
 sase compare --config "$settings" --silos dump/silos/silo_4 --dev-set dump/cv --test-set dump/tt --out "$out" \

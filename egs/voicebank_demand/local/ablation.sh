@@ -3,6 +3,8 @@
 set -euo pipefail
 recipe=$(cd "$(dirname "$0")/.." && pwd)
 root=$(cd "$recipe/../.." && pwd)
+# shellcheck source=../../../utils/signals.sh
+. "$root/utils/signals.sh"
 
 corpus_dir=
 train_set=dump/tr
@@ -39,7 +41,7 @@ cd "$recipe"
 # shellcheck source=../path.sh
 . ./path.sh
 if [ ${#corpus[@]} -gt 0 ] || [ ! -f "$train_set/wav.scp" ]; then
-  ./run.sh --stage 0 --stop-stage 2 --nj "$nj" "${corpus[@]}"
+  foreground ./run.sh --stage 0 --stop-stage 2 --nj "$nj" "${corpus[@]}"
 fi
 sase ablation --config "$settings" --train-set "$train_set" --dev-set "$dev_set" --test-set "$test_set" --out "$out" \
   --ngpu "$ngpu" "${wanted[@]}"

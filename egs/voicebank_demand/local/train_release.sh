@@ -42,6 +42,8 @@ folders() { # folders OPTION "A B": each behind its option
 }
 
 [ $# -eq 0 ] || fail "unexpected argument: $1; see --help"
+check_stages 1 4
+[ -n "${presets// /}" ] || fail "--presets: needs the name of a preset"
 mapfile -t sources < <(
   folders --speech "$speech"
   folders --noise "$noise"
@@ -56,7 +58,9 @@ if run_stage 1 "data directories and arks in $work_dir"; then
   sase prepare folders "${sources[@]}" --data "$work_dir/data" --generated "$generated"
   sase prepare voicebank_demand --corpus "$corpus_dir" --data "$work_dir/test" --dev-speakers "$dev_speakers"
   for set in data/tr data/cv test/tt; do
-    sase dump --data "$work_dir/$set" --out "$work_dir/dump/$(basename "$set")" --nj "$nj"
+    keep=()
+    if [ $set = test/tt ]; then keep=(--keep-all); fi
+    sase dump --data "$work_dir/$set" --out "$work_dir/dump/$(basename "$set")" --nj "$nj" "${keep[@]}"
   done
 fi
 

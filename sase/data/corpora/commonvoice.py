@@ -8,6 +8,7 @@ high spectral centroids) and ranges of SNRs, and each is twice as large as the p
 """
 
 import csv
+import io
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,12 +21,15 @@ import numpy as np
 
 from sase import audio
 from sase.atomic import atomic_folder
+from sase.batch import Failures
+from sase.data import left_out
 from sase.data.corpora import noisex92
 from sase.data.corpora.noisex92 import Noise
 from sase.data.keys import check_key
 from sase.data.mixtures import FILE, Mixer, Mixture, write_mixtures
 from sase.data.splitting import split_proportionally
 from sase.errors import InputError
+from sase.textfile import read_text
 
 SPLITS = {"tr": "train", "cv": "dev", "tt": "test"}
 SNRS_DB = (-5.0, 0.0, 5.0, 10.0)  # of cv and tt; tr draws from the continuous range
@@ -68,6 +72,7 @@ def prepare(
     num_silos: int = 4,
     seed: int = 0,
     log: Callable[[str], None] = print,
+    skip_bad_test: bool = False,
 ) -> dict[str, dict[str, Mixture]]:
     """Write ``tr``, ``cv`` and ``tt``, each a folder with ``mixtures.tsv``, all or none.
 
@@ -78,15 +83,17 @@ def prepare(
         num_silos: of federated training; at least as many speakers and noises are needed.
         seed: same seed, same lists.
         log: called with one line for everything that was skipped.
+        skip_bad_test: leave unreadable clips out of the test set, and list them in its table ``left_out``.
 
     Returns:
         Set to utterance to mixture.
 
     Raises:
-        InputError: missing data, or too few speakers or noises.
+        InputError: missing data, a clip of the test set that is unreadable, or too few speakers or noises.
     """
     data_dir = Path(os.path.abspath(data_dir))
-    clips = read_clips(cv_dir, log)
+    clips, bad_test = read_clips(cv_dir, log)
+    left_out.require_none(f"{cv_dir}: test.tsv", bad_test, skip_bad_test, log)
     noises = noisex92.prepare(noise_dir, data_dir / "noise")
     noise_silos = _noise_silos(noises, num_silos, noise_dir)
     seconds: dict[str, float] = defaultdict(float)
@@ -110,7 +117,9 @@ def prepare(
             sets[name] = _all_conditions(clips[name], noises, noise_silos, generator, draw)
     with ExitStack() as stack:
         for name, mixtures in sets.items():
-            write_mixtures(stack.enter_context(atomic_folder(data_dir / name)) / FILE, mixtures)
+            folder = stack.enter_context(atomic_folder(data_dir / name))
+            write_mixtures(folder / FILE, mixtures)
+            left_out.write(folder, bad_test if name == "tt" else {})
     return sets
 
 
@@ -126,7 +135,7 @@ def find_language(cv_dir: str | Path) -> Path:
     found = [p.parent for depth in ("", "*/", "*/*/") for p in sorted(cv_dir.glob(f"{depth}train.tsv"))]
     if not found:
         raise InputError(f"{cv_dir}: contains no train.tsv. {HOW_TO_GET}")
-    if len(found) > 1:
+    if len({folder.resolve() for folder in found}) > 1:
         raise InputError(f"{cv_dir}: contains several languages, pass one of {', '.join(map(str, found))}")
     for name in (*(f"{split}.tsv" for split in SPLITS.values()), "clips"):
         if not (found[0] / name).exists():
@@ -134,10 +143,12 @@ def find_language(cv_dir: str | Path) -> Path:
     return Path(os.path.abspath(found[0]))
 
 
-def read_clips(cv_dir: str | Path, log: Callable[[str], None] = print) -> dict[str, dict[str, Clip]]:
-    """Return set to utterance to clip of the official splits.
+def read_clips(
+    cv_dir: str | Path, log: Callable[[str], None] = print
+) -> tuple[dict[str, dict[str, Clip]], dict[str, str]]:
+    """Return set to utterance to clip of the official splits, and the unreadable clips of tt: utterance to reason.
 
-    An unreadable clip is reported and skipped in tr and cv, and an error in tt. If speakers of tt occur in cv or tr, or
+    An unreadable clip of tr or cv is reported and skipped. If speakers of tt occur in cv or tr, or
     speakers of cv in tr, their clips there are skipped.
     """
     folder = find_language(cv_dir)
@@ -145,6 +156,8 @@ def read_clips(cv_dir: str | Path, log: Callable[[str], None] = print) -> dict[s
     names = _short_names({row["client_id"] for part in rows.values() for row in part})
     taken: set[str] = set()
     sets: dict[str, dict[str, Clip]] = {}
+    bad_test = Failures(lambda line: None)
+    bad = Failures(lambda line: log(line.replace(": ", ": skipped: ", 1)))
     for name in reversed(SPLITS):
         clips: dict[str, Clip] = {}
         overlapping = 0
@@ -157,19 +170,17 @@ def read_clips(cv_dir: str | Path, log: Callable[[str], None] = print) -> dict[s
             utt = f"{speaker}_{path.stem.rpartition('_')[2]}"
             if utt in clips:
                 raise InputError(f"{folder}/{SPLITS[name]}.tsv: {path.name} and {clips[utt].path} are both {utt}")
-            try:
-                clips[utt] = Clip(speaker, str(path), audio.info(path).duration_s)
-            except InputError as error:
-                if name == "tt":
-                    raise InputError(f"{folder}/test.tsv: no test clip may be skipped: {error}") from None
-                log(f"{utt}: skipped: {error}")
+            with (bad_test if name == "tt" else bad).of(utt):
+                if not (duration_s := audio.info(path).duration_s):
+                    raise InputError(f"{path}: contains no samples")
+                clips[utt] = Clip(speaker, str(path), duration_s)
         if overlapping:
             log(f"{folder}/{SPLITS[name]}.tsv: {overlapping} clips skipped: their speakers are also in a later set")
         if not clips:
             raise InputError(f"{folder}/{SPLITS[name]}.tsv: none of {len(rows[name])} clips can be used")
         taken |= {clip.speaker for clip in clips.values()}
         sets[name] = dict(sorted(clips.items()))
-    return dict(reversed(sets.items()))
+    return dict(reversed(sets.items())), bad_test.reasons
 
 
 def silo_snrs_db(silo: int, num_silos: int) -> tuple[float, float]:
@@ -251,10 +262,12 @@ def _noise_silos(noises: Sequence[Noise], num_silos: int, noise_dir: str | Path)
 
 def _rows(path: Path) -> list[dict[str, str]]:
     """Return the lines of a .tsv file as dicts, with at least ``client_id`` and ``path``."""
+    text = read_text(path)
+    # As published, cells are not quoted, and may contain quotes; a spreadsheet quotes the header too.
+    lines, quoted = io.StringIO(text, newline="\n"), text.startswith('"')
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE))
+    except csv.Error as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
     if not rows:
         raise InputError(f"{path}: lists no clips")

@@ -15,10 +15,12 @@ import numpy as np
 
 from sase import audio
 from sase.atomic import atomic_folder
+from sase.batch import Failures
 from sase.data import noises
 from sase.data.corpora.commonvoice import Clip, read_clips
 from sase.data.mixtures import FILE, Mixer, Mixture, write_mixtures
 from sase.errors import InputError
+from sase.filetree import files_below
 
 SETS = ("tr", "cv")
 SNRS_DB = (0.0, 5.0, 10.0, 15.0)
@@ -88,9 +90,10 @@ def _read_speech(
 ) -> dict[str, dict[str, Clip]]:
     clips: dict[str, dict[str, Clip]] = {name: {} for name in SETS}
     plain: dict[str, Clip] = {}
+    bad = Failures(lambda line: log(line.replace(": ", ": skipped: ", 1)))
     for folder in folders:
-        if Path(folder).is_dir() and any(Path(folder).glob("**/train.tsv")):
-            tables = read_clips(folder, log)
+        if Path(folder).is_dir() and any(path.name == "train.tsv" for path in files_below(folder)):
+            tables, _ = read_clips(folder, log)  # the test split is not used
             for name in SETS:
                 clips[name] |= tables[name]
             continue
@@ -99,10 +102,8 @@ def _read_speech(
             utt = path.stem if mark else f"{path.parent.name}_{path.stem}"
             if utt in plain:
                 raise InputError(f"{path} and {plain[utt].path} would both be {utt}; rename one")
-            try:
+            with bad.of(utt):
                 plain[utt] = Clip(speaker if mark else path.parent.name, str(path), audio.info(path).duration_s)
-            except InputError as error:
-                log(f"{utt}: skipped: {error}")
     seconds: dict[str, float] = defaultdict(float)
     for clip in plain.values():
         seconds[clip.speaker] += clip.duration_s

@@ -4,15 +4,17 @@ Valentini-Botinhao et al., "Investigating RNN-based speech enhancement methods f
 """
 
 import os
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from sase import audio
 from sase.atomic import atomic_folder
-from sase.data import datadir
+from sase.data import datadir, left_out
 from sase.data.corpora.download import Archive, download_archives
 from sase.errors import InputError
+from sase.textfile import read_text
 
 DEV_SPEAKERS = ("p226", "p287")  # as in ESPnet; the corpus has no development set
 TRAINSETS = ("28spk", "56spk")
@@ -65,6 +67,8 @@ def prepare(
     data_dir: str | Path,
     dev_speakers: Sequence[str] = DEV_SPEAKERS,
     trainset: str | None = None,
+    skip_bad_test: bool = False,
+    log: Callable[[str], object] = print,
 ) -> dict[str, datadir.DataDir]:
     """Write the data directories ``tr``, ``cv`` and ``tt``, all or none; return set to data directory.
 
@@ -74,16 +78,23 @@ def prepare(
         data_dir: output; ``tr``, ``cv`` and ``tt`` in it are replaced.
         dev_speakers: the training speakers that form ``cv``.
         trainset: "28spk" or "56spk"; None: the first one found.
+        skip_bad_test: leave utterances without partner out of the test set, and list them in its table ``left_out``.
+        log: called with a line for everything that was skipped.
 
     Raises:
-        InputError: missing files, or development speakers that do not fit.
+        InputError: missing files, an utterance of the test set without partner, or development speakers that do not
+            fit.
     """
     corpus_dir = Path(corpus_dir)
     if not corpus_dir.is_dir():
         raise InputError(f"{corpus_dir}: no such corpus folder")
     found = (name for name in TRAINSETS if _find(corpus_dir, f"noisy_trainset_{name}_wav"))
     trainset = trainset or next(found, TRAINSETS[0])
-    train = _pairs(corpus_dir, f"trainset_{trainset}")
+    train, bad = _pairs(corpus_dir, f"trainset_{trainset}")
+    for utt, reason in bad.items():
+        log(f"{utt}: skipped: {reason}")
+    test, bad_test = _pairs(corpus_dir, "testset")
+    left_out.require_none(corpus_dir, bad_test, skip_bad_test, log)
     speakers = sorted({_speaker(utt) for utt in train})
     absent = [speaker for speaker in dev_speakers if speaker not in speakers]
     if absent or not dev_speakers:
@@ -96,7 +107,7 @@ def prepare(
     parts = {
         "tr": {utt: pair for utt, pair in train.items() if _speaker(utt) not in dev_speakers},
         "cv": {utt: pair for utt, pair in train.items() if _speaker(utt) in dev_speakers},
-        "tt": _pairs(corpus_dir, "testset"),
+        "tt": test,
     }
     train_log = _read_log(corpus_dir, f"log_trainset_{trainset}.txt")
     logs = {"tr": train_log, "cv": train_log, "tt": _read_log(corpus_dir, "log_testset.txt")}
@@ -104,6 +115,7 @@ def prepare(
         for name in SETS:
             folder = stack.enter_context(atomic_folder(Path(data_dir) / name))
             _write(folder, parts[name], logs[name])
+            left_out.write(folder, bad_test if name == "tt" else {})
             datadir.validate_data_dir(folder)
     return {name: datadir.read_data_dir(Path(data_dir) / name) for name in SETS}
 
@@ -141,23 +153,24 @@ def _sounds(corpus_dir: Path, name: str) -> dict[str, str]:
     for path in sorted(Path(os.path.abspath(folder)).iterdir()):
         if not audio.is_sound_file(path, SUFFIXES):
             continue
-        if path.stem in sounds:
-            raise InputError(f"{folder}: duplicate {path.stem}: {os.path.basename(sounds[path.stem])} and {path.name}")
-        sounds[path.stem] = str(path)
+        utt = unicodedata.normalize("NFC", path.stem)  # noisy and clean may be from different systems
+        if utt in sounds:
+            raise InputError(f"{folder}: duplicate {utt}: {os.path.basename(sounds[utt])} and {path.name}")
+        sounds[utt] = str(path)
     return sounds
 
 
-def _pairs(corpus_dir: Path, part: str) -> dict[str, tuple[str, str]]:
-    """Return utterance to noisy and clean path; both folders must contain the same utterances."""
+def _pairs(corpus_dir: Path, part: str) -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
+    """Return utterance to noisy and clean path, and utterance to reason of those that are in one folder only."""
     noisy, clean = (_sounds(corpus_dir, f"{kind}_{part}_wav") for kind in ("noisy", "clean"))
-    if noisy.keys() != clean.keys():
-        utt = min(noisy.keys() ^ clean.keys())
+    pairs = {utt: (noisy[utt], clean[utt]) for utt in noisy if utt in clean}
+    if not pairs:
+        raise InputError(f"{corpus_dir}: noisy_{part}_wav and clean_{part}_wav have no utterance in common")
+    single = {}
+    for utt in sorted(noisy.keys() ^ clean.keys()):
         present, missing = ("noisy", "clean") if utt in noisy else ("clean", "noisy")
-        raise InputError(
-            f"{corpus_dir}: {utt} is in {present}_{part}_wav, but not in {missing}_{part}_wav "
-            f"({len(noisy)} noisy files, {len(clean)} clean ones)"
-        )
-    return {utt: (noisy[utt], clean[utt]) for utt in noisy}
+        single[utt] = f"is in {present}_{part}_wav, but not in {missing}_{part}_wav"
+    return pairs, single
 
 
 def _read_log(corpus_dir: Path, name: str) -> dict[str, tuple[str, float]]:
@@ -166,7 +179,7 @@ def _read_log(corpus_dir: Path, name: str) -> dict[str, tuple[str, float]]:
     log: dict[str, tuple[str, float]] = {}
     if path is None:
         return log
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
