@@ -69,7 +69,8 @@ def test_a_run_trains_every_attack_and_the_page_shows_them(plan):
     run_one(study, folders, "1 of 3, median", 1)
     lines = page(study, folders)
     assert "### 1 of 3" in lines
-    honest = f"{found[HONEST]['dev_SI_SNR'][-1]:.2f}"
+    scores = found[HONEST]["dev_SI_SNR"]
+    honest = f"{min(scores):.2f} / {scores[-1]:.2f}"
     assert f"| none |  | {honest} | — |" in lines
     row = next(line for line in lines if line.startswith("| `steps` 1e-3"))
     assert row.split(" | ")[1] == "refused"

@@ -88,6 +88,7 @@ class Server:
         self.refusals: dict[str, int] = {}
         self._controls: dict[int, dict[str, np.ndarray]] = {}
         self._attempts: Attempts | None = None
+        self._initial_db = -math.inf  # development SI-SNR before the first round, of weights that were given
         arrays = to_arrays(self.model, self.layout.names)
         self._global = GlobalModel(arrays, arrays, new_optimiser(fed_config))
         if self.state_path.exists():
@@ -218,7 +219,9 @@ class Server:
         If leaving out silos does not restore it, none of them alone is the cause, and the model is returned as it is.
         """
         development, least = self._development, self.config.needed_silos
-        lowest, scores = development.lowest_db(self.history, self._global), development.scores(candidate)
+        if not self.history:
+            self._initial_db = development.initial_db(self._global, bool(self.train.init))
+        lowest, scores = development.lowest_db(self.history, self._initial_db), development.scores(candidate)
         if scores[SI_SNR] >= lowest:
             return candidate, scores
         attempts, dropped_db = self._current_attempts(), scores[SI_SNR]
@@ -236,6 +239,7 @@ class Server:
                 f"round {self.next_round}: {name} of the new global model is not finite; lower server_lr "
                 f"({self.config.effective_server_lr:g}); {self.exp_dir / 'best.pt'} is unchanged"
             )
+        attempts.collapsed = True
         attempts.failed.append(f"development SI-SNR {dropped_db:.2f} dB, whichever silos are left out")
         log.warning("round %d: %s", self.next_round, attempts.failed[-1])
         return candidate, scores
@@ -310,13 +314,15 @@ class Server:
             "history": self.history,
             "best_round": self.best_round,
             "refusals": self.refusals,
+            "initial_db": self._initial_db,
         }
 
     def _resume(self) -> None:
         state = load_checkpoint(self.state_path, self._resume_key, resume_key)
         self.model.load_state_dict(state["model"])
+        self._initial_db = state.get("initial_db", -math.inf)  # missing, as "newest", in states of an earlier version
         averaged = newest = to_arrays(self.model, self.layout.names)
-        if stored := state.get("newest"):  # missing in states of an earlier version
+        if stored := state.get("newest"):
             newest = _numpy(stored)
         optimiser = new_optimiser(self.config)
         optimiser.load({moment: _numpy(tensors) for moment, tensors in state["optimizer"].items()})

@@ -18,9 +18,14 @@ def write_page(plan: Poisoning, folders: Folders) -> None:
 def page(plan: Poisoning, folders: Folders) -> list[str]:
     """Return the tables as lines."""
     lines = []
-    for federation, of in plan.federations.items():
+    for federation in plan.federations:
         found = results_of(plan, folders, federation)
-        lines += [f"### {federation}", "", f"Poisoned: {of.poisoned}. Development SI-SNR (dB) of the last round.", ""]
+        lines += [
+            f"### {federation}",
+            "",
+            "Development SI-SNR (dB): lowest / last round.",
+            "",
+        ]
         header = ["attack", "replies", *plan.rows]
         rows = [
             [attack, _replies(found, plan, attack), *(_last(found, row, plan.seeds[0], attack) for row in plan.rows)]
@@ -44,7 +49,7 @@ def _last(found: Results, row: str, seed: int, attack: str) -> str:
     outcome = found[row].get(seed, {}).get("attacks", {}).get(attack)
     if not outcome:
         return "—"
-    return "failed" if outcome["failure"] else f"{outcome['dev_SI_SNR'][-1]:.2f}"
+    return "failed" if outcome["failure"] else f"{min(outcome['dev_SI_SNR']):.2f} / {outcome['dev_SI_SNR'][-1]:.2f}"
 
 
 def _over_seeds(found: Results, plan: Poisoning, row: str) -> str:
