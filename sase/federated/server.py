@@ -239,7 +239,7 @@ class Server:
                 f"round {self.next_round}: {name} of the new global model is not finite; lower server_lr "
                 f"({self.config.effective_server_lr:g}); {self.exp_dir / 'best.pt'} is unchanged"
             )
-        attempts.collapsed = True
+        attempts.collapsed = math.isfinite(dropped_db)  # otherwise the round is repeated
         attempts.failed.append(f"development SI-SNR {dropped_db:.2f} dB, whichever silos are left out")
         log.warning("round %d: %s", self.next_round, attempts.failed[-1])
         return candidate, scores
