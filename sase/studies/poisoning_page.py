@@ -7,7 +7,7 @@ import numpy as np
 from sase.atomic import write_text
 from sase.markdown import table
 from sase.studies.grid import Results
-from sase.studies.poisoning import ATTACKS, HONEST, Folders, Poisoning, results_of
+from sase.studies.poisoning import HONEST, Folders, Poisoning, attacks, results_of
 
 
 def write_page(plan: Poisoning, folders: Folders) -> None:
@@ -18,7 +18,7 @@ def write_page(plan: Poisoning, folders: Folders) -> None:
 def page(plan: Poisoning, folders: Folders) -> list[str]:
     """Return the tables as lines."""
     lines = []
-    for federation in plan.federations:
+    for federation, of in plan.federations.items():
         found = results_of(plan, folders, federation)
         lines += [
             f"### {federation}",
@@ -29,7 +29,7 @@ def page(plan: Poisoning, folders: Folders) -> list[str]:
         header = ["attack", "replies", *plan.rows]
         rows = [
             [attack, _replies(found, plan, attack), *(_last(found, row, plan.seeds[0], attack) for row in plan.rows)]
-            for attack in ATTACKS
+            for attack in attacks(of)
         ]
         lines += [*table(header, rows, "llr"), ""]
         lines += [_over_seeds(found, plan, row) for row in plan.more_seeds[1:]] + [""]
