@@ -107,6 +107,8 @@ def test_slow_decline_counts_from_given_weights(silos_dir, dev_set, tmp_path):
 
     assert declining([reached - 2, reached - 4, reached - 1, reached - 2]) == [None, reached - 4, None]
     assert declining([reached - 9, reached - 1, reached + 2, reached - 0.9]) == [reached - 9, None, None]
+    assert declining([reached - 2, reached - 9, reached - 5, reached]) == [None, reached - 9, None]  # gains enough
+    assert declining([reached - 2, reached - 9, reached - 7, reached]) == [None, None, None]
     assert declining([reached - 1, reached + 9, reached + 5.9, reached + 6.1]) == [None, None, reached + 5.9]
 
 

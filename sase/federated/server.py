@@ -216,7 +216,9 @@ class Server:
     def _sound(self, candidate: GlobalModel) -> tuple[GlobalModel, dict[str, float]]:
         """Return the model and its development scores; if it collapsed, of the silos that restore it.
 
-        If leaving out silos does not restore it, none of them alone is the cause, and the model is returned as it is.
+        Restored is a model above the bound, or ``max_drop_db`` better than with all silos: the model before the round
+        may have been close to the bound already. If leaving out silos does not restore it, none of them alone is the
+        cause, and the model is returned as it is.
         """
         development, least = self._development, self.config.needed_silos
         if not self.history:
@@ -226,10 +228,11 @@ class Server:
             return candidate, scores
         attempts, dropped_db = self._current_attempts(), scores[SI_SNR]
         log.warning("round %d: development SI-SNR %.2f dB; leaving out silos", self.next_round, dropped_db)
+        enough = lowest if math.isnan(dropped_db) else min(lowest, dropped_db + self.config.max_drop_db)
         for kept in leave_out(candidate.silos, least, lambda some: development.quick_db(self._candidate(some))):
             other = self._candidate(kept)
             better = development.scores(other)
-            if better[SI_SNR] >= lowest:
+            if better[SI_SNR] >= enough:
                 reason = f"with its update the development SI-SNR is {dropped_db:.2f} dB"
                 self._reject({r.silo: reason for r in candidate.silos if r.silo not in [k.silo for k in kept]})
                 attempts.rolled_back_from = dropped_db
