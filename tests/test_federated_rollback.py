@@ -165,8 +165,15 @@ def test_a_killed_roll_back_resumes_bit_for_bit(silos_dir, dev_set, tmp_path):
 
 def test_a_collapse_of_all_is_kept_and_named(silos_dir, dev_set, tmp_path):
     """Nobody in particular is its cause: training itself has diverged."""
+
+    def ruined(reply, instruction):  # the same by all
+        generator = np.random.default_rng(0)
+        weights = {name: value for name, value in instruction.model.items() if "running" not in name}
+        noise = {n: generator.standard_normal(value.shape).astype(value.dtype) for n, value in weights.items()}
+        return replace(reply, arrays={**reply.arrays, **noise})
+
     server, silos = setup(silos_dir, dev_set, tmp_path, num_rounds=2)
-    run_rounds(server, poisoned(silos, {2: (0, 1, 2)}))
+    run_rounds(server, poisoned(silos, {2: (0, 1, 2)}, ruined))
     entry = server.history[1]
     assert list(entry["silos"]) == ["0", "1", "2"]
     assert "whichever silos are left out" in entry["failed"][0]
