@@ -2,13 +2,17 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from torch import nn
 
 from helpers.checkpoints import assert_same
 from helpers.federation import fed_config, train_config
+from sase.data.dataset import PairSet
 from sase.errors import InputError
+from sase.federated.development import Development
 from sase.federated.exchange import Reply
 from sase.federated.inproc import local_exchange, local_silos
 from sase.federated.rollback import leave_out
@@ -39,7 +43,7 @@ def poisoned(silos, bad, change=flipped):
 def setup(silos_dir, dev_set, folder, **values):
     """Return a server whose silos learn fast, and them."""
     config = train_config("batch", learning_rate=0.02, warmup_steps=0)
-    values = {"local_steps": 4, "strategy": "uniform", "max_norm_ratio": 1e3, **values}
+    values = {"local_steps": 2, "strategy": "uniform", "max_norm_ratio": 1e3, **values}
     return Server(config, fed_config(**values), dev_set, folder), local_silos(
         silos_dir, values.get("num_silos", 3), folder
     )
@@ -86,11 +90,37 @@ def test_a_collapsed_round_equals_one_without_the_silo(silos_dir, dev_set, tmp_p
     assert [entry["dev_SI_SNR"] for entry in other.history] == [entry["dev_SI_SNR"] for entry in entries]
 
 
-def test_the_first_round_is_compared_with_the_initial_model(silos_dir, dev_set, tmp_path):
-    server, silos = setup(silos_dir, dev_set, tmp_path, num_silos=2, num_rounds=1)
-    run_rounds(server, poisoned(silos, {1: (1,)}, lambda r, i: flipped(r, i, -300.0)))
-    assert list(server.history[0]["silos"]) == ["0"]
-    assert server.history[0]["silos"]["0"]["alpha"] == 1.0
+def test_slow_decline_counts_from_given_weights(silos_dir, dev_set, tmp_path):
+    """Each round loses less than ``max_drop_db``, all of them more: the best model before the round is the bound."""
+    first, silos = setup(silos_dir, dev_set, tmp_path / "given", num_rounds=1)
+    run_rounds(first, local_exchange(silos))
+    given = replace(first.train, init=str(tmp_path / "given/best.pt"))
+    reached = first.history[0]["dev_SI_SNR"]
+
+    def declining(dev_db):
+        server = Server(given, fed_config(num_silos=2, num_rounds=3, min_silos=1), dev_set, tmp_path / f"{dev_db}")
+        scores = iter(dev_db)
+        server._development.scores = lambda model: {"dev_SI_SNR": next(scores)}
+        server._development.quick_db = lambda model: -float(len(model.silos) > 1)
+        run_rounds(server, local_exchange(local_silos(silos_dir, 2, tmp_path / f"{dev_db}")))
+        return [entry.get("rolled_back_from", {}).get("dev_SI_SNR") for entry in server.history]
+
+    assert declining([reached - 2, reached - 4, reached - 1, reached - 2]) == [None, reached - 4, None]
+    assert declining([reached - 9, reached - 1, reached + 2, reached - 0.9]) == [reached - 9, None, None]
+    assert declining([reached - 2, reached - 9, reached - 5, reached]) == [None, reached - 9, None]  # gains enough
+    assert declining([reached - 2, reached - 9, reached - 7, reached]) == [None, None, None]
+    assert declining([reached - 1, reached + 9, reached + 5.9, reached + 6.1]) == [None, None, reached + 5.9]
+
+
+def test_a_kept_collapse_is_the_new_start(dev_set):
+    development = Development(nn.Identity(), PairSet(dev_set), fed_config(), "SI_SNR")
+    records = [{"dev_SI_SNR": 9.0}, {"dev_SI_SNR": 2.0, "collapsed": True}, {"dev_SI_SNR": 4.0}]
+    assert development.lowest_db([], -math.inf) == -math.inf
+    assert development.lowest_db([], 10.0) == 7.0
+    assert development.lowest_db(records[:1], 10.0) == 7.0
+    assert development.lowest_db(records[:2], 10.0) == -1.0
+    assert development.lowest_db(records, 10.0) == 1.0
+    assert development.lowest_db([{"dev_SI_SNR": math.nan}, records[0]], -math.inf) == 6.0
 
 
 def test_output_that_is_not_finite_is_rolled_back(silos_dir, dev_set, tmp_path):
@@ -135,12 +165,20 @@ def test_a_killed_roll_back_resumes_bit_for_bit(silos_dir, dev_set, tmp_path):
 
 def test_a_collapse_of_all_is_kept_and_named(silos_dir, dev_set, tmp_path):
     """Nobody in particular is its cause: training itself has diverged."""
+
+    def ruined(reply, instruction):  # the same by all
+        generator = np.random.default_rng(0)
+        weights = {name: value for name, value in instruction.model.items() if "running" not in name}
+        noise = {n: generator.standard_normal(value.shape).astype(value.dtype) for n, value in weights.items()}
+        return replace(reply, arrays={**reply.arrays, **noise})
+
     server, silos = setup(silos_dir, dev_set, tmp_path, num_rounds=2)
-    run_rounds(server, poisoned(silos, {2: (0, 1, 2)}))
+    run_rounds(server, poisoned(silos, {2: (0, 1, 2)}, ruined))
     entry = server.history[1]
     assert list(entry["silos"]) == ["0", "1", "2"]
     assert "whichever silos are left out" in entry["failed"][0]
     assert entry["dev_SI_SNR"] < server.history[0]["dev_SI_SNR"] - 3
+    assert entry["collapsed"]
     assert not entry["best"]
 
 

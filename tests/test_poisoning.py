@@ -23,7 +23,10 @@ def plan(tmp_path, silos_dir, dev_set):
         "more_seeds": ["mean", "median"],
         "config": {**to_mapping(train_config("batch")), "model": {"preset": "mini", "recurrent": 4, "bands": 8}},
         "federated": {"num_rounds": 2, "local_steps": 1, "max_drop_db": 0, "repeat_wait_s": 0},
-        "federations": {"1 of 3": {"silos": silos_dir.name, "poisoned": 1}},
+        "federations": {
+            "1 of 3": {"silos": silos_dir.name, "poisoned": 1},
+            "honest": {"silos": silos_dir.name, "poisoned": 0, "federated": {"local_steps": 2}},
+        },
         "rows": {"mean": None, "median": {"federated": {"aggregation": "median"}}},
     }
     path = tmp_path / "plan.yaml"
@@ -57,7 +60,7 @@ def test_attacks_change_what_they_say():
 
 def test_a_run_trains_every_attack_and_the_page_shows_them(plan):
     study, folders = plan
-    assert grid(study, folders).rows == ("1 of 3, mean", "1 of 3, median")
+    assert grid(study, folders).rows == ("1 of 3, mean", "1 of 3, median", "honest, mean", "honest, median")
     found = run_one(study, folders, "1 of 3, mean", 0)["attacks"]
     assert list(found) == list(ATTACKS)
     assert all(len(outcome["dev_SI_SNR"]) == 2 for outcome in found.values())
@@ -67,9 +70,11 @@ def test_a_run_trains_every_attack_and_the_page_shows_them(plan):
         assert found[name]["dev_SI_SNR"] == found["`steps` 1e-3"]["dev_SI_SNR"]  # as if the silo were absent
     assert list(run_one(study, folders, "1 of 3, mean", 1)["attacks"]) == [HONEST]
     run_one(study, folders, "1 of 3, median", 1)
+    assert list(run_one(study, folders, "honest, mean", 0)["attacks"]) == [HONEST]
     lines = page(study, folders)
     assert "### 1 of 3" in lines
-    honest = f"{found[HONEST]['dev_SI_SNR'][-1]:.2f}"
+    scores = found[HONEST]["dev_SI_SNR"]
+    honest = f"{min(scores):.2f} / {scores[-1]:.2f}"
     assert f"| none |  | {honest} | — |" in lines
     row = next(line for line in lines if line.startswith("| `steps` 1e-3"))
     assert row.split(" | ")[1] == "refused"

@@ -44,21 +44,24 @@ class Development:
         """Return the SI-SNR (dB) of a model on the common set."""
         return self._common_db(model.averaged)
 
-    def lowest_db(self, history: Sequence[Mapping[str, Any]], present: GlobalModel) -> float:
+    def lowest_db(self, history: Sequence[Mapping[str, Any]], initial_db: float) -> float:
         """Return the SI-SNR (dB) below which a round has collapsed: ``max_drop_db`` below the best before it.
 
         Args:
-            history: the records of the completed rounds.
-            present: the model before the round, which counts in the first one.
+            history: the records of the completed rounds; what precedes a collapse that was kept does not count.
+            initial_db: the SI-SNR of the model before the first round; −inf if it was not trained.
         """
-        if not self.max_drop_db:
+        kept = max((index for index, record in enumerate(history) if "collapsed" in record), default=-1)
+        scores = [record[SI_SNR] for record in history[max(kept, 0) :]]
+        best = max(filter(math.isfinite, scores if kept >= 0 else [initial_db, *scores]), default=-math.inf)
+        return best - self.max_drop_db if self.max_drop_db else -math.inf
+
+    def initial_db(self, present: GlobalModel, trained: bool) -> float:
+        """Return the SI-SNR (dB) of the model before the first round; −inf if it was not trained."""
+        if not trained or not self.max_drop_db:
             return -math.inf
-        if history:
-            best = max(filter(math.isfinite, (record[SI_SNR] for record in history)), default=-math.inf)
-        else:
-            load_arrays(self.network, present.averaged)
-            best, _ = validate(self.network, self._dev)
-        return best - self.max_drop_db if math.isfinite(best) else -math.inf
+        load_arrays(self.network, present.averaged)
+        return validate(self.network, self._dev)[0]
 
     def measure_gains(self, present: GlobalModel, replies: Sequence[Admitted]) -> None:
         """Set the gain in SI-SNR (dB) of each update alone on the common set; it stays None for non-finite output."""

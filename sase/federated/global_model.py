@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -31,7 +30,7 @@ class GlobalModel:
     averaged: dict[str, np.ndarray]
     optimiser: ServerOptimiser
     silos: Sequence[Admitted] = ()
-    alphas: Any = ()
+    alphas: np.ndarray = field(default_factory=lambda: np.ones(0))
 
     @property
     def not_finite(self) -> str:

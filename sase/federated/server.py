@@ -92,6 +92,7 @@ class Server:
         self.refusals: dict[str, int] = {}
         self._controls: dict[int, dict[str, np.ndarray]] = {}
         self._attempts: Attempts | None = None
+        self._initial_db = -math.inf  # development SI-SNR before the first round, of weights that were given
         arrays = to_arrays(self.model, self.layout.names)
         self._global = GlobalModel(arrays, arrays, new_optimiser(fed_config))
         resumes = self.state_path.exists()
@@ -222,18 +223,23 @@ class Server:
     def _sound(self, candidate: GlobalModel) -> tuple[GlobalModel, dict[str, float]]:
         """Return the model and its development scores; if it collapsed, of the silos that restore it.
 
-        If leaving out silos does not restore it, none of them alone is the cause, and the model is returned as it is.
+        Restored is a model above the bound, or ``max_drop_db`` better than with all silos: the model before the round
+        may have been close to the bound already. If leaving out silos does not restore it, none of them alone is the
+        cause, and the model is returned as it is.
         """
         development, least = self._development, self.config.needed_silos
-        lowest, scores = development.lowest_db(self.history, self._global), development.scores(candidate)
+        if not self.history:
+            self._initial_db = development.initial_db(self._global, bool(self.train.init))
+        lowest, scores = development.lowest_db(self.history, self._initial_db), development.scores(candidate)
         if scores[SI_SNR] >= lowest:
             return candidate, scores
         attempts, dropped_db = self._current_attempts(), scores[SI_SNR]
         log.warning("round %d: development SI-SNR %.2f dB; leaving out silos", self.next_round, dropped_db)
+        enough = lowest if math.isnan(dropped_db) else min(lowest, dropped_db + self.config.max_drop_db)
         for kept in leave_out(candidate.silos, least, lambda some: development.quick_db(self._candidate(some))):
             other = self._candidate(kept)
             better = development.scores(other)
-            if better[SI_SNR] >= lowest:
+            if better[SI_SNR] >= enough:
                 reason = f"with its update the development SI-SNR is {dropped_db:.2f} dB"
                 self._reject({r.silo: reason for r in candidate.silos if r.silo not in [k.silo for k in kept]})
                 attempts.rolled_back_from = dropped_db
@@ -243,6 +249,7 @@ class Server:
                 f"round {self.next_round}: {name} of the new global model is not finite; lower server_lr "
                 f"({self.config.effective_server_lr:g}); {self.exp_dir / 'best.pt'} is unchanged"
             )
+        attempts.collapsed = math.isfinite(dropped_db)  # otherwise the round is repeated
         attempts.failed.append(f"development SI-SNR {dropped_db:.2f} dB, whichever silos are left out")
         log.warning("round %d: %s", self.next_round, attempts.failed[-1])
         return candidate, scores
@@ -317,6 +324,7 @@ class Server:
             "history": self.history,
             "best_round": self.best_round,
             "refusals": self.refusals,
+            "initial_db": self._initial_db,
         }
 
     def _resume(self) -> None:
@@ -324,8 +332,9 @@ class Server:
         # With more rounds, it is still the experiment that the silos know; missing in states of an earlier version.
         self._experiment = state.get("experiment", _experiment_id(resume_key(state["config"])))
         self.model.load_state_dict(state["model"])
+        self._initial_db = state.get("initial_db", -math.inf)  # missing, as "newest", in states of an earlier version
         averaged = newest = to_arrays(self.model, self.layout.names)
-        if stored := state.get("newest"):  # missing in states of an earlier version
+        if stored := state.get("newest"):
             newest = _numpy(stored)
         optimiser = new_optimiser(self.config)
         optimiser.load({moment: _numpy(tensors) for moment, tensors in state["optimizer"].items()})

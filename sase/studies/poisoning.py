@@ -44,7 +44,7 @@ class Federation:
 
     Attributes:
         silos: name of the folder of the partition.
-        poisoned: number of silos that attack, the last ones.
+        poisoned: number of silos that attack, the last ones; 0 to see what the rows cost honest silos.
         federated: keys that override those of the federated config.
     """
 
@@ -154,6 +154,11 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
+def attacks(federation: Federation) -> tuple[str, ...]:
+    """Return the names of the attacks in a federation; without poisoned silos there is none."""
+    return tuple(ATTACKS) if federation.poisoned else (HONEST,)
+
+
 def load_poisoning(path: str | Path) -> Poisoning:
     """Return the :class:`Poisoning` of a YAML file; raises as :func:`sase.studies.grid.load_plan`."""
     return load_plan(Poisoning, path)
@@ -195,7 +200,7 @@ def run_one(plan: Poisoning, folders: Folders, name: str, seed: int) -> Result:
     honest = _remembering(local_exchange(local_silos(silos_dir, fed.num_silos, folder)))
     poisoned = range(fed.num_silos - of.poisoned, fed.num_silos)
     found = {}
-    for attack in ATTACKS if seed == plan.seeds[0] else (HONEST,):
+    for attack in attacks(of) if seed == plan.seeds[0] else (HONEST,):
         exp = folder / f"attack{list(ATTACKS).index(attack)}"
         shutil.rmtree(exp, ignore_errors=True)
         server = Server(train, fed, folders.dev_set, exp)

@@ -7,7 +7,7 @@ import numpy as np
 from sase.atomic import write_text
 from sase.markdown import table
 from sase.studies.grid import Results
-from sase.studies.poisoning import ATTACKS, HONEST, Folders, Poisoning, results_of
+from sase.studies.poisoning import HONEST, Folders, Poisoning, attacks, results_of
 
 
 def write_page(plan: Poisoning, folders: Folders) -> None:
@@ -20,11 +20,16 @@ def page(plan: Poisoning, folders: Folders) -> list[str]:
     lines = []
     for federation, of in plan.federations.items():
         found = results_of(plan, folders, federation)
-        lines += [f"### {federation}", "", f"Poisoned: {of.poisoned}. Development SI-SNR (dB) of the last round.", ""]
+        lines += [
+            f"### {federation}",
+            "",
+            "Development SI-SNR (dB): lowest / last round.",
+            "",
+        ]
         header = ["attack", "replies", *plan.rows]
         rows = [
             [attack, _replies(found, plan, attack), *(_last(found, row, plan.seeds[0], attack) for row in plan.rows)]
-            for attack in ATTACKS
+            for attack in attacks(of)
         ]
         lines += [*table(header, rows, "llr"), ""]
         lines += [_over_seeds(found, plan, row) for row in plan.more_seeds[1:]] + [""]
@@ -44,7 +49,7 @@ def _last(found: Results, row: str, seed: int, attack: str) -> str:
     outcome = found[row].get(seed, {}).get("attacks", {}).get(attack)
     if not outcome:
         return "—"
-    return "failed" if outcome["failure"] else f"{outcome['dev_SI_SNR'][-1]:.2f}"
+    return "failed" if outcome["failure"] else f"{min(outcome['dev_SI_SNR']):.2f} / {outcome['dev_SI_SNR'][-1]:.2f}"
 
 
 def _over_seeds(found: Results, plan: Poisoning, row: str) -> str:
