@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sase.atomic import write_text
 from sase.errors import InputError
+from sase.waiting import Waiting
 
 _POLL_S = 1.0
 
@@ -57,9 +58,10 @@ def resolve_endpoint(where: str | Path, wait_s: float) -> str:
         return str(where)
     if "/" not in str(where):
         raise InputError(f"{where}: must be HOST:PORT, or a file with its folder, e.g. ./FILE")
-    path, deadline = Path(where).resolve(), time.monotonic() + wait_s
+    path, waiting = Path(where).resolve(), Waiting()
     while not path.exists():
-        if time.monotonic() > deadline:
+        waiting.report(lambda: f"{path}, which the server writes", wait_s)
+        if waiting.seconds > wait_s:
             raise InputError(f"{path}: not found after {wait_s:.0f} s; has the machine that writes it been started?")
         if path.parent.is_dir():
             os.listdir(path.parent)  # refreshes the cache of a shared disk

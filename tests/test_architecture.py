@@ -10,7 +10,7 @@ import pytest
 LAYERS = [  # a module imports from its own layer or the ones before it
     "__version__ errors",
     "atomic audio batch completion config containers endpoints extras filetree jsonfile machine markdown plotting "
-    "processes progress textfile yamlfile",
+    "private processes progress textfile waiting yamlfile",
     "nn metrics",
     "model losses data pretrained weightfile inspection profiling",
     "training enhancer inspection_figure",

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from helpers.federation import PATIENCE_S, configs, kill, kill_all, largest_difference, rounds, sase, wait_until
+from helpers.strangers import command_lines, exposed, listening_ports
 from sase.endpoints import free_port
 from sase.federated.certificates import make_certificates
 from sase.federated.config import load_federated_config
@@ -50,6 +51,7 @@ class Federation:
             "--engine-option",
             f"certificates={self.folder}/certificates",
             log=self.folder / "server.log",
+            umask=0,
         )
 
     def start_silo(self, index, certificates="certificates", log=None, machine=None):
@@ -69,6 +71,7 @@ class Federation:
             "--certificates",
             self.folder / certificates,
             log=log or machine / "silo.log",
+            umask=0,
         )
 
     def start_stranger(self):
@@ -120,6 +123,15 @@ def test_silos_wait_for_the_server_and_train(federation):
     assert first["attempts"] == 1
     said = (federation.folder / "server.log").read_text()
     assert "registered keys: silo0, silo1, silo2" in said
+
+
+def test_other_users_find_one_port_no_token_and_no_file(federation):
+    """While it runs: the server has the port of the Fleet API, silos have none."""
+    assert set(listening_ports(find_pids(federation.exp / "flower"))) == {int(federation.address.split(":")[1])}
+    assert listening_ports([pid for index in range(3) for pid in find_pids(federation.home(index))]) == {}
+    assert not [line for line in command_lines() if b"--token\0" in line]
+    for folder in (federation.exp, *(federation.folder / f"machine{index}/state" for index in range(3))):
+        assert exposed(folder) == []
 
 
 def test_a_server_with_another_certificate_is_rejected(federation):

@@ -24,9 +24,11 @@ from sase.federated.flower.client_app import app as client_app
 from sase.federated.flower.processes import (
     federation_environment,
     find_pids,
+    runtime_folder,
     supervised_federation,
     terminate_federation,
 )
+from sase.federated.flower.progress import Patience
 from sase.federated.flower.server_app import app as server_app
 from sase.processes import start
 
@@ -62,16 +64,28 @@ def test_a_run_is_checked_by_its_status_and_its_rounds(tmp_path, monkeypatch, st
     (tmp_path / "bin/flwr").write_text(FLWR.format(folder=tmp_path))
     (tmp_path / "bin/flwr").chmod(0o755)
     (tmp_path / "rounds.jsonl").write_text("".join(f'{{"round": {n + 1}}}\n' for n in range(rounds)))
-    env = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
-    superlink = SimpleNamespace(poll=lambda: None)
+    monkeypatch.setattr("sase.federated.flower.app.flower_command", lambda name: [f"{tmp_path}/bin/{name}"])
+    superlink, patience = SimpleNamespace(poll=lambda: None), Patience(60, 60)
     if error is None:
-        return run_app(tmp_path / "home", env, superlink, tmp_path, 3)
+        return run_app(tmp_path / "home", os.environ, superlink, tmp_path, 3, patience)
     with pytest.raises(InputError, match=error):
-        run_app(tmp_path / "home", env, superlink, tmp_path, 3)
+        run_app(tmp_path / "home", os.environ, superlink, tmp_path, 3, patience)
+
+
+def test_a_run_that_flower_does_not_start_is_given_up(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sase.federated.flower.app.flower_command", lambda name: ["sleep"])
+    monkeypatch.setattr("sase.waiting.FIRST_REPORT_S", 0.2)
+    home, superlink = tmp_path / "home", SimpleNamespace(poll=lambda: None)
+    home.mkdir()
+    (home / "superlink.log").write_text("busy\n")
+    monkeypatch.setattr("sase.federated.flower.app.start", lambda *_: SimpleNamespace(poll=lambda: None))
+    with pytest.raises(InputError, match=r"no progress for 1 s, waiting for Flower to start .*superlink\.log: busy"):
+        run_app(home, os.environ, superlink, tmp_path, 3, Patience(0.8, 60))
+    assert "waiting for Flower to start the server" in capsys.readouterr().err
 
 
 def test_processes_of_a_federation_are_found_and_terminated(tmp_path):
-    env = federation_environment(tmp_path, 1)
+    env = federation_environment(tmp_path, tmp_path, 1)
     assert env["FLWR_TELEMETRY_ENABLED"] == "0"
     assert env["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
     # One that detaches, hides its environment as Flower's SuperExec does, and ignores SIGTERM.
@@ -107,6 +121,21 @@ def test_a_federation_is_locked_and_sigterm_interrupts_it(tmp_path):
         time.sleep(5)
 
 
+def test_the_runtime_folder_is_private_short_and_removed(tmp_path, monkeypatch):
+    with runtime_folder(tmp_path) as folder:
+        assert folder.stat().st_mode & 0o777 == 0o700
+        (folder / "socket").touch()
+    assert not folder.exists()
+    (tmp_path / "runtime_folder").write_text(str(folder))  # as a killed run leaves it
+    folder.mkdir()
+    with runtime_folder(tmp_path) as other:
+        assert not folder.exists()
+    assert not other.exists()
+    monkeypatch.setattr("sase.federated.flower.processes._FOLDER_PREFIX", f"/{'x' * 90}/sase-")
+    with pytest.raises(InputError, match="set TMPDIR to a shorter one"), runtime_folder(tmp_path):
+        pass
+
+
 def test_engines_reject_bad_options(silos_dir, dev_set, tmp_path):
     def engine(module, silos, **options):
         module.run(train_config(), FederatedConfig(num_silos=3), silos, dev_set, tmp_path / "exp", "cpu", options)
@@ -116,6 +145,17 @@ def test_engines_reject_bad_options(silos_dir, dev_set, tmp_path):
             engine(module, silos_dir, prot="1")
     with pytest.raises(InputError, match="--silos"):
         engine(simulation, None)
+    for module, option, value in (
+        (simulation, "jobs", "0"),
+        (simulation, "jobs", "many"),
+        (simulation, "connect_s", "nan"),
+        (simulation, "start_s", "-1"),
+        (deployment, "stall_s", "inf"),
+        (deployment, "connect_s", "soon"),
+        (deployment, "port", "http"),
+    ):
+        with pytest.raises(InputError, match=f"--engine-option {option}={value}: must be"):
+            engine(module, silos_dir, **{option: value})
     with pytest.raises(InputError, match="certificates=DIR"):
         engine(deployment, None)
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(InputError, match="choose another"):

@@ -122,7 +122,7 @@ def experiment(tmp_path, silos_dir, dev_set):
             "poll_s": 0.01,
             **settings,
         }
-        write_app(home, "127.0.0.1:1", None, train_config(values.pop("norm", "layer")), config, **values)
+        write_app(home, train_config(values.pop("norm", "layer")), config, **values)
         return home / "settings.json"
 
     return make

@@ -2,10 +2,12 @@
 
 import hashlib
 import shutil
+from pathlib import Path
 
 import pytest
 
 from helpers.federation import PATIENCE_S, configs, kill, largest_difference, rounds, sase, wait_until
+from helpers.strangers import answered_by_ray, command_lines, exposed, listening_ports
 from sase.federated.flower.processes import find_pids
 
 pytestmark = pytest.mark.recipe
@@ -27,10 +29,20 @@ def test_after_kills_and_failures_the_result_is_that_of_inproc(arguments, silos_
     shutil.copytree(silos_dir, silos)
 
     def simulate():
-        return sase("federate", *arguments, "--silos", silos, "--exp", exp, "--engine", "simulation", log=log)
+        return sase("federate", *arguments, "--silos", silos, "--exp", exp, "--engine", "simulation", log=log, umask=0)
+
+    # Other users of the machine find no port that answers, and no token.
+    process = simulate()
+    wait_until(lambda: len(rounds(exp)) >= 1, process, "the first round")
+    pids = find_pids(exp / "flower")
+    assert answered_by_ray(listening_ports(pids)) == []
+    folder = Path((exp / "flower/runtime_folder").read_text())
+    assert exposed(folder / "ray_token") == exposed(folder / "socket") == []
+    assert folder.stat().st_mode & 0o077 == 0
+    token = (folder / "ray_token").read_bytes()
+    assert not [line for line in command_lines() if token in line or b"--token\0" in line]
 
     # Killed during a round, it leaves no process running.
-    process = simulate()
     wait_until(lambda: len(rounds(exp)) >= 2, process, "the first rounds")
     kill(process, exp / "flower")
     done = len(rounds(exp))
@@ -70,6 +82,8 @@ def test_after_kills_and_failures_the_result_is_that_of_inproc(arguments, silos_
     assert simulate().wait(PATIENCE_S) == 0
     assert [entry["round"] for entry in rounds(exp)] == list(range(1, ROUNDS + 1))
     assert not find_pids(exp / "flower")
+    assert not folder.exists()
+    assert exposed(exp) == []
     plain = tmp_path / "plain"
     command = [*arguments, "--silos", silos, "--exp", plain, "--engine", "inproc", "--threads", 1]
     assert sase("federate", *command, log=log).wait(PATIENCE_S) == 0

@@ -1,11 +1,8 @@
-"""Access control: the SuperLink's middleware, the apps that a silo runs, certificates and keys."""
+"""Trust between server and silos: the apps that a silo runs, certificates and keys."""
 
-import asyncio
 import inspect
 import socket
 import ssl
-import subprocess
-import sys
 import threading
 import zipfile
 from contextlib import contextmanager
@@ -24,51 +21,7 @@ from sase.federated.flower.app import write_app
 from sase.federated.flower.patches import connect_with_fab_check
 from sase.federated.flower.processes import find_pids
 from sase.federated.flower.silo_process import run_silo
-from sase.federated.flower.superlink import LocalOnlyMiddleware
 from sase.federated.flower.supernode import is_trusted_fab
-
-
-@pytest.mark.parametrize(
-    ("path", "client", "status"),
-    [
-        ("/v1/fleet/pull-messages", ("10.1.2.3", 5), 200),
-        ("/health", ("10.1.2.3", 5), 200),
-        ("/v1/control/start-run", ("10.1.2.3", 5), 403),
-        ("/v1/control/register-node", ("10.1.2.3", 5), 403),
-        ("/v1/runtime/acquire-task", ("10.1.2.3", 5), 403),
-        ("/v1/fleet", ("10.1.2.3", 5), 403),
-        ("/docs", None, 403),
-        ("/v1/control/start-run", ("127.0.0.1", 5), 200),
-        ("/v1/control/start-run", ("::1", 5), 200),
-        ("/v1/control/start-run", ("10.9.9.9", 5), 200),  # the server's own address
-    ],
-)
-def test_other_machines_reach_only_the_fleet_api(path, client, status):
-    sent = []
-
-    async def inner(scope, receive, send):
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-
-    async def send(event):
-        sent.append(event)
-
-    scope = {"type": "http", "path": path, "method": "POST", "headers": [], "client": client}
-    scope["server"] = ("10.9.9.9", 18000)
-    asyncio.run(LocalOnlyMiddleware(inner)(scope, None, send))
-    assert sent[0]["status"] == status
-
-
-def test_the_middleware_is_installed_where_flower_looks_for_it():
-    import flwr.superlink.main as superlink
-
-    assert callable(superlink._get_middleware)
-    assert superlink._get_middleware() is not superlink._get_middleware()
-    code = (
-        "from sase.federated.flower.patches import patch_superlink;"
-        "from sase.federated.flower.superlink import LocalOnlyMiddleware; patch_superlink(LocalOnlyMiddleware);"
-        "import flwr.superlink.main as m; print(m._get_middleware()[0].cls.__name__)"
-    )
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "LocalOnlyMiddleware"
 
 
 def test_a_silo_skips_messages_of_other_apps():
@@ -84,13 +37,13 @@ def test_a_silo_skips_messages_of_other_apps():
         assert (node_id, pull, push) == (5, "pull", "push")
         with pytest.raises(RunNotRunningException):
             get_fab("hash", 1)
-    # patch_supernode() replaces names that Flower uses.
+    # run_supernode() replaces names that Flower uses.
     assert "_init_connection(" in inspect.getsource(node.start_client_internal)
     assert "subprocess.Popen(" in inspect.getsource(node.start_client_internal)
 
 
 def test_silos_run_only_this_packages_app(tmp_path):
-    write_app(tmp_path, "127.0.0.1:1", None, train_config(), fed_config(), exp_dir="a 'quoted' \"path\"\\")
+    write_app(tmp_path, train_config(), fed_config(), exp_dir="a 'quoted' \"path\"\\")
     load_and_validate(tmp_path / "app/pyproject.toml")
     bundle = build_fab_from_disk(tmp_path / "app")
     assert is_trusted_fab(bundle)

@@ -20,12 +20,14 @@ def main() -> None:
     args = parser.parse_args()
 
     from sase.federated.certificates import make_certificates, make_silo_key
+    from sase.private import private_files
 
-    if args.key_only:
-        make_silo_key(args.out)
-        print(f"{args.out}: keep silo.key on this machine; send silo.pub to the operator of the server")
-        return
-    make_certificates(args.out, args.hosts.split(), args.silos, args.days)
+    with private_files():
+        if args.key_only:
+            make_silo_key(args.out)
+            print(f"{args.out}: keep silo.key on this machine; send silo.pub to the operator of the server")
+            return
+        make_certificates(args.out, args.hosts.split(), args.silos, args.days)
     print(f"{args.out}: copy server/ to the server and silo0/ ... to one silo each; keep ca.key here")
 
 

@@ -38,6 +38,7 @@ def main() -> None:
     from sase.federated import ENGINES, Engine
     from sase.federated.config import load_federated_config
     from sase.federated.inproc import count_silos
+    from sase.private import make_private, private_files
     from sase.processes import folder_lock
     from sase.training.config import load_train_config
     from sase.training.launch import threads_per_process
@@ -55,10 +56,14 @@ def main() -> None:
     fed_config = load_federated_config(args.fl_config, [*args.fl_set, *([f"num_silos={count}"] if count else [])])
     keep_freed_memory()
     torch.set_num_threads(args.threads or threads_per_process(1))
-    with folder_lock(Path(args.exp)):
+    exp_dir = Path(args.exp)
+    exp_dir.parent.mkdir(parents=True, exist_ok=True)
+    with private_files(), folder_lock(exp_dir):
+        make_private(exp_dir, recursive=False)
+        make_private(exp_dir / "silos")
         if args.restart:
-            discard_training(args.exp)
-        log_file = logging.FileHandler(Path(args.exp) / "train.log", encoding="utf-8")
+            discard_training(exp_dir)
+        log_file = logging.FileHandler(exp_dir / "train.log", encoding="utf-8")
         handlers: list[logging.Handler] = [logging.StreamHandler(), log_file]
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers)
         engine = cast(Engine, importlib.import_module(ENGINES[args.engine]))

@@ -42,12 +42,14 @@ def configs(folder, **federated):
     return ["--config", folder / "train.yaml", "--fl-config", folder / "fl.yaml"]
 
 
-def sase(name, *arguments, log):
-    """Start a sase command with its output appended to ``log``; return its ``Popen``."""
+def sase(name, *arguments, log, umask=-1):
+    """Start a sase command with its output appended to ``log``; return its ``Popen``. Umask -1: this process's."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", f"sase.bin.{name}", *map(str, arguments)]
     with open(log, "ab") as file:
-        return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            command, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, umask=umask
+        )
 
 
 def wait_until(true, process=None, what="", patience_s=PATIENCE_S):

@@ -12,7 +12,8 @@ import sase
 from sase.atomic import write_text
 from sase.config import to_mapping
 from sase.errors import InputError
-from sase.federated.flower.patches import RUN_STARTED
+from sase.federated.flower.patches import NO_ADDRESS, RUN_STARTED, flower_command
+from sase.federated.flower.progress import Patience, Watch
 from sase.jsonfile import read_jsonl
 from sase.processes import last_line, start
 
@@ -51,8 +52,6 @@ settings = {settings}
 
 def write_app(
     home: Path,
-    address: str,
-    ca_file: Path | None,
     train_config: "TrainConfig",
     fed_config: "FederatedConfig",
     **settings: Any,
@@ -61,8 +60,6 @@ def write_app(
 
     Args:
         home: the federation's folder.
-        address: HOST:PORT of the SuperLink.
-        ca_file: certificate of the authority that signed the SuperLink's; None without TLS.
         train_config, fed_config: the experiment.
         settings: JSON values for :mod:`sase.federated.flower.server_app` and, in the simulation,
             :mod:`sase.federated.flower.client_app`.
@@ -72,9 +69,9 @@ def write_app(
     write_text(settings_path, json.dumps(everything, indent=1))
     values = {"version": sase.__version__, "settings": str(settings_path), **COMPONENTS}
     write_text(home / "app" / "pyproject.toml", _PYPROJECT.format(**{k: json.dumps(v) for k, v in values.items()}))
-    tls = f"root-certificates = {json.dumps(str(ca_file))}" if ca_file else "insecure = true"
-    connection = f'[superlink]\ndefault = "{_CONNECTION}"\n\n[superlink.{_CONNECTION}]\n'
-    write_text(home / "flwr" / "config.toml", f"{connection}address = {json.dumps(address)}\n{tls}\n")
+    # The address is not used: the commands connect to the SuperLink's socket.
+    connection = f'[superlink]\ndefault = "{_CONNECTION}"\n\n[superlink.{_CONNECTION}]\naddress = "{NO_ADDRESS}"\n'
+    write_text(home / "flwr" / "config.toml", f"{connection}insecure = true\n")
 
 
 def run_app(
@@ -83,6 +80,7 @@ def run_app(
     superlink: subprocess.Popen,
     exp_dir: Path,
     num_rounds: int,
+    patience: Patience,
     federation: Mapping[str, Any] | None = None,
     on_poll: Callable[[], object] = lambda: None,
 ) -> None:
@@ -94,22 +92,26 @@ def run_app(
         superlink: the SuperLink's process.
         exp_dir: the experiment folder.
         num_rounds: how many rounds the ledger must have at the end.
+        patience: how long it may make no progress.
         federation: settings of Flower's simulation, ``--federation-config``.
         on_poll: called several times a second; may raise to abort.
 
     Raises:
-        InputError: the run failed, or finished without all rounds (``flwr run`` exits with 0 even then).
+        InputError: the run failed, made no progress for too long, or finished without all rounds (``flwr run`` exits
+            with 0 even then).
     """
     error_path, log_path = home / "error.txt", home / "run.log"
     error_path.unlink(missing_ok=True)
     log_path.unlink(missing_ok=True)
-    command: list[str | Path] = [_flwr(env), "run", home / "app", _CONNECTION, "--stream"]
+    command: list[str | Path] = [*flower_command("flwr"), "run", home / "app", _CONNECTION, "--stream"]
     if federation:
         command += ["--federation-config", " ".join(f"{name}={value}" for name, value in federation.items())]
     train_log = LogFollower(exp_dir / "train.log")
+    watch = Watch(home, patience, (log_path, home / "superlink.log"))
 
     def poll() -> None:
         train_log.print_new()
+        watch.check()
         on_poll()
         if superlink.poll() is not None:
             raise InputError(f"{home}/superlink.log: the SuperLink exited: {last_line(home / 'superlink.log')}")
@@ -147,7 +149,7 @@ def run_status(env: Mapping[str, str], log_path: Path) -> tuple[str, str]:
     if len(parts) < 2:
         return "never started", ""
     run_id = parts[1].split()[0]
-    command: list[str | Path] = [_flwr(env), "ls", _CONNECTION, "--run-id", run_id, "--format", "json"]
+    command: list[str | Path] = [*flower_command("flwr"), "ls", _CONNECTION, "--run-id", run_id, "--format", "json"]
     try:
         listing = subprocess.run(
             command, env=env, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
@@ -187,7 +189,3 @@ class LogFollower:
         lines = new[: new.rfind(b"\n") + 1]
         self.position += len(lines)
         sys.stderr.write(lines.decode(errors="replace"))
-
-
-def _flwr(env: Mapping[str, str]) -> Path:
-    return Path(env["PATH"].split(":")[0]) / "flwr"

@@ -21,7 +21,6 @@ from sase.atomic import write_text
 from sase.errors import InputError, one_line
 from sase.federated.flower.messages import Scores, pack_reply, pack_scores, unpack_instruction
 from sase.federated.flower.patches import CLIENT_APP_ERROR
-from sase.federated.flower.processes import exit_with_parent
 from sase.federated.flower.silo_process import FINISHED_FILE
 
 if TYPE_CHECKING:
@@ -109,7 +108,6 @@ def _reply(message: Message, context: Context, handle: "Callable[[Silo, Message]
 def _local_silo(context: Context) -> "Silo":
     node = context.node_config
     if "silo" in node:
-        exit_with_parent()
         return _silo(int(node["silo"]), str(node["data-dir"]), str(node["state-dir"]), str(node["device"]))
     settings = _settings(str(context.run_config["settings"]))
     index = settings["order"][int(node["partition-id"])]

@@ -3,9 +3,12 @@
 import importlib
 import importlib.metadata
 import logging
+import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from types import ModuleType, SimpleNamespace
@@ -44,41 +47,168 @@ RUN_STARTED = "Successfully started run "
 ACTIVATION_FAILED = "Failed to activate SuperNode"
 ROUND_LINE = re.compile(r"\[RUN \d+, ROUND (\d+)\]")
 
+log = logging.getLogger("flwr")
 
-def patch_superlink(middleware: Callable[..., Any]) -> Callable[[], None]:
-    """Patch the SuperLink and return its command, which reads the arguments of this process.
+
+# Flower insists on an address where we use a socket.
+NO_ADDRESS = "localhost:1"
+# A task whose process has not reported by then is started once more. Flower's 30 s are less than the imports of torch
+# and Ray take on a busy machine, where it then starts the task again and again, for ever.
+_START_TIMEOUT_S = 300
+
+
+def flower_command(name: str) -> list[str]:
+    """Return the command line that runs one of Flower's commands in a child process, see :func:`run_command`."""
+    return [sys.executable, "-m", "sase.federated.flower.command", name]
+
+
+def run_command(name: str, socket_path: str) -> None:
+    """Run one of Flower's commands, whose Control and Runtime clients connect to a Unix socket.
 
     Args:
-        middleware: class of an ASGI middleware that every HTTP request passes before Flower's own.
+        name: ``flwr``, ``flower-superexec``, ``flwr-serverapp`` ...; it reads the arguments of this process.
+        socket_path: the socket.
     """
-    import flwr.superlink.main as superlink
-    from starlette.middleware import Middleware
+    import flwr.supercore.protobuf.client as protobuf
+    from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
 
+    connect = protobuf.ProtobufClient.__init__
+
+    def connect_to_socket(client: Any, *args: Any, **kwargs: Any) -> None:
+        connect(client, *args, **kwargs)
+        _use_socket(client, socket_path)
+
+    _replace(protobuf.ProtobufClient, "__init__", connect_to_socket)
+    _replace(SubprocessExecutor, "launch", _launch_task)
+    (command,) = importlib.metadata.distribution("flwr").entry_points.select(group="console_scripts", name=name)
+    command.load()()
+
+
+def _launch_task(executor: Any, spec: Any) -> Any:
+    """Start the process of a task, which reads the token from a file that has no name: a command line is public."""
+    from flwr.supercore.constant import TASK_TYPE_TO_APPIO_API_ADDRESS_ARG, TASK_TYPE_TO_COMMAND
+    from flwr.supercore.superexec.executor.types import LaunchResult
+
+    name, address = TASK_TYPE_TO_COMMAND[spec.task_type], TASK_TYPE_TO_APPIO_API_ADDRESS_ARG[spec.task_type]
+    with open(os.memfd_create("token"), "wb", buffering=0) as token:
+        token.write(spec.token.encode())
+        token_file = ["--token-file", f"/proc/self/fd/{token.fileno()}"]
+        command = [*flower_command(name), address, NO_ADDRESS, "--insecure", *token_file]
+        log.info("starting %s", name)
+        subprocess.Popen(
+            [*command, "--parent-pid", str(os.getpid())], pass_fds=[token.fileno()], preexec_fn=kill_with_parent
+        )
+    return LaunchResult.accepted()
+
+
+def _use_socket(client: Any, socket_path: str) -> None:
+    """Connect a client of a Flower API to a Unix socket."""
+    import httpx
+
+    timeout = client._client.timeout
+    client._client.close()
+    client._client = httpx.Client(transport=httpx.HTTPTransport(uds=socket_path), timeout=timeout)
+
+
+def run_superlink(socket_path: str) -> None:
+    """Run the SuperLink with the arguments of this process: all of its APIs on a Unix socket, the Fleet API on TCP too.
+
+    In the simulation, nothing is served on TCP.
+    """
     command = importlib.import_module("flwr.superlink.cli.flower_superlink")  # the package has a function of this name
     # The SuperExec checks whether its parent's process id exists, which it does until a killed parent has been reaped.
     _replace(command, "get_popen_detach_kwargs", lambda: {"preexec_fn": kill_with_parent})
-    flower_middleware = superlink._get_middleware
-    _replace(superlink, "_get_middleware", lambda: [Middleware(middleware), *flower_middleware()])
-    return command.flower_superlink
+    _replace(command, "_get_superexec_command", lambda **_: _superexec_command())
+    _replace(command, "_run_superlink_http_api", partial(_serve_superlink, socket_path))
+    _be_patient_with_starting_tasks()
+    command.flower_superlink()
 
 
-def patch_supernode(is_trusted: Callable[[bytes], bool], heartbeat_s: float) -> Callable[[], None]:
-    """Patch the SuperNode and return its command, which reads the arguments of this process.
+def _serve_superlink(socket_path: str, lifespan_config: Any) -> None:
+    from flwr.supercore.http_logging import get_uvicorn_log_config
+    from flwr.supercore.logger import console_handler
+    from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
+    from flwr.superlink.main import create_app
+
+    from sase.federated.flower.listener import PublicPort, Server, private_socket
+
+    config = lifespan_config
+    app = create_app(config, SuperLinkLifespan)
+    is_known = partial(is_signed_by_known_node, app) if config.enable_supernode_auth else lambda headers: True
+    public = None
+    if not config.simulation:
+        public = PublicPort(config.host, config.port, config.ssl_certfile, config.ssl_keyfile, is_known)
+    server = Server(app, public, log_config=get_uvicorn_log_config(console_handler.level))
+    server.run([private_socket(socket_path)])
+
+
+def is_signed_by_known_node(app: Any, headers: Mapping[str, str]) -> bool:
+    """Return whether a registered node signed these headers of a request to the Fleet API, without reading its body."""
+    from fastapi import HTTPException
+    from flwr.proto.fleet_pb2 import RegisterNodeFleetRequest
+    from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
+    from flwr.superlink.dependencies.linkstate import get_linkstate
+    from flwr.superlink.routers.fleet.node_auth import authenticate_node
+
+    try:
+        key = b64decode(headers[FLEET_HTTP_PUBLIC_KEY_HEADER], validate=True)
+        state = SimpleNamespace(protobuf_request=RegisterNodeFleetRequest(public_key=key))
+        request: Any = SimpleNamespace(app=app, headers=headers, state=state)
+        authenticate_node(request)
+    except (KeyError, ValueError, HTTPException):
+        return False
+    return get_linkstate(request).get_node_id_by_public_key(key) is not None
+
+
+def run_supernode(is_trusted: Callable[[bytes], bool], heartbeat_s: float, socket_path: str) -> None:
+    """Run the SuperNode with the arguments of this process; its Runtime API is on a Unix socket.
 
     Args:
         is_trusted: called with every Flower App Bundle (FAB) from the server; the node runs it when this returns True.
         heartbeat_s: seconds between two heartbeats.
+        socket_path: the socket.
     """
     import flwr.supercore.heartbeat as heartbeat
     import flwr.supernode.fleet_http_connection as connection
     import flwr.supernode.start_client_internal as node
-    from flwr.supernode.cli import flower_supernode
 
-    _replace(node, "subprocess", SimpleNamespace(Popen=partial(subprocess.Popen, preexec_fn=kill_with_parent)))
+    command = importlib.import_module("flwr.supernode.cli.flower_supernode")  # the package has a function of this name
+
+    def start_superexec(_: Sequence[str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(_superexec_command(), preexec_fn=kill_with_parent)
+
+    _replace(command, "_start_supernode_http_api", partial(_serve_supernode, socket_path))
+    _replace(node, "subprocess", SimpleNamespace(Popen=start_superexec))
     _replace(node, "_init_connection", partial(connect_with_fab_check, node._init_connection, is_trusted))
     for module in (heartbeat, connection):
         _replace(module, "HEARTBEAT_DEFAULT_INTERVAL", heartbeat_s)
-    return flower_supernode
+    _be_patient_with_starting_tasks()
+    command.flower_supernode()
+
+
+def _serve_supernode(socket_path: str, config: Any, state_factory: Any) -> tuple[Any, Any]:
+    from flwr.supernode.main import create_app
+
+    from sase.federated.flower.listener import Server, private_socket, start_in_thread
+
+    server = Server(create_app(state_factory=state_factory))
+    return server, start_in_thread(server, private_socket(socket_path))
+
+
+def _superexec_command() -> list[str]:
+    command = [*flower_command("flower-superexec"), "--insecure", "--runtime-api-address", NO_ADDRESS]
+    return [*command, "--parent-pid", str(os.getpid())]
+
+
+def _be_patient_with_starting_tasks() -> None:
+    """Give a task's process 300 s to start; a running one that sends no heartbeat still fails after 60 s."""
+    import flwr.supercore.corestate.in_memory_corestate as in_memory
+    import flwr.supercore.corestate.sql_corestate as sql
+
+    for module in (in_memory, sql):
+        running_s = module.HEARTBEAT_PATIENCE * module.HEARTBEAT_DEFAULT_INTERVAL
+        _replace(module, "HEARTBEAT_PATIENCE", running_s / _START_TIMEOUT_S)
+        _replace(module, "HEARTBEAT_DEFAULT_INTERVAL", _START_TIMEOUT_S)
 
 
 @contextmanager
@@ -96,7 +226,7 @@ def connect_with_fab_check(
         def get_trusted_fab(fab_hash: str, run_id: int) -> Any:
             fab = get_fab(fab_hash, run_id)
             if not is_trusted(fab.content):
-                logging.getLogger("flwr").error("REJECTED: the server sent an app that is not this package's")
+                log.error("REJECTED: the server sent an app that is not this package's")
                 raise RunNotRunningException  # makes the SuperNode skip the message
             return fab
 
@@ -119,12 +249,11 @@ def node_public_key(openssh_key: bytes) -> bytes:
     return public_key_to_bytes(key)
 
 
-def register_nodes(address: str, ca_certificate: bytes, keys: Mapping[bytes, str]) -> list[str]:
+def register_nodes(socket_path: str, keys: Mapping[bytes, str]) -> list[str]:
     """Register SuperNodes with a SuperLink and unregister all others.
 
     Args:
-        address: HOST:PORT of the SuperLink's control API, with TLS.
-        ca_certificate: PEM certificate of the authority that signed the SuperLink's.
+        socket_path: the SuperLink's Unix socket.
         keys: key, as :func:`node_public_key` returns it, to the name of the node.
 
     Returns:
@@ -135,7 +264,8 @@ def register_nodes(address: str, ca_certificate: bytes, keys: Mapping[bytes, str
     from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
     interceptors = [RuntimeVersionHttpInterceptor(component_name="cli")]
-    client = ControlHttpClient.from_server_address(address, False, ca_certificate, interceptors)
+    client = ControlHttpClient.from_server_address(NO_ADDRESS, True, None, interceptors)
+    _use_socket(client, socket_path)
     missing = dict(keys)
     try:
         for node in client.ListNodes(ListNodesRequest()).nodes_info:
@@ -152,6 +282,6 @@ def register_nodes(address: str, ca_certificate: bytes, keys: Mapping[bytes, str
     return sorted(keys.values())
 
 
-def _replace(module: ModuleType, name: str, value: object) -> None:
+def _replace(module: ModuleType | type, name: str, value: object) -> None:
     getattr(module, name)  # raises where Flower no longer has this name
     setattr(module, name, value)

@@ -6,28 +6,34 @@ terminates it. Linux only, as the recipes are.
 """
 
 import os
+import shutil
 import signal
-import ssl
+import socket
 import subprocess
-import sys
+import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from sase.atomic import write_text
 from sase.errors import InputError
-from sase.processes import child_environment, folder_lock, kill_with_parent, last_line
+from sase.private import make_private, private_files
+from sase.processes import child_environment, folder_lock, last_line
 
 _HOME_VARIABLE = "SASE_FEDERATION"
+_SOCKET_VARIABLE = "SASE_FEDERATION_SOCKET"
+_FOLDER_PREFIX = f"{tempfile.gettempdir()}/sase-"
+_MAX_PREFIX = 90  # bytes; a socket's path has at most 107
 
 
-def federation_environment(home: Path, threads: int) -> dict[str, str]:
+def federation_environment(home: Path, folder: Path, threads: int) -> dict[str, str]:
     """Return the environment of a federation's processes: the user's without Flower's and Ray's settings, no telemetry.
 
     Args:
         home: the federation's folder; ``FLWR_HOME`` is ``home/flwr``.
+        folder: of :func:`runtime_folder`, with the socket of the federation's server.
         threads: CPU threads of each process, unless the environment already has ``OMP_NUM_THREADS``.
     """
     inherited = child_environment(threads)
@@ -35,7 +41,7 @@ def federation_environment(home: Path, threads: int) -> dict[str, str]:
         **{name: value for name, value in inherited.items() if not name.startswith(("FLWR_", "RAY_"))},
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
         _HOME_VARIABLE: str(home),
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)]),
+        _SOCKET_VARIABLE: str(folder / "socket"),
         "FLWR_HOME": str(home / "flwr"),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -47,17 +53,18 @@ def federation_environment(home: Path, threads: int) -> dict[str, str]:
     }
 
 
-def exit_with_parent() -> None:
-    """Have this process, if it belongs to a federation, killed when its parent exits.
+def socket_path(env: Mapping[str, str] = os.environ) -> str:
+    """Return the path of the Unix socket of a federation's server.
 
-    Flower's app processes call it themselves: their SuperExec leaves them running when it exits, and they would
-    continue to train, and write files that a new server already writes.
+    Args:
+        env: environment of one of its processes, by default of this one.
+
+    Raises:
+        InputError: it is not that of a federation.
     """
-    if _HOME_VARIABLE not in os.environ:
-        return
-    kill_with_parent()
-    if os.getppid() == 1:  # the parent exited before the signal was set
-        os._exit(1)
+    if _SOCKET_VARIABLE not in env:
+        raise InputError("this command is started by 'sase federate' and 'sase silo' only")
+    return env[_SOCKET_VARIABLE]
 
 
 def find_pids(home: Path) -> set[int]:
@@ -104,16 +111,41 @@ def terminate_federation(home: Path, grace_s: float = 10.0) -> int:
 def supervised_federation(home: Path) -> Iterator[None]:
     """Lock the federation in ``home``; terminate its processes on entry (left by a killed run) and on exit.
 
+    What this process and its children write in the block, and what is in ``home``, is private to this user.
+
     Raises:
         InputError: another process has the lock.
     """
-    with folder_lock(home):
+    with private_files(), folder_lock(home):
         try:
             terminate_federation(home)
+            make_private(home)
             with _sigterm_as_interrupt():
                 yield
         finally:
             terminate_federation(home)
+
+
+@contextmanager
+def runtime_folder(home: Path) -> Iterator[Path]:
+    """Yield a temporary folder of mode 0700 for a federation's sockets, removed at the end, as is one of a killed run.
+
+    Raises:
+        InputError: its path would be longer than the path of a socket may be.
+    """
+    if len(os.fsencode(_FOLDER_PREFIX)) > _MAX_PREFIX:
+        raise InputError(f"{_FOLDER_PREFIX}: too long for the path of a socket; set TMPDIR to a shorter one")
+    record = home / "runtime_folder"
+    if record.exists() and record.read_text().startswith(_FOLDER_PREFIX):
+        shutil.rmtree(record.read_text(), ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix=_FOLDER_PREFIX)
+    write_text(record, folder)
+    try:
+        yield Path(folder)
+    finally:
+        terminate_federation(home)
+        shutil.rmtree(folder, ignore_errors=True)
+        record.unlink()
 
 
 @contextmanager
@@ -134,32 +166,28 @@ def _sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def wait_until_healthy(
-    process: subprocess.Popen, port: int, ca_file: Path | None, log_path: Path, timeout_s: float = 120.0
+def wait_until_serving(
+    process: subprocess.Popen, env: Mapping[str, str], log_path: Path, timeout_s: float = 120.0
 ) -> None:
-    """Wait until a SuperLink on the loopback interface answers.
+    """Wait until a SuperLink accepts connections.
 
     Args:
         process: the SuperLink.
-        port: where it listens.
-        ca_file: the certificate of the authority that signed its own; None without TLS.
+        env: its environment, of :func:`federation_environment`.
         log_path: its output.
         timeout_s: how long to wait.
 
     Raises:
         InputError: it exited, or did not answer in time; with the last line of its log.
     """
-    context = ssl.create_default_context(cafile=ca_file) if ca_file else None
-    url = f"{'https' if ca_file else 'http'}://127.0.0.1:{port}/health"
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=5, context=context):
-                return
-        except OSError:
-            time.sleep(0.1)
+        with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
+            probe.connect(socket_path(env))
+            return
+        time.sleep(0.1)
     what = f"did not answer in {timeout_s:.0f} s" if process.poll() is None else f"exited with status {process.poll()}"
-    raise InputError(f"{log_path}: the SuperLink on port {port} {what}: {last_line(log_path)}")
+    raise InputError(f"{log_path}: the SuperLink {what}: {last_line(log_path)}")
 
 
 def _self_and_ancestors(parents: dict[int, int]) -> set[int]:

@@ -17,13 +17,12 @@ from sase.errors import InputError, one_line
 from sase.federated.exchange import Instruction, Reply
 from sase.federated.flower.app import SCORES_FILE
 from sase.federated.flower.messages import Scores, pack_instruction, unpack_reply, unpack_scores
-from sase.federated.flower.processes import exit_with_parent
+from sase.federated.flower.progress import Status
 
 if TYPE_CHECKING:
     from sase.federated.server import Server
 
 FINISH = "query.finish"
-_LOG_INTERVAL_S = 30.0
 _RESTART_CHECK_S = 5.0  # between two checks for silos that were restarted
 _FINISH_TIMEOUT_S = 60.0
 _EXTRA_TTL_S = 3600.0  # a message outlives its timeout, so that this module and not Flower decides who was late
@@ -37,7 +36,6 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run all remaining rounds; an error that users can fix is written to ``error.txt`` for the parent process."""
     settings = json.loads(Path(str(context.run_config["settings"])).read_text())
-    exit_with_parent()
     handler = logging.FileHandler(Path(settings["exp_dir"]) / "train.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logger = logging.getLogger("sase")
@@ -59,7 +57,9 @@ def _run(grid: Grid, settings: dict[str, Any]) -> None:
 
     server = _make_server(settings)
     config = server.config
-    silos = SiloGrid(grid, config.num_silos, settings["order"], settings["connect_s"], settings["poll_s"])
+    status = Status(settings["home"])
+    status.write("")
+    silos = SiloGrid(grid, config.num_silos, settings["order"], settings["connect_s"], settings["poll_s"], status.write)
 
     def exchange(instruction: Instruction) -> tuple[list[Reply], list[str]]:
         silos.wait_for_silos(config.needed_silos)
@@ -111,11 +111,20 @@ class SiloGrid:
             are identified by the name with which their key is registered (``silo2``) or, without keys, by their reply.
         connect_s: how long the first round waits for silos to connect.
         poll_s: seconds between two polls for replies.
+        report: called with what is waited for, when that changes; with an empty string when nothing is.
     """
 
-    def __init__(self, grid: Grid, count: int, order: Sequence[int] | None, connect_s: float, poll_s: float) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        count: int,
+        order: Sequence[int] | None,
+        connect_s: float,
+        poll_s: float,
+        report: Callable[[str], object] = lambda waiting_for: None,
+    ) -> None:
         self.grid, self.count, self.order = grid, count, order
-        self.connect_s, self.poll_s = connect_s, poll_s
+        self.connect_s, self.poll_s, self.report = connect_s, poll_s, report
         self._claimed: dict[int, int] = {}  # node to the silo that its last reply named, for nodes without a key
         self._waited = False
 
@@ -124,16 +133,14 @@ class SiloGrid:
 
         Returns when they are connected or ``connect_s`` has passed; a round with too few silos then fails.
         """
-        wanted, logged_at = needed if self._waited else self.count, time.monotonic()
-        deadline = time.monotonic() + self.connect_s
+        wanted, deadline = needed if self._waited else self.count, time.monotonic() + self.connect_s
         self._waited = True
         while len(nodes := self._connected()) < wanted and time.monotonic() < deadline:
-            if time.monotonic() - logged_at > _LOG_INTERVAL_S:
-                logged_at = time.monotonic()
-                absent = ", ".join(map(str, self._absent(nodes)))
-                missing = f", missing: {absent}" if absent else ""
-                log.info("waiting for silos: %d of %d are connected%s", len(nodes), wanted, missing)
+            absent = ", ".join(map(str, self._absent(nodes)))
+            missing = f", missing: {absent}" if absent else ""
+            self.report(f"silos to connect: {len(nodes)} of {wanted} are connected{missing}")
             time.sleep(self.poll_s)
+        self.report("")
 
     def send_and_receive(
         self, content: RecordDict, message_type: str, timeout_s: float, group_id: str, unpack: Callable[[RecordDict], R]
@@ -156,6 +163,8 @@ class SiloGrid:
         pending = self._push(content, message_type, timeout_s + _EXTRA_TTL_S, group_id, nodes, failures)
         activations, checked_at = self._activations(), time.monotonic()
         while pending and time.monotonic() - started < timeout_s:
+            labels = ", ".join(sorted(_label(node, nodes[node]) for node in pending.values()))
+            self.report(f"replies of {labels} ({f'round {group_id}' if group_id.isdecimal() else group_id})")
             for message_id, node in list(pending.items()):
                 message = self._pull(message_id, _label(node, nodes[node]), failures)
                 if message is not None:
@@ -167,6 +176,7 @@ class SiloGrid:
                 self._drop_restarted(pending, nodes, activations, failures)
             if pending:
                 time.sleep(self.poll_s)
+        self.report("")
         failures += [f"{_label(node, nodes[node])}: no reply within {timeout_s:.0f} s" for node in pending.values()]
         return replies, failures
 

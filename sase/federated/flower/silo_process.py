@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from sase.endpoints import free_port, resolve_endpoint
+from sase.endpoints import resolve_endpoint
 from sase.errors import InputError
 from sase.federated.flower.patches import ACTIVATION_FAILED, ROUND_LINE
-from sase.federated.flower.processes import federation_environment, supervised_federation
+from sase.federated.flower.processes import federation_environment, runtime_folder, supervised_federation
+from sase.private import make_private
 from sase.processes import last_line, start
+from sase.waiting import Waiting
 
 FINISHED_FILE = "finished"  # in a silo's state folder once the server has announced the end of training
 _RESTART_DELAY_S = 8.0
@@ -57,7 +59,8 @@ class SiloProcess:
         self.home = self.state_dir / "flower"
         self.log_path = self.state_dir / "supernode.log"
         self.log_offset = 0  # where the log of the running process starts
-        self.env = federation_environment(self.home, threads)
+        self.threads = threads
+        self._env: dict[str, str] = {}  # of the SuperNode
         self._process: subprocess.Popen | None = None
         self._exited_at: float | None = None
         self._rejected_since: float | None = None
@@ -71,8 +74,11 @@ class SiloProcess:
         return (self.state_dir / FINISHED_FILE).exists()
 
     def start(self) -> None:
-        """Start the SuperNode, after terminating what a killed run of this silo left behind."""
+        """Start the SuperNode, after terminating what a killed run of this silo left behind; its files are private."""
         self._supervision.enter_context(supervised_federation(self.home))
+        folder = self._supervision.enter_context(runtime_folder(self.home))
+        self._env = federation_environment(self.home, folder, self.threads)
+        make_private(self.state_dir)
         (self.state_dir / FINISHED_FILE).unlink(missing_ok=True)
         self._launch()
 
@@ -116,7 +122,7 @@ class SiloProcess:
 
     def _launch(self) -> None:
         self.log_offset = self.log_path.stat().st_size if self.log_path.exists() else 0
-        self._process = start(self._command(), self.env, self.log_path)
+        self._process = start(self._command(), self._env, self.log_path)
 
     def _command(self) -> list[str | Path | int]:
         paths = {"data-dir": self.data_dir, "state-dir": self.state_dir, "device": self.device}
@@ -124,8 +130,7 @@ class SiloProcess:
             raise InputError(f"{bad[0]}: Flower does not accept a path with a quote in it; use another")
         node_config = " ".join([f"silo={self.index}", *(f"{name}='{value}'" for name, value in paths.items())])
         command: list[str | Path | int] = [sys.executable, "-m", "sase.federated.flower.supernode"]
-        command += ["--superlink", self.server, "--host", "127.0.0.1", "--port", free_port()]
-        command += ["--node-config", node_config]
+        command += ["--superlink", self.server, "--node-config", node_config]
         if self.credentials is None:
             return [*command, "--insecure"]
         command += ["--root-certificates", self.credentials / "ca.crt"]
@@ -184,7 +189,8 @@ def _credentials(folder: Path, index: int) -> Path:
 def _supervise(silo: SiloProcess, ca_file: Path | None, wait_s: float) -> None:
     """Keep a started silo running and log its rounds until the server says that training is over."""
     start_offset, logged_rounds = silo.log_offset, set[str]()
-    unreachable_since, checked_at = None, time.monotonic()
+    unreachable: Waiting | None = None
+    checked_at = time.monotonic()
     while not silo.finished:
         silo.restart_if_exited()
         for number in _new_rounds(silo.log_path, start_offset, logged_rounds):
@@ -192,8 +198,10 @@ def _supervise(silo: SiloProcess, ca_file: Path | None, wait_s: float) -> None:
         now = time.monotonic()
         if now - checked_at > _REACHABLE_CHECK_S:
             checked_at = now
-            unreachable_since = None if _reachable(silo.server, ca_file) else unreachable_since or now
-            if unreachable_since and now - unreachable_since > wait_s:
+            unreachable = None if _reachable(silo.server, ca_file) else unreachable or Waiting()
+        if unreachable is not None:
+            unreachable.report(lambda: f"the server {silo.server}, which is not reachable", wait_s)
+            if unreachable.seconds > wait_s:
                 raise InputError(f"{silo.server}: not reachable for {wait_s:.0f} s; run the same command when it is")
         time.sleep(_POLL_S)
 
@@ -213,9 +221,10 @@ def _read_from(path: Path, offset: int) -> str:
 
 
 def _wait_for_server(server: str, ca_file: Path | None, wait_s: float) -> None:
-    deadline = time.monotonic() + wait_s
+    waiting = Waiting()
     while not _reachable(server, ca_file):
-        if time.monotonic() > deadline:
+        waiting.report(lambda: f"the server {server}", wait_s)
+        if waiting.seconds > wait_s:
             raise InputError(f"{server}: no server answers there; is it running, and is the port open?")
         time.sleep(_POLL_S)
 

@@ -1,32 +1,31 @@
 """Engine ``simulation``: all silos on this machine in Flower's simulation (Ray), one Ray instance per experiment."""
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from sase.atomic import write_text
-from sase.endpoints import free_port
 from sase.errors import InputError
 from sase.federated.config import FederatedConfig
+from sase.federated.flower import progress
 from sase.federated.flower.app import is_complete, run_app, write_app
 from sase.federated.flower.processes import (
     federation_environment,
+    runtime_folder,
     supervised_federation,
-    terminate_federation,
-    wait_until_healthy,
+    wait_until_serving,
 )
-from sase.processes import last_line, start
+from sase.federated.flower.progress import Patience, seconds
+from sase.processes import start
 from sase.training.config import TrainConfig
 
-_CONNECT_S = 300.0  # until Ray has created the simulated nodes
+_OPTIONS = ("jobs", "connect_s", *progress.OPTIONS)
+_CONNECT_S = 300.0
 _POLL_S = 0.1
-_RAY_PREFIX = f"{tempfile.gettempdir()}/sase-ray-"
-_ATTEMPTS = 3  # another process may take the port between finding it free and using it
 
 
 def run(
@@ -42,31 +41,31 @@ def run(
 
     Args:
         train_config, fed_config, silos_dir, dev_set, exp_dir, device: as in :mod:`sase.federated`.
-        options: ``jobs``, how many silos train at the same time (default: the smaller of cores and silos).
+        options: ``jobs``, how many silos train at the same time (default: the smaller of cores and silos);
+            ``connect_s`` (300): how long to wait for Ray to create the simulated nodes; ``start_s``, ``stall_s``: see
+            :class:`sase.federated.flower.progress.Patience`.
 
     Raises:
         InputError: a round failed, or Flower did not run.
     """
-    if unknown := sorted(set(options) - {"jobs"}):
-        raise InputError(f"--engine-option {unknown[0]}: the simulation has only jobs")
+    if unknown := sorted(set(options) - set(_OPTIONS)):
+        raise InputError(f"--engine-option {unknown[0]}: the simulation has {', '.join(_OPTIONS)}")
     if silos_dir is None:
         raise InputError("the simulation needs --silos: a folder with silo0, silo1, ...")
     silos_dir, exp_dir = Path(silos_dir).resolve(), Path(exp_dir).resolve()
     if is_complete(exp_dir, fed_config):
         return
     cores = len(os.sched_getaffinity(0))
-    jobs = int(options.get("jobs", min(cores, fed_config.num_silos)))
-    if jobs < 1:
-        raise InputError(f"--engine-option jobs={jobs}: must be 1 or more")
+    jobs = _read_jobs(options.get("jobs", str(min(cores, fed_config.num_silos))))
+    connect_s = seconds(options, "connect_s", _CONNECT_S)
+    patience = Patience.read(options, max(connect_s, fed_config.round_timeout_s))
     home = exp_dir / "flower"
-    with supervised_federation(home), _ray_folder(home) as ray_folder:
-        env = {**federation_environment(home, max(1, cores // jobs)), "RAY_TMPDIR": ray_folder}
+    with supervised_federation(home), runtime_folder(home) as folder:
+        env = {**federation_environment(home, folder, max(1, cores // jobs)), **_ray_environment(folder)}
         shutil.rmtree(home / "flwr", ignore_errors=True)
-        superlink, port = _start_superlink(home, env)
+        superlink = _start_superlink(home, env)
         write_app(
             home,
-            f"127.0.0.1:{port}",
-            None,
             train_config,
             fed_config,
             dev_set=str(Path(dev_set).resolve()),
@@ -77,7 +76,7 @@ def run(
             simulated=True,
             order=largest_first(silos_dir, fed_config.num_silos),
             server_threads=cores,
-            connect_s=_CONNECT_S,
+            connect_s=connect_s,
             poll_s=_POLL_S,
         )
         federation = {
@@ -87,7 +86,13 @@ def run(
             "init-args-num-cpus": jobs,
             "init-args-log-to-driver": "false",
         }
-        run_app(home, env, superlink, exp_dir, fed_config.num_rounds, federation)
+        run_app(home, env, superlink, exp_dir, fed_config.num_rounds, patience, federation)
+
+
+def _read_jobs(value: str) -> int:
+    if not value.isdecimal() or int(value) < 1:
+        raise InputError(f"--engine-option jobs={value}: must be 1 or more")
+    return int(value)
 
 
 def largest_first(silos_dir: Path, count: int) -> list[int]:
@@ -104,37 +109,17 @@ def largest_first(silos_dir: Path, count: int) -> list[int]:
     return sorted(range(count), key=lambda index: (-sizes[index], index))
 
 
-@contextmanager
-def _ray_folder(home: Path) -> Iterator[str]:
-    """Yield a temporary folder for Ray, removed at the end, as is one left by a killed run.
-
-    Its path is short, since Ray's sockets are in it and the length of a socket's path is limited.
-    """
-    record = home / "ray_folder"
-    if record.exists() and record.read_text().startswith(_RAY_PREFIX):
-        shutil.rmtree(record.read_text(), ignore_errors=True)
-    folder = tempfile.mkdtemp(prefix=_RAY_PREFIX)
-    write_text(record, folder)
-    try:
-        yield folder
-    finally:
-        terminate_federation(home)
-        shutil.rmtree(folder, ignore_errors=True)
-        record.unlink()
-
-
-def _start_superlink(home: Path, env: Mapping[str, str]) -> tuple[subprocess.Popen, int]:
+def _start_superlink(home: Path, env: Mapping[str, str]) -> subprocess.Popen:
     log_path = home / "superlink.log"
-    for attempt in range(_ATTEMPTS):
-        log_path.unlink(missing_ok=True)
-        port = free_port()
-        command = [sys.executable, "-m", "sase.federated.flower.superlink", "--insecure", "--simulation"]
-        command += ["--host", "127.0.0.1", "--port", str(port)]
-        superlink = start(command, env, log_path)
-        try:
-            wait_until_healthy(superlink, port, None, log_path)
-            return superlink, port
-        except InputError:
-            if "address already in use" not in log_path.read_text(errors="replace") or attempt == _ATTEMPTS - 1:
-                raise
-    raise InputError(f"{log_path}: {last_line(log_path)}")
+    log_path.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "sase.federated.flower.superlink", "--insecure", "--simulation"]
+    superlink = start(command, env, log_path)
+    wait_until_serving(superlink, env, log_path)
+    return superlink
+
+
+def _ray_environment(folder: Path) -> dict[str, str]:
+    """Return the environment in which Ray accepts calls only from processes that can read a file in ``folder``."""
+    token_path = folder / "ray_token"
+    write_text(token_path, secrets.token_hex(32))
+    return {"RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_path)}

@@ -12,7 +12,8 @@ import tomllib
 import zipfile
 
 from sase.federated.flower.app import COMPONENTS
-from sase.federated.flower.patches import patch_supernode
+from sase.federated.flower.patches import run_supernode
+from sase.federated.flower.processes import socket_path
 
 _HEARTBEAT_S = 10  # with Flower's 30 s, a dead silo goes unnoticed for a minute
 _FILES = {"pyproject.toml", ".info/CONTENT"}
@@ -34,7 +35,7 @@ def is_trusted_fab(content: bytes) -> bool:
 def main() -> None:
     """Run the SuperNode and exit without joining threads: Flower leaves some behind when its connection is lost."""
     try:
-        patch_supernode(is_trusted_fab, _HEARTBEAT_S)()
+        run_supernode(is_trusted_fab, _HEARTBEAT_S, socket_path())
     finally:
         error = sys.exc_info()[1]
         code = error.code if isinstance(error, SystemExit) else 1
