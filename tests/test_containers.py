@@ -175,6 +175,22 @@ def test_flac_is_measured_by_its_last_frame(tmp_path):
         refused(tmp_path / "a.flac", with_total(content, declared), f"ends at sample 9000, .* declares {declared}")
 
 
+def test_tags_and_padding_behind_flac_are_no_sound(tmp_path):
+    content = encoded("a.flac")
+    expected = reading(tmp_path / "a.flac", content)
+    for rest in (b"TAG" + bytes(125), b"APETAGEX" + bytes(3000), bytes(5000)):
+        for declared in (9000, 0):
+            np.testing.assert_array_equal(reading(tmp_path / "a.flac", with_total(content, declared) + rest), expected)
+
+
+@pytest.mark.parametrize("name", ["a.flac", "a.ogg", "a.opus", "a.mp3", "a.wav", "a.aiff", "a.au", "a.rf64", "a.w64"])
+def test_the_length_of_a_cut_file_is_not_reported(tmp_path, name):
+    for cut in (1, 3, 500):
+        (tmp_path / name).write_bytes(encoded(name, noise(40000))[:-cut])
+        with pytest.raises(InputError, match="truncated"):
+            audio.info(tmp_path / name)
+
+
 def frames_of(content):
     """The positions of the MPEG frames of a file of version 1 or 2, layer III, by the table of ISO 11172-3."""
     positions, place = [], 0

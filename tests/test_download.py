@@ -370,6 +370,16 @@ def test_a_damaged_archive_leaves_no_half_folder(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["set.zip"]
 
 
+def test_an_archive_without_its_beginning_or_with_members_that_exclude_each_other(tmp_path):
+    (tmp_path / "set.zip").write_bytes(GOOD[1:])
+    with pytest.raises(InputError, match="the archive is damaged .its beginning is missing"):
+        download.unpack(tmp_path / "set.zip", tmp_path / "set")
+    (tmp_path / "set.zip").write_bytes(zip_bytes({"a": b"1", "a/b": b"2"}))
+    with pytest.raises(InputError, match="contains a file and a folder of one name"):
+        download.unpack(tmp_path / "set.zip", tmp_path / "set")
+    assert [path.name for path in tmp_path.iterdir()] == ["set.zip"]
+
+
 def test_a_full_disk(tmp_path, monkeypatch):
     with serving(Server()) as address:
         monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))

@@ -6,7 +6,10 @@ from typing import BinaryIO
 
 from sase.containers.extent import Extent, TornError
 
-_WINDOWS = (1 << 16, 1 << 20, 1 << 25)  # bytes at the end of a file in which the last frame is searched
+_WINDOWS = (1 << 16, 1 << 20, 1 << 22)  # bytes at the end of a file in which the last frame is searched
+_MIN_FRAME_BYTES = 8
+_MAX_TRIED = 4  # bytes of sound may look like the header of a frame
+_TAGS = (b"TAG", b"APETAGEX", b"ID3")  # that other programs append
 _MAX_TOTAL = (1 << 36) - 1
 
 
@@ -29,9 +32,10 @@ def measure(file: BinaryIO, size: int, begin: int) -> Extent:
         ends = list(_frame_ends(tail, head))
         if ends or first == begin + 42:
             break
-    if declared in (end for end, _ in ends):
+    agreeing = [position for end, position in ends if end == declared > 0]
+    if any(_is_whole(tail[position:]) for position in agreeing[:_MAX_TRIED]):
         return Extent(("FLAC",), num_samples=declared)
-    whole = [end for end, position in ends if _is_whole(tail[position:])]
+    whole = [end for end, position in ends[:_MAX_TRIED] if _is_whole(tail[position:])]
     if not whole or whole[0] < declared:
         seen = max(whole or [0])
         raise TornError(f"truncated: its last whole frame ends at sample {seen}, its header declares {declared}")
@@ -83,14 +87,16 @@ def _block_size(code: int) -> int:
     return 192 if code == 1 else 576 << (code - 2) if code < 6 else 256 << (code - 8)
 
 
-def _is_whole(frame: bytes) -> bool:
-    """Return whether the last frame is complete: followed by nothing, or by an ID3v1 tag."""
-    if frame[-128:-125] == b"TAG":
-        frame = frame[:-128]
+def _is_whole(data: bytes) -> bool:
+    """Return whether the last frame is complete: its checksum agrees, and nothing but a tag or padding follows."""
     crc = 0
-    for byte in frame:
+    for number, byte in enumerate(data, 1):
         crc = (crc << 8 & 0xFFFF) ^ _CRC16[crc >> 8 ^ byte]
-    return crc == 0
+        if crc == 0 and number >= _MIN_FRAME_BYTES:
+            rest = data[number : number + 8]
+            if not rest or rest.startswith(_TAGS) or (not any(rest) and not any(data[number:])):
+                return True
+    return False
 
 
 def _crc8(data: bytes) -> int:

@@ -133,6 +133,8 @@ def unpack(file: Path, folder: str | Path) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             members = [member for member in archive.infolist() if _is_regular_file(file, member)]
+            if any(member.header_offset < 0 for member in archive.infolist()):
+                raise zipfile.BadZipFile("its beginning is missing")
             unpacked, packed = sum(member.file_size for member in members), file.stat().st_size
             if unpacked > _MAX_RATIO * packed:
                 raise InputError(f"{file}: {packed} bytes that claim to hold {unpacked} are no archive of sound")
@@ -158,10 +160,10 @@ def _is_regular_file(file: Path, member: zipfile.ZipInfo) -> bool:
     """Return whether a member is a file to unpack; raise InputError if it is a link or points outside the folder."""
     name, parts = member.filename, PurePosixPath(member.filename).parts
     if not parts or name.startswith("/") or ".." in parts or "\\" in name or re.match(r"[A-Za-z]:", name):
-        raise InputError(f"{file}: contains '{name}', which points outside its folder; nothing was unpacked")
+        raise InputError(f"{file}: contains {name!a}, which points outside its folder; nothing was unpacked")
     check_key(file, name.rstrip("/"))
     if stat.S_ISLNK(member.external_attr >> 16):
-        raise InputError(f"{file}: contains the link '{name}'; nothing was unpacked")
+        raise InputError(f"{file}: contains the link {name!a}; nothing was unpacked")
     return not member.is_dir() and parts[0] != "__MACOSX"
 
 
