@@ -308,7 +308,8 @@ def _total(path: Path, file: soundfile.SoundFile, extent: containers.Extent | No
         InputError: rate or channels beyond the limits, a container that cannot be measured, or one that ends too early.
     """
     check_limits(path, file.samplerate, file.channels)
-    inside = file.subtype.startswith("MPEG") and file.format != "MP3"  # its length is an estimate there
+    # The length of these, inside of other containers, is an estimate, or in a table of its own.
+    inside = file.subtype.startswith(("MPEG", "ALAC")) and file.format != "MP3"
     if extent is None or file.format not in extent.formats or inside:
         what = f"{file.format} file ({file.subtype})"
         raise InputError(f"{path}: the end of a {what} cannot be checked; convert it to WAV or FLAC first")

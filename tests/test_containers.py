@@ -242,9 +242,10 @@ def test_joined_ogg_streams_are_refused(tmp_path, name):
     refused(tmp_path / name, encoded(name) + encoded(name), "several Ogg streams")
 
 
-@pytest.mark.parametrize("kind", ["AVR", "VOC", "MAT5", "PAF", "XI", "MPC2K"])
+@pytest.mark.parametrize("kind", ["AVR", "VOC", "MAT5", "PAF", "XI", "MPC2K", "CAF/ALAC_16"])
 def test_containers_whose_end_cannot_be_checked_are_refused(tmp_path, kind):
-    soundfile.write(tmp_path / "a.bin", noise(9000), RATE, format=kind)
+    kind, _, subtype = kind.partition("/")
+    soundfile.write(tmp_path / "a.bin", noise(9000), RATE, subtype or None, format=kind)
     refused(tmp_path / "a.bin", (tmp_path / "a.bin").read_bytes(), "cannot be checked; convert it to WAV or FLAC")
 
 

@@ -22,7 +22,7 @@ KINDS = {
     "a.aiff": ("AIFF", "PCM_16", (b"FORM", b"COMM", b"SSND")),
     "a.au": ("AU", "PCM_16", (b".snd",)),
     "a.caf": ("CAF", "PCM_16", (b"caff", b"desc", b"data")),
-    "b.caf": ("CAF", "ALAC_16", (b"caff", b"desc", b"pakt", b"data")),
+    "b.caf": ("CAF", "ULAW", (b"caff", b"desc", b"data")),
     "a.svx": ("SVX", "PCM_16", (b"FORM", b"VHDR", b"BODY")),
     "a.sph": ("NIST", "PCM_16", (b"NIST", b"sample_count", b"channel_count", b"end_head")),
     "a.flac": ("FLAC", "PCM_16", (b"fLaC", b"\xff\xf8")),
@@ -75,6 +75,7 @@ def test_sound(tmp_path, record_property, name):
 @pytest.mark.fuzz
 def test_containers_that_are_not_read(tmp_path, record_property):
     contents = [encoded(kind, soundfile.default_subtype(kind)) for kind in UNSUPPORTED]
+    contents.append(encoded("CAF", "ALAC_16"))
     path = tmp_path / "a.bin"
 
     def check(example):

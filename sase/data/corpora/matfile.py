@@ -33,7 +33,7 @@ def longest_vector(path: Path) -> np.ndarray:
     except InputError:
         raise
     except Exception as error:  # scipy's reader raises many kinds of exceptions
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = ascii(f"{type(error).__name__}: {error}")[1:-1][:200]  # it may quote the file
         raise InputError(f"{path}: not a readable .mat file ({reason})") from None
     if not samples.size or samples.dtype.kind not in "iuf":
         raise InputError(f"{path}: contains no vector of numbers")
