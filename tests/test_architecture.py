@@ -86,6 +86,13 @@ def test_rooms_that_do_not_know_each_other(imports, importing, imported):
     assert not [place for place, module, name in imports if below(module, importing) and below(name, imported)]
 
 
+def test_only_the_reader_of_sound_imports_its_decoder(imports):
+    importing = {module for _, module, name in imports if below(name, "soundfile")}
+    assert importing == {"sase.audio"}
+    others = {"wave", "audioop", "aifc", "sunau", "torchaudio.load", "librosa.load", "scipy.io.wavfile"}
+    assert not [place for place, _, name in imports if name in others]
+
+
 def test_only_the_flower_engine_imports_flower(imports):
     flower = "sase.federated.flower"
     assert not [p for p, module, name in imports if below(name, "flwr") and not below(module, flower)]

@@ -1,5 +1,6 @@
 """Enhancing arrays and files: same shape, rate and place in time, whatever comes in."""
 
+import struct
 import subprocess
 import sys
 
@@ -254,6 +255,23 @@ def test_plans_that_are_refused(tmp_path, inputs, out, words):
     with pytest.raises(InputError, match=words) as error:
         planned(tmp_path, inputs, out)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_of_unknown_length_is_enhanced_to_its_end_and_a_torn_one_not_at_all(tmp_path, enhancer):
+    audio.write(tmp_path / "a.wav", noise(40000), 16000)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    content[40:44] = struct.pack("<I", 0x7FFFF000)  # as sox writes to a pipe
+    (tmp_path / "piped.wav").write_bytes(content)
+    for name in ("a", "piped"):
+        enhancer.enhance_file(tmp_path / f"{name}.wav", tmp_path / f"{name}.flac")
+    np.testing.assert_array_equal(audio.read(tmp_path / "piped.flac")[0], audio.read(tmp_path / "a.flac")[0])
+    for kind in ("OGG", "RF64", "AIFF", "AU", "MP3", "CAF"):
+        soundfile.write(tmp_path / "cut", noise(40000), 16000, format=kind)
+        whole = (tmp_path / "cut").read_bytes()
+        (tmp_path / "cut").write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(InputError, match="cut: truncated"):
+            enhancer.enhance_file(tmp_path / "cut", tmp_path / "out.wav")
+        assert not (tmp_path / "out.wav").exists()
 
 
 def test_from_pretrained(tmp_path, enhancer):

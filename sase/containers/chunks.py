@@ -15,8 +15,13 @@ _RIFF_W64 = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 _DATA_W64 = bytes.fromhex("64617461f3acd3118cd100c04f8edb8a")
 _MAX_CHUNKS = 10000
 # Lengths that stand for "not known": sox writes 0x7F000000 (AIFF) and 0x7FFFF000, aplay 0x7FFFFF00, ffmpeg 0xFFFFFFFF.
-_UNKNOWN = ((0x7EFFFF00, 0x7F000100), (0x7FFF0000, 0x80000000), (0xFFFFF000, 0xFFFFFFFF))
-_UNKNOWN += (((1 << 63) - (1 << 12), 1 << 63), ((1 << 64) - (1 << 12), 1 << 64))
+_UNKNOWN = (
+    (0x7EFFFF00, 0x7F000100),
+    (0x7FFF0000, 0x80000000),
+    (0xFFFFF000, 0xFFFFFFFF),
+    ((1 << 63) - (1 << 12), 1 << 63),
+    ((1 << 64) - (1 << 12), 1 << 64),
+)
 
 
 @dataclass(frozen=True)
