@@ -1,5 +1,6 @@
 """Archives over HTTP: servers that break off, lie, send something else; archives that reach out of their folder."""
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -14,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from sase.data.corpora import download, voicebank_demand
+from sase.data.corpora import download, voicebank_demand, watched
 from sase.data.corpora.download import Archive, download_archives
 from sase.errors import InputError
 
@@ -48,11 +49,18 @@ class Server:
         self.content, self.requests = content, []
         self.break_after = []  # bytes of body after which the n-th answer breaks off
         self.ranges, self.announce, self.status, self.type = True, None, 200, "application/zip"
-        self.reason = None
+        self.reason, self.drips_headers = None, False
         self.headers, self.endless, self.pause_s = [], False, 0.0
 
     def answer(self, handler):
         self.requests.append(dict(handler.headers))
+        if self.drips_headers:
+            handler.wfile.write(b"HTTP/1.0 200 OK\r\nX: ")
+            with contextlib.suppress(OSError):
+                while self.drips_headers:
+                    handler.wfile.write(b"y")
+                    time.sleep(0.01)
+            return None
         if self.status != 200:
             handler.send_response(self.status, self.reason)
             for name, value in self.headers:
@@ -241,6 +249,16 @@ def test_a_server_that_drips(tmp_path, monkeypatch):
         download_archives([archive_at(address)], tmp_path)
     server.endless = False
     assert len(server.requests) == 1
+
+
+def test_a_server_that_drips_its_headers(tmp_path, monkeypatch):
+    server = Server()
+    server.drips_headers = True
+    monkeypatch.setattr(watched, "HEADERS_S", 0.2)
+    with serving(server) as address, pytest.raises(InputError, match="set.zip cannot be downloaded .*connection lost"):
+        download_archives([archive_at(address)], tmp_path)
+    server.drips_headers = False
+    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize(

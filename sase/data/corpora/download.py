@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from sase import __version__
 from sase.atomic import atomic_folder, write_text
+from sase.data.corpora import watched
 from sase.data.datadir import check_key
 from sase.errors import InputError
 from sase.progress import progress_bar
@@ -212,7 +213,7 @@ def _receive(address: str, partial: Path, archive: Archive) -> None:
     if offset:
         request.add_header("Range", f"bytes={offset}-")
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+        with watched.urlopen(request, TIMEOUT_S) as response:
             if response.headers.get_content_type() == "text/html":  # before overwriting anything
                 raise _RejectedError("responds with a web page instead of the file")
             if offset and not _resumes_at(response, offset):
