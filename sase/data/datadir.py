@@ -12,7 +12,6 @@ A data directory holds two-column text tables, one line per utterance, sorted as
 """
 
 import os
-import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,14 +21,13 @@ from typing import Any, TypeVar
 
 from sase import audio as sound
 from sase.atomic import write_text
+from sase.data.keys import check_key
 from sase.errors import InputError
 
 REQUIRED = ("wav.scp", "spk1.scp", "utt2spk")
 OPTIONAL = ("utt2noise", "utt2snr", "utt2silo")
 PARTIAL = ("utt2noise", "utt2snr")
 BACKUP = ".backup"
-_MAX_PART_BYTES, _MAX_KEY_BYTES = 200, 1000  # of 255 and 4096 of file systems; temporary files need some
-_UNSAFE_KEY = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 T = TypeVar("T")
 Key = TypeVar("Key", int, str)
@@ -96,21 +94,6 @@ class DataDir(Tables):
     def spk2utt(self) -> dict[str, list[str]]:
         """Speaker to the list of its utterances, both sorted."""
         return _spk2utt(self.utt2spk)
-
-
-def check_key(where: str | Path, key: str) -> None:
-    """Raise InputError, naming ``where``, unless a key can name a file below any folder, as later stages need.
-
-    Keys may contain ``/``, but not point outside the folder (``../a``, ``/a``), contain control characters, or be
-    longer than names of files can be.
-    """
-    long = len(key) > _MAX_PART_BYTES // 4 and (
-        len(key.encode("utf-8", "replace")) > _MAX_KEY_BYTES
-        or max(len(part.encode("utf-8", "replace")) for part in key.split("/")) > _MAX_PART_BYTES
-    )
-    if long or _UNSAFE_KEY.search(key):
-        shown = ascii(key if len(key) <= 60 else f"{key[:60]}...")
-        raise InputError(f"{where}: the key {shown} cannot name a file: too long, outside its folder, or unprintable")
 
 
 def read_table(path: str | Path) -> dict[str, str]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from sase import audio
 from sase.atomic import write_text
-from sase.data.datadir import check_key
+from sase.data.keys import check_key
 from sase.data.mixing import mix_at_snr
 from sase.errors import InputError
 

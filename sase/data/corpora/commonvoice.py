@@ -22,7 +22,7 @@ from sase import audio
 from sase.atomic import atomic_folder
 from sase.data.corpora import noisex92
 from sase.data.corpora.noisex92 import Noise
-from sase.data.datadir import check_key
+from sase.data.keys import check_key
 from sase.data.mixtures import FILE, Mixer, Mixture, write_mixtures
 from sase.data.splitting import split_proportionally
 from sase.errors import InputError

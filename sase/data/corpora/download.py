@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from sase import __version__
 from sase.atomic import atomic_folder, write_text
 from sase.data.corpora import watched
-from sase.data.datadir import check_key
+from sase.data.keys import check_key
 from sase.errors import InputError
 from sase.progress import progress_bar
 
