@@ -1,6 +1,7 @@
 """YAML files to frozen dataclasses and back; an unknown key is an error, ``a.b=c`` overrides."""
 
 import dataclasses
+import reprlib
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,8 @@ from sase import yamlfile
 from sase.errors import InputError
 
 Config = TypeVar("Config")
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -64,13 +67,15 @@ def from_mapping(cls: type[Config], mapping: Any, where: str = "") -> Config:
         InputError: for an unknown key or a value of another type than the field's.
     """
     if not isinstance(mapping, dict):
-        raise InputError(f"config: {where or 'the file'} must be a section of 'key: value' lines, not {mapping!r}")
+        raise InputError(
+            f"config: {where or 'the file'} must be a section of 'key: value' lines, not {_shown(mapping)}"
+        )
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # cls is a dataclass
     hints = typing.get_type_hints(cls)
-    unknown = sorted(set(mapping) - set(fields))
+    unknown = sorted(set(mapping) - set(fields), key=str)
     if unknown:
         known = ", ".join(sorted(fields))
-        raise InputError(f"config: unknown key {_join(where, unknown[0])}; known here: {known}")
+        raise InputError(f"config: unknown key {_shown(_join(where, unknown[0]))[1:-1]}; known here: {known}")
     return cls(**{key: _convert(hints[key], value, _join(where, key)) for key, value in mapping.items()})
 
 
@@ -90,6 +95,11 @@ def to_yaml(config: Any) -> str:
     return yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
 
 
+def _shown(value: object) -> str:
+    """Return a value as a message shows it: long and nested ones in part."""
+    return _SHORT.repr(value)
+
+
 def _join(where: str, key: str) -> str:
     return f"{where}.{key}" if where else str(key)
 
@@ -104,7 +114,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return from_mapping(hint, value, where)
     if origin is tuple and isinstance(value, (list, tuple)):
         if arguments[-1] is not Ellipsis and len(arguments) != len(value):
-            raise InputError(f"config: {where} needs {len(arguments)} values, got {value!r}")
+            raise InputError(f"config: {where} needs {len(arguments)} values, got {_shown(value)}")
         inner = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
         return tuple(_convert(h, v, where) for h, v in zip(inner, value))
     if origin is dict and isinstance(value, dict):
@@ -112,12 +122,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 1e-4 as text
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if hint is object or (hint in (int, str, bool) and type(value) is hint):
         return value
     if origin is dict:
-        raise InputError(f"config: {where} must be a section of 'key: value' lines, not {value!r}")
-    raise InputError(f"config: {where} must be {getattr(hint, '__name__', hint)}, got {value!r}")
+        raise InputError(f"config: {where} must be a section of 'key: value' lines, not {_shown(value)}")
+    raise InputError(f"config: {where} must be {getattr(hint, '__name__', hint)}, got {_shown(value)}")
