@@ -152,6 +152,24 @@ def test_yaml_that_is_none_or_stands_for_too_much_is_one_line(tmp_path, text):
             apply_overrides({}, [f"b={text[3:] if text.startswith('a: ') else text}"])
 
 
+@pytest.mark.parametrize(
+    "mapping",
+    [
+        {"name": ["x"] * 10**5},
+        {"limit": "9" * 10**5},
+        {"inner": {"rate": 10**4000}},
+        {"inner": "x" * 10**5},
+        {"x" * 10**5: 1, 2: 3, None: 4},
+        {"loss": {"mse": "y" * 10**5}},
+    ],
+    ids=lambda mapping: str(mapping)[:20],
+)
+def test_values_of_any_size_make_short_messages(mapping):
+    with pytest.raises(InputError, match="config: ") as error:
+        from_mapping(Outer, mapping)
+    assert len(str(error.value)) < 1000
+
+
 def test_aliases_within_reason_are_kept(tmp_path):
     (tmp_path / "c.yaml").write_text("base: &base {a: 1, b: [1, 2]}\nx: {<<: *base, a: 2}\ny: *base\n")
     base = {"a": 1, "b": [1, 2]}
