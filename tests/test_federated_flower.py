@@ -230,6 +230,22 @@ def test_a_silo_is_identified_by_its_key():
     assert "silo 0: its reply claims to be silo 1" in failures[1:]
 
 
+def test_the_end_is_announced_without_waiting_for_replies(monkeypatch):
+    """A silo stops its SuperNode when it reads the message, perhaps before its reply is complete."""
+    grid = LocalGrid(reply_of(lambda node: node - 100), ["silo0", "silo1"])
+    waited = []
+    silos = SiloGrid(grid, 2, None, 0.0, 0.01, waited.append)
+
+    def sleep(seconds):
+        grid.nodes.popitem()  # a silo disconnects
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(grid, "pull_messages", lambda ids: pytest.fail("a reply was pulled"))
+    silos.announce(RecordDict({}), FINISH, 60.0, "finish")
+    assert len(grid.sent) == 2
+    assert waited == ["silo 0, silo 1 to disconnect", "silo 0 to disconnect", ""]
+
+
 def test_without_keys_a_silo_is_identified_by_its_reply_and_duplicates_are_rejected():
     grid = LocalGrid(reply_of(lambda node: 0 if node == 102 else node - 100), ["", "", ""])
     replies, failures = exchange(grid)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FINISH = "query.finish"
 _RESTART_CHECK_S = 5.0  # between two checks for silos that were restarted
 _FINISH_TIMEOUT_S = 60.0
+_DISCONNECT_POLL_S = 0.5
 _EXTRA_TTL_S = 3600.0  # a message outlives its timeout, so that this module and not Flower decides who was late
 
 R = TypeVar("R", Reply, Scores)
@@ -73,7 +74,7 @@ def _run(grid: Grid, settings: dict[str, Any]) -> None:
         _score_personal_norms(server, silos)
     if not settings["simulated"]:
         content = RecordDict({"config": ConfigRecord({"experiment": str(settings["exp_dir"])})})
-        silos.send_and_receive(content, FINISH, _FINISH_TIMEOUT_S, "finish", unpack_scores)
+        silos.announce(content, FINISH, _FINISH_TIMEOUT_S, "finish")
 
 
 def _make_server(settings: dict[str, Any]) -> "Server":
@@ -179,6 +180,21 @@ class SiloGrid:
         self.report("")
         failures += [f"{_label(node, nodes[node])}: no reply within {timeout_s:.0f} s" for node in pending.values()]
         return replies, failures
+
+    def announce(self, content: RecordDict, message_type: str, timeout_s: float, group_id: str) -> None:
+        """Send a message after which silos disconnect, and wait until they have.
+
+        Replies are not pulled: a silo may disconnect before its reply is complete, and Flower then waits for the rest.
+        """
+        nodes, started = self._connected(), time.monotonic()
+        failures: list[str] = []
+        self._push(content, message_type, timeout_s + _EXTRA_TTL_S, group_id, nodes, failures)
+        for failure in failures:
+            log.warning("%s: %s", group_id, failure)
+        while (left := nodes.keys() & self._connected().keys()) and time.monotonic() - started < timeout_s:
+            self.report(f"{', '.join(sorted(_label(node, nodes[node]) for node in left))} to disconnect")
+            time.sleep(max(self.poll_s, _DISCONNECT_POLL_S))
+        self.report("")
 
     def _push(
         self,
