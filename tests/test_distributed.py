@@ -140,7 +140,7 @@ def test_nodes_find_the_rendezvous_endpoint(tmp_path):
         (("--ngpu", 99), "--ngpu 99: "),
         (("--processes", -1), "--processes -1: must be 1 or more"),
         (("--num-nodes", 2, "--node-rank", 2), "--node-rank 2: must be from 0 to 1"),
-        (("--set", "train.micro_batch_size=-1"), "train.micro_batch_size is -1, must be 0 (no limit) or more"),
+        (("--set", "train.micro_batch_size=-1"), "train.micro_batch_size must be 0 or more, not -1"),
         (("--set", "train.optimizer=lbfgs"), "train.optimizer is 'lbfgs'; choose from adamw, sgd"),
     ],
 )

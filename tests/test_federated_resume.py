@@ -10,7 +10,7 @@ from helpers.checkpoints import assert_same
 from helpers.dumps import dumped
 from helpers.federation import fed_config, train_config
 from sase.errors import InputError
-from sase.federated import server as server_module
+from sase.federated import development
 from sase.federated.inproc import local_exchange, local_silos
 from sase.federated.server import Server, run_rounds
 from sase.training.trainer import discard_training
@@ -54,7 +54,7 @@ def test_more_rounds_can_be_added_and_the_silos_keep_their_states(federate, tmp_
         os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(server_module, "development_scores", interrupt)
+        patch.setattr(development, "development_scores", interrupt)
         with pytest.raises(KeyboardInterrupt):
             federate("parts", 4, **options)
     with pytest.raises(InputError, match=r"num_rounds is 1, was 2"):

@@ -255,7 +255,7 @@ def test_unknown_names_are_rejected():
         build_model({"preset": "mini", "attention": "linear"})
     with pytest.raises(InputError, match=r"model\.omega is 'haar'; choose from random, identity"):
         build_model({"preset": "mini", "omega": "haar"})
-    with pytest.raises(InputError, match="attention_memory_s must be above 0, got 0"):
+    with pytest.raises(InputError, match="attention_memory_s must be above 0, not 0"):
         build_model({"preset": "mini", "attention_memory_s": 0})
     with pytest.raises(InputError, match=r"model\.bands must be int"):
         model_config({"preset": "mini", "bands": "many"})

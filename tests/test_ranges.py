@@ -158,7 +158,7 @@ def test_files_that_are_no_text(tmp_path):
     path = tmp_path / "train.yaml"
     for content in (bytes(range(256)), b"\xff\xfea\x00", "a: ü".encode("latin-1")):
         path.write_bytes(content)
-        with pytest.raises(InputError, match="train.yaml: not valid YAML") as error:
+        with pytest.raises(InputError, match="train.yaml: not UTF-8 text") as error:
             load_train_config(path)
         assert "\n" not in str(error.value)
 

@@ -18,6 +18,8 @@ from sase.model import FORMAT, build_model, save_model
 
 ABSURD = [{"blocks": 10**6}, {"recurrent": 10**6}, {"channels": [10**6] * 6}, {"channels": [16] * 10**4}]
 ABSURD += [{"bands": 10**9, "network": "band_recurrent"}]
+# Within the ranges of a configuration, but larger than the weights of `mini`.
+LARGE = [{"blocks": 64}, {"recurrent": 4096}, {"channels": [4096, 4096]}, {"bands": 4096}]
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +39,14 @@ def saved(model, path, config):
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "best.pt"])
-@pytest.mark.parametrize("change", ABSURD, ids=lambda change: str(change)[:25])
+@pytest.mark.parametrize("change", ABSURD + LARGE, ids=lambda change: str(change)[:25])
 def test_a_network_larger_than_its_weights_is_not_built(tmp_path, model, name, change):
     saved(model, tmp_path / name, to_mapping(model.config))
     assert pretrained.load(tmp_path / name).config == model.config
     saved(model, tmp_path / name, {**to_mapping(model.config), **change})
-    with pytest.raises(InputError, match=f"do not match the config .too few for {next(iter(change))}") as error:
+    key = next(iter(change))
+    message = f"do not match the config .too few for {key}" if change in LARGE else f"config: model.{key} must"
+    with pytest.raises(InputError, match=message) as error:
         pretrained.load(tmp_path / name)
     assert len(str(error.value)) < 1000
 
