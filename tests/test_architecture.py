@@ -10,7 +10,7 @@ import pytest
 LAYERS = [  # a module imports from its own layer or the ones before it
     "__version__ errors",
     "atomic audio completion config endpoints jsonfile machine markdown plotting processes progress",
-    "nn metrics",
+    "nn metrics native",
     "model losses data pretrained inspection profiling",
     "training enhancer inspection_figure",
     "federated evaluation export",
