@@ -7,7 +7,7 @@
 
 enum { HEADER = 64, VERSION = 1 }; /* bytes; of the format */
 
-static const float MAX_SAMPLE = 1e12f; /* the squares of larger ones overflow in the spectrum, and NaN would remain */
+static const float MAX_SAMPLE = 1e12f; /* far below what overflows in the spectrum, after which NaN would remain */
 static const float MAX_WEIGHT = 1e9f;
 
 static const unsigned char MAGIC[8] = {'S', 'A', 'S', 'E', 'C', 'O', 'R', 'E'};
