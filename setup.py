@@ -6,7 +6,7 @@ Bounds here are what the code needs; ``tools/requirements.txt`` pins what the re
 import re
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 source = Path(__file__).parent / "sase" / "__init__.py"
 version = re.search(r'__version__ = "(.+)"', source.read_text()).group(1)
@@ -36,6 +36,15 @@ TEST = [
     "pdoc==16.0.0",
 ]
 
+CORE = Path("sase/native/src")
+NATIVE = Extension(
+    "sase.native._core",  # a library for ctypes: it needs no headers of Python
+    [str(CORE / name) for name in ("sase.c", "hop.c", "hop_avx2.c")],
+    depends=[str(path) for path in sorted(CORE.glob("*.[ch]"))],
+    extra_compile_args=["-std=c99", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wno-psabi"],
+    optional=True,  # without a C compiler everything else is installed
+)
+
 setup(
     name="sase",
     version=version,
@@ -43,7 +52,12 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["sase", "sase.*"]),
-    package_data={"sase": ["py.typed"], "sase.pretrained": ["*.safetensors", "*.md"]},
+    package_data={
+        "sase": ["py.typed"],
+        "sase.pretrained": ["*.safetensors", "*.md"],
+        "sase.native": ["Makefile", "src/*.c", "src/*.h"],
+    },
+    ext_modules=[NATIVE],
     install_requires=[
         "torch>=2.6",
         "numpy>=1.26",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers import native
 from helpers.dumps import dumped
 from helpers.recipes import Recipe
 
@@ -26,6 +27,20 @@ def real_audio():
     if not folder:
         pytest.skip("SASE_TEST_DATA names no folder with real audio")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def core_build(tmp_path_factory):
+    """The folder with the C core's library and program; skips the test when there is no C compiler."""
+    folder = tmp_path_factory.mktemp("core")
+    native.make(ROOT, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def core_weights(tmp_path_factory):
+    """{name: file} of the shipped weights for the C core; tests only read them."""
+    return native.write_weights(tmp_path_factory.mktemp("weights"))
 
 
 # Files of tests that take minutes, the longest first; see pytest_collection_modifyitems.

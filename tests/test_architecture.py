@@ -11,7 +11,7 @@ LAYERS = [  # a module imports from its own layer or the ones before it
     "__version__ errors",
     "atomic audio batch completion config containers endpoints extras filetree jsonfile machine markdown plotting "
     "private processes progress textfile waiting yamlfile",
-    "nn metrics",
+    "nn metrics native",
     "model losses data pretrained weightfile inspection profiling",
     "training enhancer inspection_figure",
     "federated evaluation export",

@@ -1,4 +1,4 @@
-"""Measure the speed of enhancement, training, dumping and scoring, and the overhead of federated training."""
+"""Measure the speed of enhancement, training, dumping and scoring, the C core, and the cost of federated training."""
 
 import argparse
 
@@ -12,6 +12,9 @@ def main() -> None:
     enhance.add_argument("--model", help="a saved model, instead of presets")
     enhance.add_argument("--seconds", nargs="+", type=float, default=[4, 60], help="lengths of the input (4 60)")
     enhance.add_argument("--repeats", type=int, default=5, help="(%(default)s)")
+    native = subjects.add_parser("native", help="time of a hop in the C core, in relation to torch, one thread")
+    native.add_argument("--model", nargs="+", default=["tiny", "small"], help="shipped weights or files (tiny small)")
+    native.add_argument("--onnx", nargs="+", default=[], metavar="FILE", help="also in relation to ONNX Runtime")
     train = subjects.add_parser("train", help="× real time of training, all cores")
     train.add_argument("--config", default="egs/voicebank_demand/conf/train_small.yaml", help="(%(default)s)")
     train.add_argument("--preset", nargs="+", help="networks instead of the config's")
@@ -33,6 +36,7 @@ def main() -> None:
 
     from sase.bench import stages
     from sase.bench.federated import outside_training, upload_bytes
+    from sase.bench.native import bench_native
     from sase.markdown import table_of_mappings
     from sase.model import build_model
     from sase.pretrained import load
@@ -45,6 +49,7 @@ def main() -> None:
             args.seconds,
             args.repeats,
         ),
+        "native": lambda: bench_native({name: load(name) for name in args.model}, args.onnx),
         "train": lambda: stages.bench_train(
             [load_train_config(args.config, [f"model={{preset: {name}}}"]) for name in args.preset or ()]
             or [load_train_config(args.config)],
