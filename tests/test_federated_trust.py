@@ -62,6 +62,7 @@ def test_silos_run_only_this_packages_app(tmp_path):
     assert not is_trusted_fab(changed(extra="sase/federated/flower/client_app.py"))
     assert not is_trusted_fab(changed("sase.federated.client_app:app", "os:system"))
     assert not is_trusted_fab(changed("dependencies = []", 'dependencies = ["evil"]'))
+    assert not is_trusted_fab(changed("dependencies = []", f"dependencies = [] # {' ' * 100_000}"))  # packs to nothing
 
 
 @pytest.fixture(scope="module")

@@ -17,13 +17,14 @@ from sase.federated.flower.processes import socket_path
 
 _HEARTBEAT_S = 10  # with Flower's 30 s, a dead silo goes unnoticed for a minute
 _FILES = {"pyproject.toml", ".info/CONTENT"}
+_MAX_BYTES = 1 << 16  # of each, unpacked
 
 
 def is_trusted_fab(content: bytes) -> bool:
     """Return whether a Flower App Bundle has no code or dependencies and names this package's apps."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as files:
-            if set(files.namelist()) != _FILES:
+            if set(files.namelist()) != _FILES or max(info.file_size for info in files.infolist()) > _MAX_BYTES:
                 return False
             project = tomllib.loads(files.read("pyproject.toml").decode())
     except (zipfile.BadZipFile, tomllib.TOMLDecodeError, UnicodeDecodeError):
