@@ -53,7 +53,7 @@ class NativeModel:
         return NativeStream(self)
 
     def enhance(self, wav: np.ndarray) -> np.ndarray:
-        """Return the enhanced signal, float32 (time,), of one at :attr:`sample_rate`.
+        """Return the enhanced signal, float32 (time,), of one at ``sample_rate``.
 
         Args:
             wav: floats in [-1, 1], (time,), time ≥ 1.
