@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 source = Path(__file__).parent / "sase" / "__init__.py"
 version = re.search(r'__version__ = "(.+)"', source.read_text()).group(1)
@@ -45,6 +46,14 @@ NATIVE = Extension(
     optional=True,  # without a C compiler everything else is installed
 )
 
+
+class BuildLibrary(build_ext):
+    """Builds the core under a name that Python does not take for a module, since it cannot be imported."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return super().get_ext_filename(fullname).replace("_core.", "_core.c99.")
+
+
 setup(
     name="sase",
     version=version,
@@ -58,6 +67,7 @@ setup(
         "sase.native": ["Makefile", "src/*.c", "src/*.h"],
     },
     ext_modules=[NATIVE],
+    cmdclass={"build_ext": BuildLibrary},
     install_requires=[
         "torch>=2.6",
         "numpy>=1.26",

@@ -78,7 +78,7 @@ def append_jsonl(path: str | Path, entry: Mapping[str, Any]) -> None:
 def _parse(text: bytes, where: str, advice: str) -> Any:
     try:
         return json.loads(text.decode("utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not valid JSON ({error}), truncated or edited; {advice}") from None
 
 

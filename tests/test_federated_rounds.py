@@ -363,7 +363,8 @@ def test_command_fails_with_one_line(command, tmp_path):
     result = subprocess.run(command("exp", "--fl-set", "max_norm_ratio=0"), capture_output=True, text=True)
     last = result.stderr.strip().splitlines()[-1]
     assert result.returncode == 1
-    assert last.startswith("sase federate: federated config: max_norm_ratio")
+    assert last.startswith("sase federate: ")
+    assert last.endswith("fl.yaml: config: max_norm_ratio must be above 1, not 0.0")
     result = subprocess.run(command("exp", "--engine", "ray"), capture_output=True, text=True)
     assert result.returncode == 1
     assert "choose from inproc, simulation, deployment" in result.stderr

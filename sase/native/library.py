@@ -27,7 +27,7 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
 
 def find() -> Path | None:
     """Return the library that ``pip install`` or ``make -C sase/native`` has built; None if there is none."""
-    installed = [FOLDER / f"_core{suffix}" for suffix in EXTENSION_SUFFIXES]
+    installed = [FOLDER / f"_core.c99{suffix}" for suffix in EXTENSION_SUFFIXES]
     return next((path for path in [*installed, FOLDER / "build" / "_core.so"] if path.is_file()), None)
 
 
