@@ -135,6 +135,7 @@ def test_rows_change_only_what_they_name_and_errors_name_the_row(plan, tmp_path)
             train_config(written(tmp_path / "b.yaml", rows={"x": change}), "x", 0)
 
 
+@pytest.mark.recipe
 def test_unequal_costs_and_hours_are_rejected(tmp_path):
     def costs(**more):
         wide = {"model": {"recurrent": 8}}

@@ -188,6 +188,7 @@ def test_bad_models_get_one_line(tmp_path, command, model):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.recipe
 def test_enhance_without_a_model_takes_shipped_weights(tmp_path, command):
     audio.write(tmp_path / "a.wav", 0.1 * noise(8000), 16000)
     status, out, _ = command("enhance", tmp_path / "a.wav", "-o", tmp_path / "b.wav")

@@ -67,6 +67,7 @@ def test_steps_equal_the_whole_signal(kind):
     assert len(set(step.names)) == len(step.names) == len(states)
 
 
+@pytest.mark.recipe
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_graph_equals_the_network(kind, tmp_path):
     model = network(KINDS[kind])
@@ -88,6 +89,7 @@ def test_the_graph_equals_the_network(kind, tmp_path):
     np.testing.assert_allclose(np.concatenate(parts)[delay:], expected, atol=1e-5)
 
 
+@pytest.mark.recipe
 def test_a_program_without_torch_runs_shipped_weights(tmp_path):
     """The shapes of all inputs are in the graph, the rest is in its metadata."""
     path = tmp_path / "tiny.onnx"

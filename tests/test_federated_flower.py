@@ -204,7 +204,10 @@ def test_real_silos_receive_the_end_and_choose_their_own_folders(experiment, sil
             "state-dir": str(tmp_path / f"mine{silo}"),
             "device": "cpu",
         }
-        return client_app(message, replace(context(settings, silo), node_config=here))
+        reply = client_app(message, replace(context(settings, silo), node_config=here))
+        if message.metadata.message_type == FINISH:
+            del grid.nodes[node]  # as `sase silo` does
+        return reply
 
     grid = LocalGrid(answer, ["silo0", "silo1", "silo2"])
     server_app(grid, context(settings, 0))

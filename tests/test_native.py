@@ -86,6 +86,7 @@ def test_short_signals(tiny, num_samples):
     assert_same(tiny.enhance(wav), in_torch(load("tiny"), wav))
 
 
+@pytest.mark.recipe
 def test_five_minutes(tiny):
     wav = np.tile(signals(32000), 60)[: 300 * 16000]
     assert_same(tiny.enhance(wav), in_torch(load("tiny"), wav))
