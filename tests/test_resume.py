@@ -1,4 +1,4 @@
-"""Resuming a training: interrupted, made longer, with other data, twice at a time, started anew."""
+"""Resuming a training: interrupted, extended, with other data, two at a time, restarted."""
 
 import json
 import os
@@ -167,7 +167,7 @@ def test_training_does_not_resume_with_other_data(make, own_dump, tmp_path, whic
     before = {path.name: path.read_bytes() for path in (tmp_path / "exp").iterdir() if path.is_file()}
     change(own_dump)
     name = "training set" if which == "train_set" else "development set"
-    advice = r"; use another --tag, or start this training anew with --restart$"
+    advice = r"; use another --tag, or start over with --restart$"
     with pytest.raises(InputError, match=rf"own/dump: the {name} has changed .*\({message}\){advice}"):
         make("exp", "train.epochs=4", **{which: own_dump})
     assert {path.name: path.read_bytes() for path in (tmp_path / "exp").iterdir() if path.is_file()} == before

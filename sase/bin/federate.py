@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, help="random seed (default: the config's)")
     parser.add_argument("--ngpu", type=int, default=0, help="0: CPU, 1: GPU (%(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: OMP_NUM_THREADS, or all cores)")
-    parser.add_argument("--restart", action="store_true", help="discard the training in --exp and start anew")
+    parser.add_argument("--restart", action="store_true", help="discard the training in --exp and start over")
     args = parser.parse_args()
 
     import importlib

@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, help="CPU threads per process (OMP_NUM_THREADS, or an equal share of the cores)"
     )
-    parser.add_argument("--restart", action="store_true", help="discard the training in --exp and start anew")
+    parser.add_argument("--restart", action="store_true", help="discard the training in --exp and start over")
     args = parser.parse_args()
 
     import logging

@@ -63,7 +63,7 @@ def require_unchanged(
     Args:
         path: of the record.
         sets: what each set is for, such as ``training set``, and the set.
-        resumes: whether anything has been trained yet; otherwise the record is written anew.
+        resumes: whether anything has been trained yet; otherwise the record is replaced.
         advice: what to do if a set has changed, for the message.
         owner: of the record, such as an experiment; the record of another one is replaced.
 

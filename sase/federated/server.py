@@ -98,7 +98,7 @@ class Server:
         resumes = self.state_path.exists()
         if resumes:
             self._resume()
-        advice = "use another --tag, or start this training anew with --restart"
+        advice = "use another --tag, or start over with --restart"
         require_unchanged(self.exp_dir / RECORD, {"development set": pairs}, resumes, advice)
         write_configs(exp_dir, train_config, fed_config)
 

@@ -21,7 +21,7 @@ def load_checkpoint(
     resume_key: Callable[[Any], Mapping[str, Any]] = lambda config: config,
     length: tuple[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return the state in a checkpoint of the same configuration, or of one that has finished and is made longer.
+    """Return the state in a checkpoint of the same configuration, or of one that has finished and is extended.
 
     Args:
         path: the checkpoint.
@@ -42,7 +42,7 @@ def load_checkpoint(
     if difference := first_difference(old, new):
         hint = ""
         if length and not first_difference(with_number(old, length, _number(new, length)), new):
-            hint = f", of which {len(state['history'])} are done; only a finished training can be made longer"
+            hint = f", of which {len(state['history'])} are done; only a finished training can be extended"
         raise InputError(
             f"{path}: the configuration has changed since this checkpoint ({difference}{hint}); "
             "use another --tag or delete the folder"

@@ -257,7 +257,7 @@ class Trainer:
 
     def _claim_folder(self, sets: Mapping[str, PairSet], resumes: bool) -> None:
         """Check that the data is that of the checkpoint, and write the folder's ``config.yaml``."""
-        advice = "use another --tag, or start this training anew with --restart"
+        advice = "use another --tag, or start over with --restart"
         require_unchanged(self.exp_dir / RECORD, sets, resumes, advice)
         remove_leftovers(self.exp_dir)
         write_text(self.exp_dir / "config.yaml", to_yaml(self.config))
@@ -277,7 +277,7 @@ class Trainer:
 
 
 def discard_training(exp_dir: str | Path) -> None:
-    """Delete what a central or federated training wrote into its folder and would resume from, so that it starts anew.
+    """Delete what a central or federated training wrote into its folder and would resume from, so that it starts over.
 
     Enhanced speech and scores are kept: stages 4 and 5 find out that they belong to another model.
     """

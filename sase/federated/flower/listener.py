@@ -1,6 +1,6 @@
 """The listeners of Flower's servers: all of their APIs on a private Unix socket, the Fleet API alone on a TCP port.
 
-Flower 1.41 serves every API on one TCP port, where whoever connects may start runs, which is code on the server and on
+Flower 1.41 serves every API on one TCP port, where any client may start runs, which is code on the server and on
 every silo. An address says nothing about who connects: every user of a machine, its tunnels and its proxies come from
 the loopback interface. So calls that start code are accepted on a Unix socket in a folder of mode 0700 only, where the
 kernel admits the processes of this user alone. Silos, on other machines, need nothing but the Fleet API.
@@ -45,7 +45,7 @@ class FleetOnly:
     Args:
         app: the application.
         is_known: called with the headers of a request, before its body is read; whether a known key signed it.
-        connections: told which connections have presented a known key.
+        connections: is notified of connections that have presented a known key.
     """
 
     def __init__(self, app: App, is_known: Callable[[Headers], bool], connections: "UnknownConnections") -> None:

@@ -68,7 +68,7 @@ def _run(grid: Grid, settings: dict[str, Any]) -> None:
         return silos.send_and_receive(content, MessageType.TRAIN, config.round_timeout_s, group_id, unpack_reply)
 
     if not server.finished:
-        (server.exp_dir / SCORES_FILE).unlink(missing_ok=True)  # of a training that is made longer
+        (server.exp_dir / SCORES_FILE).unlink(missing_ok=True)  # of a training that is extended
     run_rounds(server, exchange)
     if config.norm == "local" and not (server.exp_dir / SCORES_FILE).exists():
         _score_personal_norms(server, silos)
