@@ -246,6 +246,7 @@ def sets(tmp_path_factory):
     return Sets(*made)
 
 
+@pytest.mark.recipe
 def test_a_row_is_trained_and_scored_and_results_of_another_config_are_rejected(plan, sets, tmp_path):
     torch.set_num_threads(1)
     result = ablation.run_one(plan, sets, tmp_path / "out", "softmax", 1)

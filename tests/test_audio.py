@@ -39,6 +39,7 @@ def test_samples_beyond_full_scale_are_clipped_and_1d_is_mono(tmp_path):
     np.testing.assert_allclose(wav, [1.0, -1.0, 0.5, 0.0], atol=1e-4)
 
 
+@pytest.mark.recipe
 def test_long_ogg(tmp_path):
     audio.write(tmp_path / "a.ogg", noise(2, 48000 * 70), 48000)  # written in one call, this crashes libsndfile 1.2
     assert audio.info(tmp_path / "a.ogg").num_samples == 48000 * 70

@@ -230,6 +230,7 @@ def test_a_noise_with_pauses_is_never_taken_where_it_is_silent(corpus, tmp_path)
         prepare(corpus, tmp_path)
 
 
+@pytest.mark.recipe
 def test_the_real_corpus(real_audio, tmp_path):
     sets = commonvoice.prepare(real_audio / "cv-corpus-zh-CN", real_audio / "noisex92", tmp_path)
     assert {name: len(mixtures) for name, mixtures in sets.items()} == {"tr": 990, "cv": 205, "tt": 187}
@@ -243,6 +244,7 @@ def test_the_real_corpus(real_audio, tmp_path):
         assert 10 * np.log10(ratio) == pytest.approx(mixture.snr_db, abs=0.01)
 
 
+@pytest.mark.recipe
 def test_the_generated_corpus_is_laid_out_alike(tmp_path, monkeypatch):
     pytest.importorskip("espeakng_loader", reason="generated speech needs espeakng-loader")
     train = dict(list(mini_mandarin.TRAIN.items())[:7])
@@ -266,6 +268,7 @@ def test_the_generated_corpus_is_laid_out_alike(tmp_path, monkeypatch):
         assert np.sqrt(np.mean(clean**2)) > 0.01
 
 
+@pytest.mark.recipe
 def test_mandarin_voices_and_sentences_differ():
     pytest.importorskip("espeakng_loader", reason="generated speech needs espeakng-loader")
     texts = sentences(2000, np.random.default_rng(0), MANDARIN)

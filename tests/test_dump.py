@@ -278,6 +278,7 @@ def run_dump(source, out, *options):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.recipe
 def test_a_killed_dump_resumes_to_the_same_files(tmp_path):
     source = make_set(tmp_path, {f"p1_{i:03d}": 480000 for i in range(60)})
     out, expected = tmp_path / "dump/tr", tmp_path / "expected"

@@ -21,6 +21,7 @@ def test_every_section_has_an_example(root):
     assert all(len(code) == 1 for code in examples(root).values())
 
 
+@pytest.mark.recipe
 @pytest.mark.parametrize("section", SECTIONS)
 def test_an_example_runs(root, section, tmp_path):
     (code,) = examples(root)[section]

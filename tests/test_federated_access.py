@@ -28,6 +28,7 @@ from sase.federated.flower.processes import (
 from sase.federated.flower.silo_process import SiloProcess
 from sase.processes import start
 
+pytestmark = pytest.mark.recipe
 SUPERLINK = [sys.executable, "-m", "sase.federated.flower.superlink"]
 PROTOBUF = {"content-type": "application/protobuf"}
 

@@ -44,6 +44,7 @@ def assert_same_federation(one, other):
     assert (one / "rounds.jsonl").read_text() == (other / "rounds.jsonl").read_text()
 
 
+@pytest.mark.recipe
 def test_more_rounds_can_be_added_and_the_silos_keep_their_states(federate, tmp_path, monkeypatch):
     options = {"norm": "local", "fresh_optimizer": False}
     short = federate("exp", 2, **options)

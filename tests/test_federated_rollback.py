@@ -90,6 +90,7 @@ def test_a_collapsed_round_equals_one_without_the_silo(silos_dir, dev_set, tmp_p
     assert [entry["dev_SI_SNR"] for entry in other.history] == [entry["dev_SI_SNR"] for entry in entries]
 
 
+@pytest.mark.recipe
 def test_slow_decline_counts_from_given_weights(silos_dir, dev_set, tmp_path):
     """Each round loses less than ``max_drop_db``, all of them more: the best model before the round is the bound."""
     first, silos = setup(silos_dir, dev_set, tmp_path / "given", num_rounds=1)
@@ -134,6 +135,7 @@ def test_output_that_is_not_finite_is_rolled_back(silos_dir, dev_set, tmp_path):
     assert math.isfinite(entry["dev_SI_SNR"])
 
 
+@pytest.mark.recipe
 def test_a_killed_roll_back_resumes_bit_for_bit(silos_dir, dev_set, tmp_path):
     bad = {1: (), 2: (1,), 3: (1,)}
     whole, silos = setup(silos_dir, dev_set, tmp_path / "whole", server="momentum")

@@ -86,6 +86,7 @@ STATEFUL = {
 }
 
 
+@pytest.mark.recipe
 @pytest.mark.parametrize("variant", STATEFUL)
 def test_resuming_equals_an_uninterrupted_run(silos_dir, dev_set, tmp_path, variant):
     """Interrupted at every point of a round, with or without the silos' states of that round: identical bits."""
@@ -125,6 +126,7 @@ def test_resuming_equals_an_uninterrupted_run(silos_dir, dev_set, tmp_path, vari
         assert {p.name for p in silo.iterdir()} == {p.name for p in (tmp_path / "whole/silos" / silo.name).iterdir()}
 
 
+@pytest.mark.recipe
 def test_every_variant_trains_and_differs(silos_dir, dev_set, tmp_path):
     results = {
         name: run(train_config("batch"), fed_config(num_rounds=2, **values), silos_dir, dev_set, tmp_path / name)
@@ -284,6 +286,7 @@ def test_silos_continue_from_the_newest_model_while_its_average_is_saved(silos_d
     assert not torch.equal(averaged[name], newest[name])
 
 
+@pytest.mark.recipe
 def test_personal_states_of_last_two_and_best_rounds_are_kept(silos_dir, dev_set, tmp_path):
     config, fed = train_config("batch"), fed_config(norm="local", num_rounds=5)
     server = run(config, fed, silos_dir, dev_set, tmp_path / "exp")

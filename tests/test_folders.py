@@ -30,6 +30,7 @@ def sounds(tmp_path_factory):
     return folder
 
 
+@pytest.mark.recipe
 def test_no_speaker_and_no_noise_file_is_in_both_sets(sounds, tmp_path):
     sets = prepare([sounds / "speech"], [sounds / "noise"], tmp_path, generated=1, dev_speakers=5, dev_utterances=8)
     train, dev = ({getattr(m, what) for m in part.values()} for what in ("speaker",) for part in sets.values())

@@ -140,6 +140,7 @@ def run(monkeypatch, *arguments):
     return command.main()
 
 
+@pytest.mark.recipe
 def test_the_command_draws_any_rate_and_refuses_what_it_cannot(monkeypatch, tmp_path, capsys):
     save_model(made("mini"), tmp_path / "exp/best.pt")
     save_model(made("dccrn"), tmp_path / "plain/best.pt")

@@ -34,6 +34,7 @@ def corpus(tmp_path_factory):
     return folder
 
 
+@pytest.mark.recipe
 def test_the_recipes_defaults_fit(corpus, tmp_path):
     sets = voicebank_demand.prepare(corpus, tmp_path)
     assert {name: (len(data), len(data.spk2utt)) for name, data in sets.items()} == {
@@ -89,6 +90,7 @@ def test_speech_has_the_speakers_pitch_and_no_long_pauses(corpus):
     assert 80 < pitches["p232"] < 140 < 160 < pitches["p257"] < 260
 
 
+@pytest.mark.recipe
 def test_the_seed_determines_every_byte(tmp_path, monkeypatch):
     shrink(monkeypatch)
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -130,6 +132,7 @@ def test_a_failure_leaves_no_partial_files(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.recipe
 def test_every_voice_exists_and_differs_from_the_others():
     voices = {**mini.TRAIN, **mini.DEV, **mini.TEST, **mini.BACKGROUND}
     assert len(mini.TRAIN) + len(mini.DEV) + len(mini.TEST) == 20

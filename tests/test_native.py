@@ -176,6 +176,7 @@ def test_corrupt_weights_are_refused(core_build, core_weights, tmp_path):
         NativeModel(tmp_path / "text.sase", core_build / "_core.so")
 
 
+@pytest.mark.recipe
 def test_the_command_exports(root, tmp_path):
     command = [sys.executable, "-m", "sase.bin.main", "export", "--model", "tiny", "--to", "native", "-o"]
     done = subprocess.run([*command, tmp_path / "tiny.sase"], cwd=root, capture_output=True, text=True, check=True)

@@ -24,6 +24,7 @@ def denoise(program, weights, format, data):
     return subprocess.run(command, input=data, capture_output=True)
 
 
+@pytest.mark.recipe
 def test_the_program_equals_the_library(core_build, core_weights, tiny):
     for num_samples in (0, 1, 256, 10000):
         wav = signals(10000)[:num_samples]
@@ -66,6 +67,7 @@ def test_the_program_refuses_in_one_line(core_build, core_weights, tmp_path):
     assert denoise(program, core_weights["tiny"], "s24le", b"").returncode == 2
 
 
+@pytest.mark.recipe
 def test_weights_are_compiled_in(root, core_build, core_weights, tmp_path):
     export_native(load("tiny"), tmp_path / "tiny.c")
     make(root, tmp_path / "build", f"WEIGHTS={tmp_path / 'tiny.c'}", "CFLAGS=-O1", str(tmp_path / "build/sase-denoise"))
@@ -82,6 +84,7 @@ def test_checks_in_c(root, core_build, core_weights):
     assert "FAILED" not in report
 
 
+@pytest.mark.recipe
 def test_sanitizers_find_nothing(root, core_build, core_weights):
     """The same checks and the program, under the address and the undefined-behaviour sanitizer."""
     try:
@@ -132,6 +135,7 @@ def test_it_compiles_to_webassembly(root, tmp_path):
     assert all(name in module for name in (b"sase_size", b"sase_init", b"sase_process", b"memory"))
 
 
+@pytest.mark.recipe
 def test_the_extension_is_built_and_may_fail(root, tmp_path):
     """Without a compiler the build goes on without the core."""
     for compiler, expected in (("cc", 1), ("false", 0)):

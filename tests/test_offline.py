@@ -42,6 +42,7 @@ def trained():
     return model.eval()
 
 
+@pytest.mark.recipe
 @torch.no_grad()
 def test_blocks_cost_no_quality(trained):
     """Blocks of 10 s with cross-fades of 2 s are within 0.1 dB SI-SDR of one pass over 30 s."""

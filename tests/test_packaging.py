@@ -28,6 +28,7 @@ def built(root, tmp_path_factory):
     return next(out.glob("*.whl")), next(out.glob("*.tar.gz"))
 
 
+@pytest.mark.recipe
 def test_wheel_and_sdist_hold_the_whole_package(root, built):
     wheel, sdist = built
     with zipfile.ZipFile(wheel) as archive:

@@ -154,6 +154,7 @@ def test_page_and_summary_match_the_silos(sets, tmp_path):
     assert (tmp_path / "silos/partition.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.recipe
 def test_existing_partition_is_kept_and_another_replaces_it(sets, tmp_path):
     out = tmp_path / "silos"
     run(sets, out, "silo", num_silos=3)

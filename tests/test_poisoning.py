@@ -58,6 +58,7 @@ def test_attacks_change_what_they_say():
         assert all(value.dtype == np.float32 for value in attacked(name)[2].arrays.values())
 
 
+@pytest.mark.recipe
 def test_a_run_trains_every_attack_and_the_page_shows_them(plan):
     study, folders = plan
     assert grid(study, folders).rows == ("1 of 3, mean", "1 of 3, median", "honest, mean", "honest, median")

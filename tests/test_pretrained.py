@@ -62,6 +62,7 @@ def test_bad_weights_are_rejected_with_one_line(folder):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.recipe
 def test_a_release_has_the_best_weights_and_a_card_with_their_training(tmp_path):
     scores = {"mean": dict.fromkeys(_names(), 2.0), "std": dict.fromkeys(_names(), 0.5), "scored": 3}
     summary = {

@@ -11,6 +11,7 @@ from helpers.strangers import exposed
 from sase.private import make_private, private_files, public_files
 
 
+@pytest.mark.recipe
 @pytest.mark.parametrize("umask", [0, 0o022])
 def test_an_experiment_is_private_whatever_the_umask(umask, tmp_path, silos_dir, dev_set):
     exp = tmp_path / "new/exp"

@@ -36,6 +36,7 @@ def test_counting_leaves_the_module_alone():
     assert all(torch.equal(before[name], tensor) for name, tensor in lstm.state_dict().items())
 
 
+@pytest.mark.recipe
 def test_a_network_costs_the_sum_of_its_parts():
     config = {"preset": "dccrn", "channels": [2, 4], "recurrent": 8}
     model = build_model(config)
@@ -47,6 +48,7 @@ def test_a_network_costs_the_sum_of_its_parts():
     assert macs_per_s(model) == frames * (encoder + decoder + lstm + 8 * flat)
 
 
+@pytest.mark.recipe
 def test_profile_of_a_preset():
     costs = profile(build_model("mini"))
     assert json.loads(json.dumps(costs)) == costs
@@ -80,6 +82,7 @@ def test_counts_with_units(count, text):
     assert with_unit(count) == text
 
 
+@pytest.mark.recipe
 def test_benchmarks_run(tmp_path):
     threads = torch.get_num_threads()
     rows = stages.bench_enhance({"mini": build_model("mini")}, [0.1, 0.2], repeats=2)

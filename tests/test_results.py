@@ -87,6 +87,7 @@ def test_results_have_scores_figures_and_provenance(scored):
     assert str(scored.parent) not in text
 
 
+@pytest.mark.recipe
 def test_results_of_federated_training_list_rounds_and_silos(scored):
     for name in ("history", "timing"):
         (scored / f"{name}.jsonl").unlink()
@@ -111,6 +112,7 @@ def test_results_of_federated_training_list_rounds_and_silos(scored):
     assert "strategy: sase" in text
 
 
+@pytest.mark.recipe
 def test_finishing_again_changes_nothing_but_the_date(scored):
     finish()
     files = [path for path in sorted(scored.rglob("*")) if path.is_file()]
@@ -132,6 +134,7 @@ def test_results_are_written_to_the_given_folder(scored, tmp_path):
     assert not (scored / "RESULTS.md").exists()
 
 
+@pytest.mark.recipe
 def test_an_experiment_with_two_sets_has_a_section_for_each(scored):
     summary = finish()
     results.write_summary(scored / "enhanced_ss" / "scoring", {**summary, "set": "ss"})
@@ -140,6 +143,7 @@ def test_an_experiment_with_two_sets_has_a_section_for_each(scored):
     assert headings == ["## ss", "## tt"]
 
 
+@pytest.mark.recipe
 def test_a_test_set_without_its_bad_utterances_is_marked_wherever_its_means_are(scored, tmp_path):
     (scored / "images").mkdir()
     (scored / "images/.tt_spectrograms.4194400.partial.png").write_bytes(b"of a killed process")
@@ -157,6 +161,7 @@ def test_a_test_set_without_its_bad_utterances_is_marked_wherever_its_means_are(
     assert not list((scored / "images").glob(".*"))
 
 
+@pytest.mark.recipe
 def test_the_example_utterance_can_be_chosen(scored):
     finish(utt="b_1")
     first = (scored / "images/tt_spectrograms.png").read_bytes()
@@ -223,6 +228,7 @@ def test_the_example_is_chosen_by_si_sdr_where_pesq_is_undefined():
     assert figures.median_utt(unprocessed, enhanced) == "b_1"
 
 
+@pytest.mark.recipe
 def test_equal_input_draws_equal_files(tmp_path):
     wavs = np.random.default_rng(0).standard_normal((3, RATE // 2))
     unprocessed, enhanced = made_scores(UTTS), made_scores(UTTS, 0.5)

@@ -112,6 +112,7 @@ def test_a_second_signal_ends_training_without_waiting_for_the_step(make, monkey
         interrupted.run()
 
 
+@pytest.mark.recipe
 def test_a_finished_training_is_made_longer_and_that_can_be_interrupted(make, tmp_path, monkeypatch):
     make("whole").run()
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")

@@ -179,6 +179,7 @@ def test_means_skip_undefined_values_and_count_them():
     assert (only_b["scored"], only_b["failed"]) == (1, 1)
 
 
+@pytest.mark.recipe
 def test_several_processes_equal_one(folders):
     pairs = scoring.folder_pairs(*folders)[0]
     (folders[1] / "u1.flac").write_bytes(b"broken")
@@ -304,6 +305,7 @@ def test_groups_are_in_order():
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.recipe
 def test_command_prints_only_json(folders, tmp_path):
     done = score("--clean", folders[0], "--enhanced", folders[1], "--json", "--out", tmp_path / "s.csv")
     assert (done.returncode, done.stderr) == (0, "")
@@ -316,6 +318,7 @@ def test_command_prints_only_json(folders, tmp_path):
     assert np.mean([float(row["STOI"]) for row in rows]) == pytest.approx(printed["mean"]["STOI"], abs=1e-6)
 
 
+@pytest.mark.recipe
 def test_command_continues_after_bad_files_and_fails_for_missing_ones(folders, tmp_path):
     clean, enhanced = folders
     (enhanced / "u1.flac").write_bytes(b"broken")

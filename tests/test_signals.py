@@ -91,6 +91,7 @@ def waits(tmp_path, count):
     return path.exists() and len(path.read_text().splitlines()) == count
 
 
+@pytest.mark.recipe
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("stage", STAGES)

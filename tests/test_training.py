@@ -69,6 +69,7 @@ def test_learning_rate_rises_then_falls_along_a_cosine():
     assert rate(500) == pytest.approx(0.02)
 
 
+@pytest.mark.recipe
 def test_training_lowers_the_loss(dump):
     torch.manual_seed(0)
     config = load_train_config_text(CONFIG)

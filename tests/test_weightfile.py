@@ -106,6 +106,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.recipe
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space")
 def test_declared_tensors_take_no_memory(tmp_path, root):
     header = json.dumps({"a": {"dtype": "F32", "shape": [1 << 32], "data_offsets": [0, 1 << 34]}}).encode()
