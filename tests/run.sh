@@ -9,7 +9,7 @@
 #   tests/run.sh unit -k dump   further arguments go to pytest
 #
 # SASE_TEST_DATA names a folder with real noisy and clean speech; without it the tests that need it are skipped.
-# SASE_TEST_WORKERS sets the number of pytest processes (default: 2).
+# SASE_TEST_WORKERS sets the number of pytest processes (default: 2; for everything 3, since many tests wait).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [ -n "${SASE_TEST_DATA:-}" ]; then
@@ -17,6 +17,7 @@ if [ -n "${SASE_TEST_DATA:-}" ]; then
   export SASE_TEST_DATA
 fi
 "$root/tools/install.sh" --if-needed
+workers=2
 case "${1:-}" in
   unit) shift; selection="not recipe and not slow and not fuzz" ;;
   slow) shift; selection=slow ;;
@@ -29,7 +30,7 @@ case "${1:-}" in
     fi
     ;;
   lint) shift; selection= ;;
-  *) selection="not slow" ;;
+  *) selection="not slow" workers=3 ;;
 esac
 venv=$(cd "${SASE_VENV:-$root/tools/venv}" && pwd)
 export SASE_VENV=$venv PATH=$venv/bin:$PATH PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
@@ -39,5 +40,5 @@ ruff check .
 ruff format --check .
 mypy
 if [ -n "$selection" ]; then
-  python -m pytest --numprocesses "${SASE_TEST_WORKERS:-2}" --dist loadfile --no-loadscope-reorder -m "$selection" "$@"
+  python -m pytest --numprocesses "${SASE_TEST_WORKERS:-$workers}" --dist loadfile --no-loadscope-reorder -m "$selection" "$@"
 fi
