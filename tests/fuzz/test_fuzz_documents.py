@@ -20,7 +20,7 @@ from sase.studies.comparison import load_comparison
 from sase.studies.poisoning import load_poisoning
 from sase.training.config import TrainConfig, load_train_config
 
-SHARE = 0.2 / 6
+SHARE = 0.2 / 7
 TEXTS = (
     *("", " ", "nan", "-inf", "1e999", "-1", "0x10", "9" * 40, "..", "../x", "/etc/passwd", "a/b", "\x00", "\ufeff"),
     *("a\u0308", "\u2028", "\x1b[31m", '"', "\\", "%s", "{}", "\r", "[", "&a [*a]", "!!python", "x" * 5000),
