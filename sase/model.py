@@ -249,7 +249,7 @@ def model_config(mapping: Mapping[str, Any]) -> ModelConfig:
     preset = fields.pop("preset", None)
     if preset is None:
         return from_mapping(ModelConfig, fields, "model")
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}, must be one of {', '.join(PRESETS)}")
     return from_mapping(ModelConfig, {**to_mapping(PRESETS[preset]), **fields}, "model")
 

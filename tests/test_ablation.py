@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 
 import pytest
@@ -17,7 +18,7 @@ from sase.model import build_model
 from sase.processes import sase_command
 from sase.studies import ablation, page
 from sase.studies.ablation import Sets, check, hours_of, load_ablation, train_config
-from sase.studies.ablation_page import page_spec, summarise
+from sase.studies.ablation_page import page_spec, summarise, write_page
 from sase.studies.scores import MEASURES, score_set
 
 
@@ -114,6 +115,15 @@ def test_no_loss_of_the_recipe_is_scale_invariant(recipe):
         ({"rows": {"a": 3}}, "rows.a must be a section"),
         ({"rows": {"a": {"loss": 3}}}, "rows.a.loss must be a section"),
         ({"jobs": "two"}, "jobs must be int"),
+        ({"jobs": 0}, "jobs must be 1 or more"),
+        ({"seeds": [1, 1]}, "a seed occurs twice"),
+        ({"hours": -1}, "hours must be 0 or more"),
+        ({"macs_tolerance": ".nan"}, "macs_tolerance must be float"),
+        ({"rows": {"a": {"train": {"epochs": 0}}}}, "row a: .*epochs must be 1 or more"),
+        ({"rows": {"a": {"model": {"preset": []}}}}, r"row a: unknown preset \[\]"),
+        ({"rows": {"−": {}}}, "names no folder"),
+        ({"config": {"model": 3}}, "model must be a section"),
+        ({"config": {"loss": {"sdr": 1.0}}, "rows": {"all": {}}}, "row all: the section 'model:' is missing"),
         ({"rows": {"a": {"against": "b"}}}, "row a is compared with b, which is not a row"),
         ({"macs_as": "b"}, "same_macs_as is b, which is not a row"),
     ],
@@ -277,6 +287,23 @@ def test_a_row_is_trained_and_scored_and_results_of_another_config_are_rejected(
         ablation.results(written(tmp_path / "e.yaml", config=other["config"]), sets, tmp_path / "out")
     with pytest.raises(InputError, match=r"made with other settings .*sets.test is"):
         ablation.results(plan, Sets(sets.train, sets.dev, sets.dev), tmp_path / "out")
+
+
+def test_finished_runs_of_other_data_are_not_reused(plan, sets, tmp_path):
+    own = Sets(shutil.copytree(sets.train, tmp_path / "train"), sets.dev, sets.test)
+    ablation.require_same_data(plan, own, tmp_path / "out")
+    ablation.grid(plan, tmp_path / "out").write(ablation.UNPROCESSED, 0, {})
+    ablation.require_same_data(plan, own, tmp_path / "out")
+    for name in ("wav.scp", "spk1.scp", "utt2spk", "spk2utt"):
+        lines = (own.train / name).read_text().splitlines(keepends=True)
+        (own.train / name).write_text("".join(lines[1:]))
+    for refused in (
+        lambda: ablation.run_all(plan, own, tmp_path / "out"),
+        lambda: ablation.run_one(plan, own, tmp_path / "out", "all", 0),
+        lambda: write_page(plan, own, tmp_path / "out"),
+    ):
+        with pytest.raises(InputError, match=r"train: the training set has changed since this study started .*--out"):
+            refused()
 
 
 @pytest.mark.recipe

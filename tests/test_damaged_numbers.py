@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -9,11 +10,14 @@ import soundfile
 import torch
 
 from helpers.dumps import dumped
+from helpers.federation import fed_config, train_config
 from sase import pretrained
 from sase.data.dataset import PairSet
 from sase.enhancer import Enhancer
 from sase.errors import InputError
 from sase.evaluation.decoding import decode_shard
+from sase.federated.inproc import local_exchange, local_silos
+from sase.federated.server import Server
 from sase.model import build_model, load_model, save_model
 from sase.training.config import OptimiserConfig, TrainConfig, load_train_config
 from sase.training.distributed import Workers
@@ -29,6 +33,10 @@ DAMAGES = {
     "integer": (lambda w: (100 * w).to(torch.int32), "has type int32"),
     "shape": (lambda w: w[:1], "do not match the config"),
 }
+
+FEDERATION = fed_config(
+    scaffold=True, norm="local", fresh_optimizer=False, server="adam", average_decay=0.5, max_drop_db=0
+)
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +162,92 @@ def test_arks_of_another_rate_are_refused(dump, tmp_path):
     config = TrainConfig(build_model(model).config, train=OptimiserConfig(epochs=1))
     with pytest.raises(InputError, match="the network 8000 Hz"):
         Trainer(config, dump, dump, tmp_path / "exp", WORKERS)
+
+
+def first_weight(tensors):
+    return next(name for name, value in sorted(tensors.items()) if value.dim() > 1)
+
+
+def with_changed(tensors, change):
+    name = first_weight(tensors)
+    return {**tensors, name: change(tensors[name])}
+
+
+TENSOR_DAMAGES = {
+    "NaN": (lambda tensors: with_changed(tensors, lambda w: torch.full_like(w, math.nan)), "contains NaN"),
+    "shape": (lambda tensors: with_changed(tensors, lambda w: w[None]), "has shape|do not match"),
+    "complex": (lambda tensors: with_changed(tensors, lambda w: w.to(torch.complex64)), "real numbers"),
+    "no tensor": (lambda tensors: with_changed(tensors, lambda w: "text"), "not a tensor|a str instead of a tensor"),
+    "foreign": (lambda tensors: {**tensors, "extra": torch.zeros(2)}, "extra is unknown|do not match"),
+    "no mapping": (lambda tensors: [1, 2], "is a list|no weights|holds a list|instead of"),
+}
+
+
+def damaged(state, place, damage):
+    """Return a state in which the mapping of tensors at ``place`` is damaged."""
+    head, *rest = place
+    return {**state, head: damaged(state[head], rest, damage) if rest else TENSOR_DAMAGES[damage][0](state[head])}
+
+
+@pytest.fixture(scope="module")
+def federation(silos_dir, dev_set, tmp_path_factory):
+    """The folder of a federation with every kind of state, two of its three rounds done."""
+    folder = tmp_path_factory.mktemp("federation")
+    server = Server(train_config("batch"), FEDERATION, dev_set, folder)
+    exchange = local_exchange(local_silos(silos_dir, 3, folder))
+    for _ in range(2):
+        assert server.finish_round(*exchange(server.instruction()))
+    return folder
+
+
+@pytest.mark.parametrize("damage", TENSOR_DAMAGES)
+@pytest.mark.parametrize("place", [("model",), ("newest",), ("optimizer", "second"), ("controls", "1")], ids=str)
+def test_a_damaged_state_of_the_server_is_refused_by_name(federation, dev_set, tmp_path, place, damage):
+    shutil.copytree(federation, tmp_path / "exp")
+    path = tmp_path / "exp/server.pt"
+    torch.save(damaged(torch.load(path, weights_only=True), place, damage), path)
+    with pytest.raises(InputError, match=f"server.pt: .*({TENSOR_DAMAGES[damage][1]})") as error:
+        Server(train_config("batch"), FEDERATION, dev_set, tmp_path / "exp")
+    assert one_line(error)
+
+
+@pytest.mark.parametrize("part", ["control", "norms"])
+@pytest.mark.parametrize("damage", TENSOR_DAMAGES)
+def test_a_damaged_state_of_a_silo_is_that_silos_failure_in_one_line(
+    federation, silos_dir, dev_set, tmp_path, part, damage
+):
+    shutil.copytree(federation, tmp_path / "exp")
+    path = tmp_path / "exp/silos/silo1/state-2.pt"
+    torch.save(damaged(torch.load(path, weights_only=True), ("kept", part), damage), path)
+    server = Server(train_config("batch"), FEDERATION, dev_set, tmp_path / "exp")
+    (silo,) = [silo for silo in local_silos(silos_dir, 3, tmp_path / "exp") if silo.index == 1]
+    with pytest.raises(InputError, match=f"silo1.*damaged: .*({TENSOR_DAMAGES[damage][1]})") as error:
+        silo.run(server.instruction())
+    assert one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s["optimizer"]["state"][3].update(exp_avg=torch.zeros(7)), r"exp_avg has shape \(7,\)"),
+        (lambda s: s["optimizer"]["state"][3]["exp_avg_sq"].fill_(math.nan), "exp_avg_sq contains NaN"),
+        (lambda s: s["optimizer"]["state"].update({3: 5}), "does not fit the network"),
+        (lambda s: s["optimizer"]["param_groups"][0].update(weight_decay=math.nan), "weight_decay is not that of"),
+        (lambda s: s["optimizer"]["param_groups"][0]["params"].pop(), "does not fit the network"),
+        (lambda s: s["optimizer"].pop("state"), "state is missing"),
+        (lambda s: s.update(step="3"), "step is a str"),
+        (lambda s: s.pop("partial"), "partial is missing"),
+        (lambda s: s.update(history=[None]), "holds a NoneType"),
+        (lambda s: s["history"].reverse(), "entry 1 of the history"),
+        (lambda s: s.update(config=3), "config is a int"),
+    ],
+)
+def test_a_damaged_state_of_a_training_is_refused_by_name(dump, config, tmp_path, change, message):
+    Trainer(config, dump, dump, tmp_path / "exp", WORKERS).run()
+    path = tmp_path / "exp/checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    change(state)
+    torch.save(state, path)
+    with pytest.raises(InputError, match=message) as error:
+        Trainer(config, dump, dump, tmp_path / "exp", WORKERS)
+    assert one_line(error)

@@ -1,10 +1,13 @@
 """Data-parallel training: sharding of batches, equality with one process, failures and resuming."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
 import threading
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +15,8 @@ import torch
 from cluster import loss_curves
 
 from helpers.checkpoints import assert_equal
+from helpers.federation import wait_until
+from helpers.strangers import ports_open_to_the_network
 from sase.bin.main import main
 from sase.data.dataset import Batch
 from sase.errors import InputError
@@ -219,3 +224,34 @@ def test_errors_that_a_restart_cannot_fix_stop_all_processes(folder, undisturbed
     assert len(lines) == 1, done.stderr
     assert "the folder has another configuration (train.learning_rate is 0.5, was 0.02)" in lines.pop()
     assert os.path.exists(undisturbed.exp / "checkpoint.pt")
+
+
+def processes_in(exp):
+    """Return ``/proc/PID/cmdline`` of all processes that train in an experiment folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it ends meanwhile
+            if os.fsencode(exp) in path.read_bytes().split(b"\0"):
+                found.append(path)
+    return found
+
+
+@pytest.mark.recipe
+def test_ctrl_c_in_a_training_of_two_processes_saves_and_ends_all_of_them(folder):
+    options = ["--processes", 2, "--set", "train.epochs=1", "--set", "train.steps_per_epoch=100"]
+    options += ["--set", "train.checkpoint_s=0.2"]
+    whole, stopped = (loss_curves.Experiment(folder, f"{name} epoch") for name in ("whole", "stopped"))
+    whole.run(*options)
+    process, saved = stopped.start(*options), stopped.exp / "checkpoint.pt"
+    wait_until(saved.exists, process, "the first checkpoint", patience_s=300.0)
+    pids = {int(path.parent.name) for path in processes_in(stopped.exp)}
+    assert len(pids) == 3  # torchrun and two ranks
+    assert not ports_open_to_the_network(pids)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 128 + signal.SIGINT
+    wait_until(lambda: not processes_in(stopped.exp), what="all processes", patience_s=60.0)
+    (step,) = re.findall(r"interrupted at step (\d+), saved", (stopped.exp / "train.log").read_text())
+    assert 0 < torch.load(saved, weights_only=True)["step"] == int(step) < 100
+    stopped.run(*options)
+    assert stopped.resumed() == [int(step)]
+    assert_equal(*(torch.load(each.exp / "checkpoint.pt", weights_only=True) for each in (stopped, whole)))

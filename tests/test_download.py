@@ -49,16 +49,16 @@ class Server:
         self.content, self.requests = content, []
         self.break_after = []  # bytes of body after which the n-th answer breaks off
         self.ranges, self.announce, self.status, self.type = True, None, 200, "application/zip"
-        self.reason, self.drips_headers = None, False
+        self.reason, self.drips_after = None, None
         self.headers, self.endless, self.pause_s = [], False, 0.0
 
     def answer(self, handler):
         self.requests.append(dict(handler.headers))
-        if self.drips_headers:
-            handler.wfile.write(b"HTTP/1.0 200 OK\r\nX: ")
+        if begin := self.drips_after:
+            handler.wfile.write(begin)
             with contextlib.suppress(OSError):
-                while self.drips_headers:
-                    handler.wfile.write(b"y")
+                while self.drips_after:
+                    handler.wfile.write(b"0")
                     time.sleep(0.01)
             return None
         if self.status != 200:
@@ -251,13 +251,22 @@ def test_a_server_that_drips(tmp_path, monkeypatch):
     assert len(server.requests) == 1
 
 
-def test_a_server_that_drips_its_headers(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "begin",
+    [
+        b"HTTP/1.0 200 OK\r\nX: ",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x=",
+    ],
+    ids=["headers", "size of a chunk", "extension of a chunk"],
+)
+def test_a_server_that_drips_its_headers_or_the_size_of_a_chunk(tmp_path, monkeypatch, begin):
     server = Server()
-    server.drips_headers = True
+    server.drips_after = begin
     monkeypatch.setattr(watched, "HEADERS_S", 0.2)
     with serving(server) as address, pytest.raises(InputError, match="set.zip cannot be downloaded .*connection lost"):
         download_archives([archive_at(address)], tmp_path)
-    server.drips_headers = False
+    server.drips_after = None
     assert len(server.requests) == 2
 
 

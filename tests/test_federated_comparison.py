@@ -1,8 +1,10 @@
 """The comparison of federated strategies: settings, rows, page."""
 
 import json
+import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +26,12 @@ from sase.studies.comparison import (
     load_comparison,
     pool_silos,
     read_results,
+    require_same_data,
+    run_all,
     run_one,
 )
 from sase.studies.comparison_page import WORST, page_spec, summarise, worst, write_page
+from sase.studies.grid import Grid
 from sase.training.config import load_train_config
 
 
@@ -98,7 +103,14 @@ def test_the_federated_configs_of_the_recipes_load(root):
         ({"rowz": {}}, "unknown key rowz"),
         ({"rows": {}}, "needs 'config:'"),
         ({"rows": {"a": {"knid": "alone"}}}, "unknown key rows.a.knid; known here: federated, kind, model, train"),
-        ({"rows": {"a": {"kind": "lonely"}}}, "'lonely'; known are federated, alone, central"),
+        ({"rows": {"a": {"kind": "lonely"}}}, "rows.a.kind is 'lonely'; choose from federated, alone, central"),
+        ({"jobs": 0}, "jobs must be 1 or more"),
+        ({"seeds": []}, "seeds must have 1 or more values"),
+        ({"seeds": [-1]}, "seeds must be 0 or more"),
+        ({"test_utterances": -1}, "test_utterances must be 0 or more"),
+        ({"rows": {"a": {"train": {"clip_norm": -1}}}}, "row a: .*clip_norm must be above 0"),
+        ({"rows": {"a": {"federated": {"max_norm_ratio": 0}}}}, "row a: .*max_norm_ratio must be above 1"),
+        ({"config": {"model": ["mini"]}}, "row .*model must be a section"),
     ],
 )
 def test_bad_settings_are_rejected(tmp_path, change, message):
@@ -106,6 +118,25 @@ def test_bad_settings_are_rejected(tmp_path, change, message):
     path.write_text(yaml.safe_dump(settings(**change)))
     with pytest.raises(InputError, match=message):
         load_comparison(path)
+
+
+def test_finished_runs_of_other_data_or_settings_are_not_reused(plan, folders, tmp_path):
+    grid = Grid(folders.out, tuple(plan.rows), plan.seeds)
+    require_same_data(plan, folders)
+    shutil.copytree(folders.silos / "silo1/tr", tmp_path / "kept")
+    (folders.silos / "silo1/tr/spk1.scp").write_text((folders.silos / "silo0/tr/spk1.scp").read_text())
+    for table in ("wav.scp", "utt2spk", "spk2utt"):
+        shutil.copy(folders.silos / f"silo0/tr/{table}", folders.silos / f"silo1/tr/{table}")
+    require_same_data(plan, folders)  # nothing has finished yet
+    settings_of_row = {"kind": "federated", "test_utterances": 0}
+    grid.write("examples", 0, {"settings": settings_of_row})
+    with pytest.raises(InputError, match=r"examples/seed0: made with other settings"):
+        read_results(plan, folders)
+    shutil.rmtree(folders.silos / "silo1/tr")
+    shutil.move(tmp_path / "kept", folders.silos / "silo1/tr")
+    for refused in (run_all, partial(run_one, name="FedBN", seed=0), partial(write_page, before={})):
+        with pytest.raises(InputError, match=r"silo1/tr: the training set of silo 1 has changed since this study"):
+            refused(plan, folders)
 
 
 @pytest.mark.recipe

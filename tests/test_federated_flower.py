@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import httpx
 import numpy as np
 import pytest
+from fastapi import HTTPException
 from flwr.app import (
     Array,
     ArrayRecord,
@@ -21,14 +22,18 @@ from flwr.app import (
     MetricRecord,
     RecordDict,
 )
-from flwr.serverapp import Grid
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectUnavailableError
 from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid import http_grid
 
 from helpers.checkpoints import assert_same
 from helpers.federation import train_config
+from helpers.flower_grid import LocalGrid
 from sase.errors import InputError
 from sase.federated.config import FederatedConfig, checked
 from sase.federated.exchange import Instruction, Reply
+from sase.federated.flower import quota
 from sase.federated.flower.app import write_app
 from sase.federated.flower.client_app import app as client_app
 from sase.federated.flower.client_app import privacy_mod
@@ -41,53 +46,11 @@ from sase.federated.flower.messages import (
     unpack_reply,
     unpack_scores,
 )
+from sase.federated.flower.patches import bound_replies, bounded_pull
 from sase.federated.flower.server_app import FINISH, SiloGrid
 from sase.federated.flower.server_app import app as server_app
 from sase.federated.flower.silo_process import FINISHED_FILE
 from sase.federated.inproc import run as run_inproc
-
-
-class LocalGrid(Grid):
-    """A Flower grid whose nodes reply immediately, in this process."""
-
-    def __init__(self, answer, names):
-        self.answer, self.nodes = answer, {100 + k: name for k, name in enumerate(names)}
-        self.activated, self.sent, self.replies, self.silent = dict.fromkeys(self.nodes, "1"), [], {}, set()
-        TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
-
-    run = property(lambda self: None)
-
-    def set_run(self, run):
-        raise NotImplementedError
-
-    def create_message(self, *args, **kwargs):
-        raise NotImplementedError
-
-    def send_and_receive(self, messages, *, timeout=None):
-        raise NotImplementedError
-
-    def get_node_ids(self):
-        return list(self.nodes)
-
-    def get_nodes(self):
-        return [
-            SimpleNamespace(node_id=node, name=name, registered_at=f"{node}", last_activated_at=self.activated[node])
-            for node, name in self.nodes.items()
-        ]
-
-    def push_messages(self, messages):
-        for message in messages:
-            number = f"m{len(self.sent)}"
-            message.metadata.__dict__["_message_id"] = number
-            self.sent.append(message)
-            node = message.metadata.dst_node_id
-            if node not in self.silent:
-                reply = self.answer(message, node)
-                self.replies[number] = reply
-        return [f"m{len(self.sent) - len(messages) + k}" for k in range(len(messages))]
-
-    def pull_messages(self, message_ids):
-        return [self.replies.pop(number) for number in message_ids if number in self.replies]
 
 
 def context(settings, silo, run_id=1):
@@ -374,6 +337,83 @@ def test_a_reply_that_flower_cannot_read_costs_no_other_reply():
     grid.pull_messages = lambda message_ids: (_ for _ in ()).throw(httpx.ConnectError("gone"))
     with pytest.raises(httpx.ConnectError):  # the server's own connection: not the silo's fault
         exchange(grid, count=1)
+
+
+def chunk_bomb(times):
+    """Return an array's content and chunks; its bytes are those of one chunk of 1 MiB, many times."""
+    array = Array(dtype="float32", shape=(2,), stype="numpy.ndarray", data=bytes(1 << 20))
+    indices = json.dumps([0] * times).encode()
+    return array.deflate().replace(b'"arraychunk_ids": [0]', b'"arraychunk_ids": ' + indices), dict(array.slice_array())
+
+
+def test_a_reply_is_bounded_before_flower_joins_its_chunks():
+    grid = LocalGrid(reply_of(lambda node: node - 100), ["silo0", "silo1"])
+    pull = grid.pull_messages
+
+    def inflating(message_ids):
+        content, chunks = chunk_bomb(1_000_000 if "m0" in message_ids else 1)  # a terabyte
+        assert len(Array.inflate(content, children=chunks).data) == 1 << 20
+        return pull(message_ids)
+
+    grid.pull_messages = inflating
+    replies, failures = exchange(grid, count=2)
+    assert [reply.silo for reply in replies] == [1]
+    assert failures == ["silo 0: damaged reply (its arrays have more than 1048576 bytes)"]
+    content, chunks = chunk_bomb(3)
+    assert len(Array.inflate(content, children=chunks).data) == 3 << 20  # the bound ends with the exchange
+
+
+def test_a_reply_that_stays_incomplete_is_waited_for_until_the_round_ends():
+    def never(name):
+        raise ObjectUnavailableError(name)
+
+    began = time.monotonic()
+    with bounded_pull(1, 0.2), pytest.raises(ObjectPullError, match="timeout"):
+        http_grid.pull_objects(["a"], never, initial_backoff=0.05)
+    assert time.monotonic() - began < 5.0
+
+
+def test_what_a_silo_stores_with_its_reply_is_bounded(monkeypatch):
+    monkeypatch.setattr(quota, "MAX_BYTES", 1000)
+    monkeypatch.setattr(quota, "MAX_OBJECTS", 5)
+    accepted, sessions = [], iter(range(100))
+
+    def push_messages(request, state):
+        names = [tree.object_id for tree in request.message_object_trees[0].children]
+        return SimpleNamespace(session_id=f"s{next(sessions)}", objects_to_push=names)
+
+    def push_object(request, state):
+        accepted.append(len(request.object_content))
+        return "stored"
+
+    handlers = SimpleNamespace(push_messages=push_messages, push_object=push_object)
+    bound_replies(handlers)
+
+    def announce(node, message, objects=3):
+        tree = ObjectTree(object_id="root", children=[ObjectTree(object_id=str(k)) for k in range(objects)])
+        metadata = SimpleNamespace(reply_to_message_id=message)
+        messages, sender = [SimpleNamespace(metadata=metadata)], SimpleNamespace(node_id=node)
+        request = SimpleNamespace(messages_list=messages, message_object_trees=[tree], node=sender)
+        return handlers.push_messages(request=request, state=None).session_id
+
+    def push(node, session, size):
+        sender = SimpleNamespace(node_id=node)
+        request = SimpleNamespace(node=sender, session_id=session, object_content=bytes(size))
+        return handlers.push_object(request=request, state=None)
+
+    with pytest.raises(HTTPException, match="more than 5 objects"):
+        announce(1, "m1", objects=9)
+    first = announce(1, "m1")
+    assert push(1, first, 600) == "stored"
+    again = announce(1, "m1")  # the same reply once more: no new quota
+    for session, size in ((again, 600), (first, 1), ("", 1), ("unknown", 1)):
+        with pytest.raises(HTTPException) as refused:
+            push(1, session, size)
+        assert refused.value.status_code == 413
+    assert push(1, again, 400) == "stored"
+    assert push(2, announce(2, "m2"), 1000) == "stored"  # another silo
+    assert push(1, announce(1, "m3"), 1000) == "stored"  # the next round
+    assert accepted == [600, 400, 1000, 1000]
 
 
 def test_scores_are_numbers():

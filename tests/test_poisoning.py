@@ -9,7 +9,7 @@ from sase.config import to_mapping
 from sase.errors import InputError
 from sase.federated.exchange import Instruction, Reply
 from sase.federated.layout import Layout
-from sase.studies.poisoning import ATTACKS, HONEST, Folders, grid, load_poisoning, run_one
+from sase.studies.poisoning import ATTACKS, HONEST, Folders, grid, load_poisoning, run_all, run_one
 from sase.studies.poisoning_page import page
 
 LAYOUT = Layout(("w",), (("mean", "var"),), (), frozenset())
@@ -80,6 +80,31 @@ def test_a_run_trains_every_attack_and_the_page_shows_them(plan):
     row = next(line for line in lines if line.startswith("| `steps` 1e-3"))
     assert row.split(" | ")[1] == "refused"
     assert any(line.startswith("Honest silos, `median` minus `mean`") and line.count("0.") <= 2 for line in lines)
+
+
+def test_bad_plans_are_refused_and_finished_runs_of_other_settings_are_not_reused(plan, tmp_path):
+    study, folders = plan
+    content = yaml.safe_load((tmp_path / "plan.yaml").read_text())
+    for change, message in (
+        ({"more_seeds": ["krum"]}, "more_seeds: krum is not a row"),
+        ({"federations": {"a": {"silos": "s", "poisoned": -1}}}, "poisoned must be 0 or more"),
+        (
+            {"rows": {"mean": {"federated": {"aggregation": "none"}}}, "more_seeds": []},
+            "mean: .*aggregation is",
+        ),
+        ({"config": {**content["config"], "seed": -1}}, "seed must be 0 or more"),
+    ):
+        (tmp_path / "bad.yaml").write_text(yaml.safe_dump({**content, **change}))
+        with pytest.raises(InputError, match=message):
+            load_poisoning(tmp_path / "bad.yaml")
+    everyone = {"all": {"silos": folders.silos.name, "poisoned": 3}}
+    everyone["all"]["silos"] = study.federations["honest"].silos
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump({**content, "federations": everyone}))
+    with pytest.raises(InputError, match="all: 3 of 3 silos poisoned"):
+        run_one(load_poisoning(tmp_path / "bad.yaml"), folders, "all, mean", 0)
+    grid(study, folders).write("honest, median", 0, {"settings": {"poisoned": 1}})
+    with pytest.raises(InputError, match="honest_median/seed0: made with other settings"):
+        run_all(study, folders)
 
 
 def test_unknown_rows_are_named(plan):

@@ -1,6 +1,8 @@
 """Costs of networks against closed forms, and benchmarks that run."""
 
 import json
+import math
+import subprocess
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 from sase.bench import stages
 from sase.model import build_model
 from sase.nn.complex import ComplexConv2d, ComplexConvTranspose2d
+from sase.processes import child_environment, sase_command
 from sase.profiling import count_macs, count_parameters, macs_per_s, profile, with_unit
 from sase.training.config import load_train_config
 
@@ -99,7 +102,21 @@ def test_benchmarks_run(tmp_path):
     assert row["batch s"] == 0.4
     assert row["× real time, median"] > 0
     assert row["switches"] == "as configured"
+    assert row["bad steps"] == 0
+    assert math.isfinite(row["last loss"])
     assert "cores" in stages.machine()
+
+
+def test_several_configs_are_trained_by_one_command(tmp_path):
+    lines = "model: {preset: mini}\ndata: {batch_size: 2, segment_s: 0.2}\n"
+    for name, loss, precision in (("a", "si_snr", "float32"), ("b", "sdr", "bfloat16")):
+        (tmp_path / name).write_text(f"{lines}loss: {{{loss}: 1.0}}\ntrain: {{precision: {precision}}}\n")
+    command = sase_command("bench", "--json", "train", "--config", tmp_path / "a", tmp_path / "b", "--steps", 2)
+    done = subprocess.run(command, env=child_environment(1), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["loss"] for row in rows] == ["si_snr", "sdr"]
+    assert all(math.isfinite(row["last loss"]) and row["bad steps"] == 0 for row in rows)
 
 
 def test_synthetic_speech_can_be_scored():

@@ -17,6 +17,9 @@ from sase.errors import InputError
 from sase.federated.config import FederatedConfig, load_federated_config
 from sase.model import PRESETS, build_model
 from sase.nn.config import ModelConfig
+from sase.studies.ablation import Ablation
+from sase.studies.comparison import Comparison
+from sase.studies.poisoning import Federation, Poisoning
 from sase.training.config import OptimiserConfig, TrainConfig, load_train_config
 
 CONFIGS = (ModelConfig, DataConfig, OptimiserConfig, TrainConfig, FederatedConfig)
@@ -78,6 +81,14 @@ def test_every_number_and_every_choice_has_a_constraint():
                 assert constraints, f"{config.__name__}.{name}"
 
 
+def test_every_number_of_a_study_has_a_constraint():
+    for plan in (Ablation, Comparison, Poisoning, Federation):
+        for name, hint in typing.get_type_hints(plan, include_extras=True).items():
+            for plain, constraints in parts(hint):
+                if plain in (int, float):
+                    assert constraints, f"{plan.__name__}.{name}"
+
+
 def test_defaults_and_presets_are_within_their_ranges():
     for value in (*(config() for config in CONFIGS), *PRESETS.values()):
         assert from_mapping(type(value), to_mapping(value)) == value
@@ -103,6 +114,7 @@ def test_values_outside_are_one_line_with_the_key(config, name, hint, data):
 @pytest.mark.parametrize(
     ("line", "key"),
     [
+        ("model: {preset: []}", r"unknown preset \[\]"),
         ("train: {epochs: 0}", "train.epochs must be 1 or more, not 0"),
         ("train: {ema_decay: 2}", "train.ema_decay must be 0 or more and below 1"),
         ("train: {clip_norm: -1}", "train.clip_norm must be above 0"),

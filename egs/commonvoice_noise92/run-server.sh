@@ -11,6 +11,8 @@ hosts=
 certificates=certificates
 insecure=false
 connect_s=3600
+start_s=
+stall_s=
 fl_partition=deployed
 
 help_message="Usage: $0 [options]
@@ -20,6 +22,9 @@ help_message="Usage: $0 [options]
   --certificates DIR          of tools/make_certificates.sh; made if missing ($certificates)
   --insecure true|false       no TLS and no keys: for tests on one machine ($insecure)
   --connect_s N               how long the first round waits for silos, in seconds ($connect_s)
+  --start_s N                 give up if Flower has not started the training by then, in seconds (600)
+  --stall_s N                 give up if nothing has changed for so long, in seconds (10 minutes more than the longest
+                              of --connect_s and round_timeout_s of the federated training)
   --mini true|false           use the generated corpus ($mini)
   --train_config FILE         YAML file of the network and its training (conf/train_small.yaml)
   --fl_config FILE            YAML file of the federated training (conf/fl.yaml)
@@ -36,6 +41,8 @@ certificates=$(absolute "$certificates")
 settle_recipe "$@"
 [ -d "$dump/cv" ] || fail "$PWD/$dump/cv not found, the development set; ./run.sh --stop-stage 2 makes it"
 engine_options=(--engine-option port="$port" --engine-option connect_s="$connect_s")
+if [ -n "$start_s" ]; then engine_options+=(--engine-option start_s="$start_s"); fi
+if [ -n "$stall_s" ]; then engine_options+=(--engine-option stall_s="$stall_s"); fi
 if $insecure; then
   engine_options+=(--engine-option insecure=true --engine-option host=127.0.0.1)
 else

@@ -7,6 +7,7 @@ which other programs on the machine hardly affect.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import statistics
 import tempfile
@@ -27,8 +28,8 @@ from sase.losses.objectives import build_loss
 from sase.machine import cpu_name
 from sase.model import build_model
 from sase.profiling import macs_per_s, with_unit
-from sase.training.loop import GradientGuard, TrainingStep, train_epoch
-from sase.training.performance import compile_network, keep_freed_memory, training_precision
+from sase.training.loop import EpochStats, GradientGuard, TrainingStep, train_epoch
+from sase.training.performance import autocast, compile_network, keep_freed_memory, training_precision
 
 if TYPE_CHECKING:
     from sase.model import SASE
@@ -100,7 +101,7 @@ def bench_train(
 
     Returns:
         A row each: median and best speed relative to real time, in seconds of sound per second; median CPU time of a
-        step, all threads together.
+        step, all threads together; steps with gradients that are not finite, and the loss of the last step.
     """
     with tempfile.TemporaryDirectory() as folder:
         rate, dump_dir = configs[0].model.sample_rate, Path(folder) / "dump"
@@ -131,11 +132,17 @@ def _bench_train(
         compile_network(model.network)
     optimizer = torch.optim.AdamW(model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay)
     guard = GradientGuard(train.clip_norm, train.max_bad_steps)
-    training_step, times = TrainingStep(model, build_loss(config.loss), optimizer, guard), list[tuple[float, float]]()
+    training_step = TrainingStep(
+        model, build_loss(config.loss), optimizer, guard, autocast=lambda: autocast(precision, pairs.device)
+    )
+    times, stats = list[tuple[float, float]](), list[EpochStats]()
+
+    def train_one(number: int) -> None:
+        stats.append(train_epoch(training_step, (mixtures.batch(step) for step in [number])))
+
     with training_precision(precision, pairs.device):
         for step in range(steps + 2):
-            batches = (mixtures.batch(step) for _ in range(1))
-            times.append(_time(train_epoch, training_step, batches))
+            times.append(_time(train_one, step))
     seconds, processor = zip(*times)
     batch_s = config.data.batch_size * config.data.segment_s
     return {
@@ -148,6 +155,8 @@ def _bench_train(
         "× real time, median": batch_s / statistics.median(seconds[2:]),
         "× real time, best": batch_s / min(seconds[2:]),
         "CPU s per step": statistics.median(processor[2:]),
+        "bad steps": sum(each.bad_steps for each in stats),
+        "last loss": stats[-1].means().get("loss", math.nan),
     }
 
 

@@ -15,9 +15,11 @@ def main() -> None:
     native = subjects.add_parser("native", help="time of a hop in the C core, in relation to torch, one thread")
     native.add_argument("--model", nargs="+", default=["tiny", "small"], help="shipped weights or files (tiny small)")
     native.add_argument("--onnx", nargs="+", default=[], metavar="FILE", help="also in relation to ONNX Runtime")
-    train = subjects.add_parser("train", help="× real time of training, all cores")
-    train.add_argument("--config", default="egs/voicebank_demand/conf/train_small.yaml", help="(%(default)s)")
-    train.add_argument("--preset", nargs="+", help="networks instead of the config's")
+    train = subjects.add_parser("train", help="× real time of training, all cores or one GPU")
+    standard = "egs/voicebank_demand/conf/train_small.yaml"
+    train.add_argument("--config", nargs="+", default=[standard], help=f"of one sample rate ({standard})")
+    train.add_argument("--preset", nargs="+", help="networks instead of that of the first config")
+    train.add_argument("--ngpu", type=int, default=0, choices=(0, 1), help="train on a GPU")
     train.add_argument("--switches", action="store_true", help="also without kept memory, bfloat16 and compilation")
     train.add_argument("--steps", type=int, default=10, help="(%(default)s)")
     dump = subjects.add_parser("dump", help="× real time of stage 2, one core")
@@ -51,10 +53,11 @@ def main() -> None:
         ),
         "native": lambda: bench_native({name: load(name) for name in args.model}, args.onnx),
         "train": lambda: stages.bench_train(
-            [load_train_config(args.config, [f"model={{preset: {name}}}"]) for name in args.preset or ()]
-            or [load_train_config(args.config)],
+            [load_train_config(args.config[0], [f"model={{preset: {name}}}"]) for name in args.preset or ()]
+            or [load_train_config(path) for path in args.config],
             args.switches,
             args.steps,
+            "cuda" if args.ngpu else "cpu",
         ),
         "dump": lambda: stages.bench_dump(args.pairs),
         "score": lambda: stages.bench_score(args.utterances, args.nj),

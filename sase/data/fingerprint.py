@@ -56,7 +56,12 @@ def fingerprint_of_content(pairs: PairSet, whole: bool = True) -> str:
 
 
 def require_unchanged(
-    path: str | Path, sets: Mapping[str, PairSet], resumes: bool, advice: str, owner: str = ""
+    path: str | Path,
+    sets: Mapping[str, PairSet],
+    resumes: bool,
+    advice: str,
+    owner: str = "",
+    what: str = "training",
 ) -> None:
     """Compare the data of a training with its record, and write the record where there is none yet.
 
@@ -66,6 +71,7 @@ def require_unchanged(
         resumes: whether anything has been trained yet; otherwise the record is replaced.
         advice: what to do if a set has changed, for the message.
         owner: of the record, such as an experiment; the record of another one is replaced.
+        what: whose data it is, for messages.
 
     Raises:
         InputError: a set is not the one in the record.
@@ -74,15 +80,15 @@ def require_unchanged(
     old = jsonfile.read(path) if resumes and path.exists() else {}
     old = old if old.get("owner", "") == owner else {}
     if resumes and not old:
-        log.info("%s: recorded from now on: the data was not recorded when this training started", path)
+        log.info("%s: recorded from now on: the data was not recorded when this %s started", path, what)
     new: dict[str, Any] = {name: _describe(pairs, old.get(name, {})) for name, pairs in sets.items()}
     for name, pairs in sets.items():
         before, now = old.get(name), new[name]
         if before and before["content"] != now["content"]:
             counts = [f"{record['utterances']} utterances of {record['samples']} samples" for record in (now, before)]
-            what = "the same number, but other audio" if counts[0] == counts[1] else f"were {counts[1]}"
+            change = "the same number, but other audio" if counts[0] == counts[1] else f"were {counts[1]}"
             raise InputError(
-                f"{pairs.path}: the {name} has changed since this training started ({counts[0]}, {what}); {advice}"
+                f"{pairs.path}: the {name} has changed since this {what} started ({counts[0]}, {change}); {advice}"
             )
     if new | {"owner": owner} != old:
         jsonfile.write(path, {"owner": owner, **new}, indent=1)

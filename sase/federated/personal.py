@@ -10,9 +10,12 @@ import numpy as np
 import torch
 
 from sase.atomic import remove_leftovers
+from sase.config import naming
+from sase.errors import InputError
 from sase.federated.exchange import Instruction
+from sase.federated.layout import Layout
 from sase.model import read_checkpoint
-from sase.training.checkpoint import save_checkpoint
+from sase.training.checkpoint import check_fields, check_tensors, save_checkpoint
 
 _ARRAYS = ("norms", "control")  # the parts of a state that are dicts of numpy arrays
 
@@ -34,11 +37,22 @@ class PersonalState:
         """Return the newest state of a round before the instruction's; empty if there is none.
 
         States of other experiments in the same folder are ignored.
+
+        Raises:
+            InputError: it is not readable, or damaged.
         """
         rounds = [number for number in self._rounds() if number < instruction.round]
         if not rounds:
             return {}
-        state = read_checkpoint(self._path(max(rounds)))
+        path = self._path(max(rounds))
+        state = read_checkpoint(path)
+        with naming(path):
+            check_fields(state, {"experiment": str, "round": int, "kept": dict})
+            for name in _ARRAYS:
+                check_fields(state["kept"].get(name, {}), {})
+                for tensor in state["kept"].get(name, {}).values():
+                    if not isinstance(tensor, torch.Tensor):
+                        raise InputError(f"damaged: {name} holds a {type(tensor).__name__} instead of a tensor")
         if state["experiment"] != instruction.config["experiment"]:
             return {}
         return {name: _to_numpy(value) if name in _ARRAYS else value for name, value in state["kept"].items()}
@@ -67,6 +81,21 @@ class PersonalState:
     def _rounds(self) -> list[int]:
         numbers = (path.stem.removeprefix("state-") for path in self.folder.glob("state-*.pt"))
         return [int(number) for number in numbers if number.isdecimal()]
+
+
+def check_state(state: Mapping[str, Any], layout: Layout, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise InputError for a state, as :meth:`PersonalState.read` returns it, that is not one of this network.
+
+    Args:
+        state: the state.
+        layout: of the network.
+        arrays: of the network: name to array.
+    """
+    expected = {"norms": [name for name in layout.names if name in layout.norms], "control": layout.weights}
+    for part, names in expected.items():
+        if part in state:
+            shapes = {name: arrays[name].shape for name in names}
+            check_tensors(_to_tensors(state[part]), shapes, f"the silo's own {part}")
 
 
 def _to_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:

@@ -6,13 +6,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sase.atomic import remove_leftovers, write_text
 from sase.config import from_mapping, read_yaml, to_mapping, to_yaml
 from sase.errors import InputError
 from sase.federated.config import LATER, LENGTH, OPERATIONAL, FederatedConfig
+from sase.federated.development import SI_SNR
+from sase.federated.layout import Layout
 from sase.jsonfile import append_jsonl, write_jsonl
 from sase.training import config as training_config
-from sase.training.checkpoint import first_difference, with_number
+from sase.training.checkpoint import check_fields, check_tensors, first_difference, with_number
 from sase.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -66,6 +70,35 @@ def write_configs(exp_dir: str | Path, train_config: TrainConfig, fed_config: Fe
     remove_leftovers(folder)
     write_text(folder / "config.yaml", to_yaml(train_config))
     write_text(folder / "fl.yaml", to_yaml(fed_config))
+
+
+def check_server_state(
+    state: Mapping[str, Any], arrays: Mapping[str, np.ndarray], layout: Layout, num_silos: int
+) -> None:
+    """Raise InputError for a server's state that is damaged or that of another network.
+
+    Args:
+        state: content of ``server.pt``.
+        arrays: of the network: name to array.
+        layout: of the network.
+        num_silos: number of silos.
+    """
+    check_fields(state, {"controls": dict, "best_round": int, "refusals": dict})
+    check_fields(state["optimizer"], {"first": dict, "second": dict})
+    shapes = {name: value.shape for name, value in arrays.items()}
+    weights = {name: shapes[name] for name in layout.weights}
+    if state.get("newest"):  # missing in states of an earlier version
+        check_tensors(state["newest"], shapes, "the newest model")
+    for moment in ("first", "second"):
+        check_tensors(state["optimizer"][moment], weights, f"the {moment} moment", all_names=False)
+    for silo, control in state["controls"].items():
+        if silo not in map(str, range(num_silos)):
+            raise InputError(f"damaged: a control variate of silo {silo}, which does not exist")
+        check_tensors(control, weights, f"the control variate of silo {silo}")
+    for record in state["history"]:
+        check_fields(record, {"silos": dict, SI_SNR: (int, float)})
+        for values in record["silos"].values():
+            check_fields(values, {"examples": (int, float), "update_norm": (int, float)})
 
 
 def write_rounds(exp_dir: str | Path, history: Iterable[Mapping[str, Any]]) -> None:

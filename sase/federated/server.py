@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sase.config import to_mapping
+from sase.config import naming, to_mapping
 from sase.data.dataset import PairSet
 from sase.data.fingerprint import RECORD, require_unchanged
 from sase.errors import InputError, one_line
@@ -30,6 +30,7 @@ from sase.federated.payload import num_bytes
 from sase.federated.records import (
     add_timing,
     check_configs,
+    check_server_state,
     resume_key,
     without_later_defaults,
     write_configs,
@@ -37,7 +38,7 @@ from sase.federated.records import (
 )
 from sase.federated.rollback import leave_out
 from sase.model import load_model, save_model
-from sase.training.checkpoint import load_checkpoint, save_checkpoint
+from sase.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from sase.training.config import TrainConfig
 from sase.training.initial import initial_model
 from sase.training.validation import is_best
@@ -329,9 +330,11 @@ class Server:
 
     def _resume(self) -> None:
         state = load_checkpoint(self.state_path, self._resume_key, resume_key, LENGTH)
+        with naming(self.state_path):
+            check_server_state(state, to_arrays(self.model, self.layout.names), self.layout, self.config.num_silos)
+            load_weights(self.model, state["model"])
         # With more rounds, it is still the experiment that the silos know; missing in states of an earlier version.
         self._experiment = state.get("experiment", _experiment_id(resume_key(state["config"])))
-        self.model.load_state_dict(state["model"])
         self._initial_db = state.get("initial_db", -math.inf)  # missing, as "newest", in states of an earlier version
         averaged = newest = to_arrays(self.model, self.layout.names)
         if stored := state.get("newest"):

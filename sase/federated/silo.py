@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sase.config import from_mapping
+from sase.config import from_mapping, naming
 from sase.data.dataset import Mixtures, PairSet
 from sase.data.fingerprint import RECORD, require_unchanged
 from sase.errors import InputError
@@ -24,11 +24,12 @@ from sase.federated.drift import DriftGuard, control_variate
 from sase.federated.exchange import CONTROL, Instruction, Reply
 from sase.federated.layout import layout_of, load_arrays, to_arrays
 from sase.federated.payload import encode, num_bytes
-from sase.federated.personal import PersonalState
+from sase.federated.personal import PersonalState, check_state
 from sase.federated.reported import steps_per_round
 from sase.losses.objectives import build_loss
 from sase.model import build_model
 from sase.training.batch_sharding import batch_backward
+from sase.training.checkpoint import load_optimizer
 from sase.training.config import TrainConfig, build_optimizer
 from sase.training.distributed import Workers
 from sase.training.loop import EpochStats, GradientGuard, TrainingStep, learning_rate, train_epoch
@@ -125,6 +126,9 @@ class Silo:
     ) -> nn.Module:
         model = build_model(train.model).to(self.device)
         load_arrays(model, instruction.model)
+        layout = layout_of(model)
+        with naming(self.personal.folder):
+            check_state(restored, layout, to_arrays(model, layout.names))
         if fed.norm == "local" and "norms" in restored:
             load_arrays(model, restored["norms"])
         return model
@@ -188,7 +192,8 @@ class _LocalTraining:
         self.guard = GradientGuard(options.clip_norm, options.max_bad_steps)
         self.optimizer = build_optimizer(options, model.parameters(), self.device)
         if not fed.fresh_optimizer and "optimizer" in restored:
-            self.optimizer.load_state_dict(restored["optimizer"])
+            with naming("the silo's own state"):
+                load_optimizer(self.optimizer, restored["optimizer"])
 
     def control_variate(self) -> dict[str, np.ndarray]:
         """Return SCAFFOLD's control variate at the current model; empty without SCAFFOLD."""

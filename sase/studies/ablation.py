@@ -6,31 +6,28 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from torch import nn
 
 from sase import jsonfile
 from sase.atomic import write_text
 from sase.bench.stages import bench_enhance
-from sase.config import from_mapping, to_mapping, to_yaml
+from sase.config import Range, naming, to_mapping, to_yaml
 from sase.data.datadir import read_data_dir
 from sase.data.dataset import PairSet
 from sase.errors import InputError
 from sase.evaluation.scores import labels_of
-from sase.model import build_model, model_config
+from sase.model import build_model
 from sase.processes import folder_lock, sase_command
 from sase.profiling import count_parameters, macs_per_s
-from sase.studies.grid import Grid, Result, Results, load_plan
+from sase.studies.grid import Grid, Jobs, Result, Results, Seeds, load_plan, merged
 from sase.studies.scores import Identity, Scores, score_set
-from sase.training import config as training_config
-from sase.training.checkpoint import first_difference
-from sase.training.config import TrainConfig, load_train_config
+from sase.training.config import TrainConfig, build_train_config, load_train_config
 from sase.training.distributed import init_workers
 from sase.training.trainer import Trainer
 
 UNPROCESSED = "unprocessed"
-_SECTIONS = ("model", "data", "train")
 _OLD_KEYS, _OLD_ROW_KEYS = {"macs_as": "same_macs_as"}, {"any_macs": "other_macs"}  # accepted until version 1.0
 
 
@@ -73,11 +70,11 @@ class Ablation:
     path: str
     rows: dict[str, Row]
     config: dict[str, object]
-    seeds: tuple[int, ...] = (0, 1, 2)
-    jobs: int = 2
+    seeds: Seeds = (0, 1, 2)
+    jobs: Jobs = 2
     same_macs_as: str | None = None
-    macs_tolerance: float = 0.05
-    hours: float = 0.0
+    macs_tolerance: Annotated[float, Range(0)] = 0.05
+    hours: Annotated[float, Range(0)] = 0.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,8 @@ def load_ablation(path: str | Path) -> Ablation:
     """Return the :class:`Ablation` of a YAML file.
 
     Raises:
-        InputError: as :func:`sase.studies.grid.load_plan`, or a reference to an unknown row.
+        InputError: as :func:`sase.studies.grid.load_plan`, a reference to an unknown row, or a row with an invalid
+            config.
     """
     ablation = load_plan(Ablation, path, _OLD_KEYS, _OLD_ROW_KEYS)
     for name, row in ablation.rows.items():
@@ -106,6 +104,10 @@ def load_ablation(path: str | Path) -> Ablation:
             raise InputError(f"{path}: row {name} is compared with {row.against}, which is not a row")
     if ablation.same_macs_as is not None and ablation.same_macs_as not in ablation.rows:
         raise InputError(f"{path}: same_macs_as is {ablation.same_macs_as}, which is not a row")
+    for name in ablation.rows:
+        train_config(ablation, name, 0)
+    with naming(path):
+        grid(ablation, "")
     return ablation
 
 
@@ -120,16 +122,11 @@ def train_config(ablation: Ablation, row: str, seed: int) -> TrainConfig:
     Raises:
         InputError: an unknown key, preset or objective.
     """
-    change, config = ablation.rows[row], dict[str, Any](ablation.config)
-    for name in _SECTIONS:
-        config[name] = {**config.get(name, {}), **getattr(change, name)}
-    if change.loss is not None:
-        config["loss"] = dict(change.loss)
+    change = ablation.rows[row]
+    loss = {} if change.loss is None else {"loss": change.loss}
     try:
-        model = to_mapping(model_config(config["model"]))
-        train = from_mapping(TrainConfig, {**config, "model": model, "seed": seed})
-        training_config.check(train)
-        return train
+        config = merged(ablation.config, model=change.model, data=change.data, train=change.train)
+        return build_train_config({**config, **loss, "seed": seed})
     except InputError as error:
         raise InputError(f"{ablation.path}: row {row}: {error}") from None
 
@@ -186,11 +183,12 @@ def run_all(
         ngpu: 1 to train on a GPU.
 
     Raises:
-        InputError: a row with a different cost, results of another config, or runs that failed.
+        InputError: a row with a different cost, results of another config or of other data, or runs that failed.
     """
     plan = grid(ablation, out)
     rows = plan.selected(only)
     with folder_lock(plan.out):
+        require_same_data(ablation, sets, out)
         check(ablation, {row: train_config(ablation, row, 0) for row in rows})
         results(ablation, sets, out)
         unprocessed(ablation, sets, out)
@@ -215,6 +213,7 @@ def run_one(ablation: Ablation, sets: Sets, out: str | Path, row: str, seed: int
     (row,) = plan.selected([row])
     folder = plan.folder(row, seed)
     with folder_lock(folder):
+        require_same_data(ablation, sets, out)
         write_text(folder / "train.yaml", to_yaml(train_config(ablation, row, seed)))  # can be used with 'sase train'
         config = load_train_config(folder / "train.yaml")
         trainer = Trainer(config, sets.train, sets.dev, folder, workers)
@@ -240,6 +239,13 @@ def run_one(ablation: Ablation, sets: Sets, out: str | Path, row: str, seed: int
         return result
 
 
+def require_same_data(ablation: Ablation, sets: Sets, out: str | Path) -> None:
+    """Raise InputError if one of the sets has changed since the first run finished."""
+    rate = _sample_rate(ablation)
+    named = {"training set": sets.train, "development set": sets.dev, "test set": sets.test}
+    grid(ablation, out).require_same_data({name: PairSet(path, rate) for name, path in named.items()})
+
+
 def results(ablation: Ablation, sets: Sets, out: str | Path) -> Results:
     """Return the results of all finished runs, scores with NaN where a measure is undefined.
 
@@ -249,11 +255,9 @@ def results(ablation: Ablation, sets: Sets, out: str | Path) -> Results:
     plan, found = grid(ablation, out), grid(ablation, out).results()
     for row, seeds in found.items():
         for seed, result in seeds.items():
-            folder = plan.folder(row, seed)
             config = to_mapping(train_config(ablation, row, seed))
             old = {"config": result["config"], "sets": result["sets"]}
-            if difference := first_difference(old, {"config": config, "sets": _names(sets)}):
-                raise InputError(f"{folder}: made with other settings ({difference}); delete it, or use another --out")
+            plan.require_same_settings(row, seed, old, {"config": config, "sets": _names(sets)})
             result["scores"] = jsonfile.null_to_nan(result["scores"])
     return found
 
@@ -276,8 +280,7 @@ def labels(sets: Sets) -> dict[str, dict[str, Any]]:
 
 
 def _sample_rate(ablation: Ablation) -> int:
-    model: Any = ablation.config["model"]
-    return model_config(model).sample_rate
+    return train_config(ablation, next(iter(ablation.rows)), 0).model.sample_rate
 
 
 def _scores(model: nn.Module, pairs: PairSet) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from sase.bench.stages import machine
 from sase.profiling import with_unit
 from sase.studies import page
-from sase.studies.ablation import UNPROCESSED, Ablation, Sets, labels, results, unprocessed
+from sase.studies.ablation import UNPROCESSED, Ablation, Sets, labels, require_same_data, results, unprocessed
 from sase.studies.grid import Results
 from sase.studies.scores import MEASURES, Scores, mean
 
@@ -27,7 +27,11 @@ def write_page(ablation: Ablation, sets: Sets, out: str | Path, log: Callable[[s
         sets: a :class:`sase.studies.ablation.Sets`.
         out: the study's folder.
         log: called with the path of the page.
+
+    Raises:
+        InputError: results of another config or of other data.
     """
+    require_same_data(ablation, sets, out)
     done = {row: seeds for row, seeds in results(ablation, sets, out).items() if seeds}
     summary = summarise(ablation, done, unprocessed(ablation, sets, out), labels(sets))
     page.write(Path(out), page_spec(ablation, summary), summary, [f"Measured on {summary['machine']}."])

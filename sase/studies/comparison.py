@@ -11,7 +11,7 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import yaml
@@ -19,19 +19,22 @@ from torch import nn
 
 from sase import jsonfile, pretrained
 from sase.atomic import write_text
+from sase.config import OneOf, Range, from_mapping, naming, to_mapping
 from sase.data.datadir import Tables, read_data_dir, write_data_dir
 from sase.data.dataset import PairSet
 from sase.errors import InputError
 from sase.federated.config import FederatedConfig, load_federated_config
 from sase.federated.inproc import count_silos, local_exchange, local_silos
+from sase.federated.records import resume_key
 from sase.federated.server import Server, run_rounds
 from sase.federated.silo import Silo
 from sase.jsonfile import read_jsonl
-from sase.model import load_model, model_config
+from sase.model import load_model
+from sase.nn.config import ModelConfig
 from sase.processes import folder_lock, sase_command
-from sase.studies.grid import Grid, Result, Results, load_plan
+from sase.studies.grid import Grid, Jobs, Result, Results, Seeds, load_plan, merged
 from sase.studies.scores import Identity, Scores, means, score_set
-from sase.training.config import TrainConfig, load_train_config
+from sase.training.config import TrainConfig, build_train_config, load_train_config
 from sase.training.validation import PairSubset
 
 KINDS = ("federated", "alone", "central")
@@ -42,7 +45,7 @@ MEASURES = ("SI_SDR", "PESQ_WB", "STOI")
 class Row:
     """One row: its kind of training, and keys that override those of the configs' sections."""
 
-    kind: str = "federated"
+    kind: Annotated[str, OneOf(KINDS)] = "federated"
     federated: dict[str, object] = field(default_factory=dict)
     model: dict[str, object] = field(default_factory=dict)
     train: dict[str, object] = field(default_factory=dict)
@@ -65,10 +68,10 @@ class Comparison:
 
     path: str
     rows: dict[str, Row]
-    seeds: tuple[int, ...] = (0, 1, 2)
-    jobs: int = 2
-    test_utterances: int = 0
-    min_gap_db: float = 0.5
+    seeds: Seeds = (0, 1, 2)
+    jobs: Jobs = 2
+    test_utterances: Annotated[int, Range(0)] = 0
+    min_gap_db: Annotated[float, Range(-1000, 1000)] = 0.5
     config: dict[str, object] = field(default_factory=dict)
     federated: dict[str, object] = field(default_factory=dict)
 
@@ -91,12 +94,14 @@ def load_comparison(path: str | Path) -> Comparison:
     """Return the :class:`Comparison` of a YAML file.
 
     Raises:
-        InputError: as :func:`sase.studies.grid.load_plan`, or an unknown kind.
+        InputError: as :func:`sase.studies.grid.load_plan`, or a row with an invalid config.
     """
     comparison = load_plan(Comparison, path)
-    for name, row in comparison.rows.items():
-        if row.kind not in KINDS:
-            raise InputError(f"{path}: row {name}: unknown kind {row.kind!r}; known are {', '.join(KINDS)}")
+    for name in comparison.rows:
+        with naming(f"{path}: row {name}"):
+            _settings(comparison, name)
+    with naming(path):
+        Grid(Path(), tuple(comparison.rows), comparison.seeds)
     return comparison
 
 
@@ -111,11 +116,14 @@ def run_all(comparison: Comparison, folders: Folders, only: Collection[str] | No
         only: names of rows; all if None.
 
     Raises:
-        InputError: runs that failed, with the reason; silos that are too similar.
+        InputError: runs that failed, with the reason; data that has changed since the first run finished; silos that
+            are too similar.
     """
     rows = _grid(comparison, folders).selected(only)
     bounds = [name for name in rows if comparison.rows[name].kind != "federated"]
     with folder_lock(folders.out):
+        require_same_data(comparison, folders)
+        read_results(comparison, folders)
         pool_silos(folders)
         _run(comparison, folders, [(row, seed) for seed in comparison.seeds for row in bounds])
         gap_db = gap(comparison, folders)
@@ -138,8 +146,9 @@ def run_one(comparison: Comparison, folders: Folders, name: str, seed: int) -> R
     """
     started, folder, row = time.monotonic(), folders.of(name, seed), comparison.rows[name]
     with folder_lock(folder):
+        require_same_data(comparison, folders)
         train, fed = _write_configs(comparison, row, folder, seed, count_silos(folders.silos))
-        result: Result = {"row": name, "seed": seed, "kind": row.kind}
+        result: Result = {"row": name, "seed": seed, "kind": row.kind, "settings": _settings(comparison, name)}
         if row.kind == "federated":
             silos = local_silos(folders.silos, fed.num_silos, folder)
             server = _train(train, fed, folders, folder, silos)
@@ -161,9 +170,25 @@ def run_one(comparison: Comparison, folders: Folders, name: str, seed: int) -> R
         return result
 
 
+def require_same_data(comparison: Comparison, folders: Folders) -> None:
+    """Raise InputError if one of the sets has changed since the first run finished."""
+    places = {"development set": folders.dev_set, "test set": folders.test_set}
+    for index, place in enumerate(_silo_folders(folders)):
+        named = {"training": place / "tr", "test": place / "tt"}
+        places |= {f"{what} set of silo {index}": path for what, path in named.items() if path.is_dir()}
+    rate = _model(comparison).sample_rate
+    sets = {name: PairSet(path, rate) for name, path in places.items()}
+    _grid(comparison, folders).require_same_data(sets, _before_training_path(folders))
+
+
 def read_results(comparison: Comparison, folders: Folders) -> Results:
-    """Return the results of all finished runs, NaN where a measure is undefined."""
-    return jsonfile.null_to_nan(_grid(comparison, folders).results())
+    """Return the results of all finished runs, NaN where a measure is undefined.
+
+    Raises:
+        InputError: a result of another config than the file's.
+    """
+    settings = {name: _settings(comparison, name) for name in comparison.rows}
+    return jsonfile.null_to_nan(_grid(comparison, folders).results(settings))
 
 
 def gap(comparison: Comparison, folders: Folders) -> float | None:
@@ -181,13 +206,12 @@ def before_training(comparison: Comparison, folders: Folders) -> dict[str, dict[
 
     They are stored in ``before_training.json``.
     """
-    config: dict[str, Any] = comparison.config
-    model, init = model_config(config["model"]), config.get("init")
-    path = folders.out / "before_training.json"
+    init: Any = comparison.config.get("init")
+    path = _before_training_path(folders)
     wanted = {"test_set": str(folders.test_set), "utterances": comparison.test_utterances, "init": init}
     if path.exists() and (stored := jsonfile.read(path))["of"] == wanted:
         return jsonfile.null_to_nan(stored["means"])
-    pairs = PairSet(folders.test_set, model.sample_rate)
+    pairs = PairSet(folders.test_set, _model(comparison).sample_rate)
     chosen = PairSubset(pairs, utts=_test_utts(comparison, pairs))
     networks: dict[str, nn.Module] = {"unprocessed": Identity()}
     if init:
@@ -223,6 +247,15 @@ def count_test_utterances(comparison: Comparison, folders: Folders) -> int:
     return len(_evenly_spaced(read_data_dir(folders.test_set).utts, comparison.test_utterances))
 
 
+def _model(comparison: Comparison) -> ModelConfig:
+    """Return the config of the first row's network."""
+    return build_train_config(_train_mapping(comparison, next(iter(comparison.rows.values())))).model
+
+
+def _before_training_path(folders: Folders) -> Path:
+    return folders.out / "before_training.json"
+
+
 def _grid(comparison: Comparison, folders: Folders) -> Grid:
     return Grid(folders.out, tuple(comparison.rows), comparison.seeds)
 
@@ -241,15 +274,23 @@ def _write_configs(
     comparison: Comparison, row: Row, folder: Path, seed: int, num_silos: int
 ) -> tuple[TrainConfig, FederatedConfig]:
     """Write the row's two configs, which ``sase federate`` accepts as well, and return them."""
-    config: dict[str, Any] = {
-        name: dict(value) if isinstance(value, dict) else value for name, value in comparison.config.items()
-    }
-    config["model"] = {**config.get("model", {}), **row.model}
-    config["train"] = {**config.get("train", {}), **row.train}
     paths = folder / "train.yaml", folder / "federated.yaml"
-    for path, mapping in zip(paths, (config, {**comparison.federated, **row.federated})):
+    for path, mapping in zip(paths, (_train_mapping(comparison, row), {**comparison.federated, **row.federated})):
         write_text(path, yaml.safe_dump(mapping, sort_keys=False))
     return load_train_config(paths[0], seed=seed), load_federated_config(paths[1], [f"num_silos={num_silos}"])
+
+
+def _settings(comparison: Comparison, name: str) -> dict[str, Any]:
+    """Return what decides about the results of a row, but for the seed; raise InputError if a config is invalid."""
+    row = comparison.rows[name]
+    train = build_train_config(_train_mapping(comparison, row))
+    federated = from_mapping(FederatedConfig, {**comparison.federated, **row.federated})
+    configs = resume_key({"train": to_mapping(train), "federated": to_mapping(federated)})
+    return {**configs, "kind": row.kind, "test_utterances": comparison.test_utterances}
+
+
+def _train_mapping(comparison: Comparison, row: Row) -> dict[str, Any]:
+    return merged(comparison.config, model=row.model, train=row.train)
 
 
 def _train(train: TrainConfig, fed: FederatedConfig, folders: Folders, exp: Path, silos: Sequence[Silo]) -> Server:

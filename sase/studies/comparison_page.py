@@ -20,6 +20,7 @@ from sase.studies.comparison import (
     count_test_utterances,
     labels,
     read_results,
+    require_same_data,
 )
 from sase.studies.evidence import difference_of_means, worst_group_difference
 from sase.studies.figures import draw_rounds, draw_weights
@@ -51,7 +52,11 @@ def write_page(
         folders: a :class:`sase.studies.comparison.Folders`.
         before: title to mean scores before training, from :func:`sase.studies.comparison.before_training`.
         log: called with the path of the page.
+
+    Raises:
+        InputError: results of other data.
     """
+    require_same_data(comparison, folders)
     results = {row: seeds for row, seeds in read_results(comparison, folders).items() if seeds}
     count = count_test_utterances(comparison, folders)
     summary = summarise(comparison, results, labels(comparison, folders), count)

@@ -10,19 +10,24 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from sase import jsonfile
 from sase.atomic import write_text
-from sase.config import from_mapping, read_yaml
+from sase.config import Range, from_mapping, read_yaml
+from sase.data.dataset import PairSet
+from sase.data.fingerprint import RECORD, require_unchanged
 from sase.errors import InputError
 from sase.processes import child_environment, last_line, start
+from sase.training.checkpoint import first_difference
 
 RESULT = "result.json"
 _POLL_S = 0.5
 
 Result = dict[str, Any]
 Results = dict[str, dict[int, Result]]  # row to seed to result
+Seeds = Annotated[tuple[Annotated[int, Range(0, 2**63 - 1)], ...], Range(1)]
+Jobs = Annotated[int, Range(1, 1024)]
 Plan = TypeVar("Plan")
 
 log = logging.getLogger(__name__)
@@ -58,6 +63,23 @@ def load_plan(
         raise InputError(f"{path}: {error}") from None
 
 
+def merged(config: Mapping[str, Any], **changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration with keys of its sections overridden, which may be missing in it.
+
+    Raises:
+        InputError: what should be a section is not one.
+    """
+    result = {name: dict(value) if isinstance(value, dict) else value for name, value in config.items()}
+    for name, change in changes.items():
+        if not change and name not in result:
+            continue
+        section = result.setdefault(name, {})
+        if not isinstance(section, dict):
+            raise InputError(f"config: {name} must be a section of 'key: value' lines, not {section!r}")
+        section.update(change)
+    return result
+
+
 def _renamed(mapping: Any, names: Mapping[str, str]) -> Any:
     if not isinstance(mapping, dict):
         return mapping
@@ -69,7 +91,8 @@ class Grid:
     """A study's folder, the names of its rows, and the seeds of each row.
 
     Raises:
-        InputError: two rows whose folders would have the same name.
+        InputError: two rows whose folders would have the same name, a row whose folder would have none, or a seed that
+            occurs twice.
     """
 
     out: Path
@@ -78,7 +101,11 @@ class Grid:
 
     def __post_init__(self) -> None:
         folders: dict[Path, str] = {}
+        if len(set(self.seeds)) < len(self.seeds):
+            raise InputError("a seed occurs twice; every row needs different seeds")
         for row in self.rows:
+            if not folder_name(row):
+                raise InputError(f"row '{row}' names no folder; its name needs a letter or a digit")
             if (other := folders.setdefault(self.folder(row, 0), row)) != row:
                 raise InputError(f"rows '{other}' and '{row}' would share a folder; rename one of them")
 
@@ -86,15 +113,47 @@ class Grid:
         """Return the folder of one row and seed."""
         return self.out / folder_name(row) / f"seed{seed}"
 
+    def require_same_data(self, sets: Mapping[str, PairSet], *others: Path) -> None:
+        """Compare the data with that of the finished runs, or record it where there are none yet.
+
+        Args:
+            sets: what each set is for, such as ``training set``, and the set.
+            others: further files with results.
+
+        Raises:
+            InputError: a set has changed since.
+        """
+        finished = any(self.out.glob(f"*/seed*/{RESULT}")) or any(path.exists() for path in others)
+        advice = f"its finished runs in {self.out} cannot be compared with new ones; use another --out"
+        require_unchanged(self.out / RECORD, sets, finished, advice, what="study")
+
     def result(self, row: str, seed: int) -> Result | None:
         """Return the result of one row and seed; None if it is not finished."""
         path = self.folder(row, seed) / RESULT
         return jsonfile.read(path) if path.exists() else None
 
-    def results(self) -> Results:
-        """Return the results of all finished runs."""
-        found = {row: {seed: self.result(row, seed) for seed in self.seeds} for row in self.rows}
-        return {row: {seed: result for seed, result in seeds.items() if result} for row, seeds in found.items()}
+    def results(self, settings: Mapping[str, Mapping[str, Any]] | None = None) -> Results:
+        """Return the results of all finished runs.
+
+        Args:
+            settings: row to its present settings, which those in a result must equal; results of earlier versions hold
+                none.
+
+        Raises:
+            InputError: a result of other settings.
+        """
+        read = {row: {seed: self.result(row, seed) for seed in self.seeds} for row in self.rows}
+        found = {row: {seed: result for seed, result in seeds.items() if result} for row, seeds in read.items()}
+        for row, new in (settings or {}).items():
+            for seed, result in found[row].items():
+                self.require_same_settings(row, seed, result.get("settings", new), new)
+        return found
+
+    def require_same_settings(self, row: str, seed: int, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+        """Raise InputError, with what differs, if a finished run was made with other settings than the present ones."""
+        if difference := first_difference(old, new):
+            folder = self.folder(row, seed)
+            raise InputError(f"{folder}: made with other settings ({difference}); delete it, or use another --out")
 
     def write(self, row: str, seed: int, result: Result) -> None:
         """Write the result of one row and seed, which marks the run as finished."""

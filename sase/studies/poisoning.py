@@ -11,21 +11,24 @@ import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import yaml
 
 from sase.atomic import write_text
+from sase.config import Range, from_mapping, naming, to_mapping
+from sase.data.dataset import PairSet
 from sase.errors import InputError
-from sase.federated.config import load_federated_config
+from sase.federated.config import FederatedConfig, load_federated_config
 from sase.federated.exchange import Exchange, Instruction, Reply
 from sase.federated.inproc import count_silos, local_exchange, local_silos
 from sase.federated.layout import Layout
+from sase.federated.records import resume_key
 from sase.federated.server import Server, run_rounds
 from sase.processes import folder_lock, sase_command
-from sase.studies.grid import Grid, Result, Results, load_plan
-from sase.training.config import load_train_config
+from sase.studies.grid import Grid, Jobs, Result, Results, Seeds, load_plan
+from sase.training.config import build_train_config, load_train_config
 
 HONEST = "none"
 _SCALE = 9.0  # within the bound of update norms
@@ -49,7 +52,7 @@ class Federation:
     """
 
     silos: str
-    poisoned: int
+    poisoned: Annotated[int, Range(0)]
     federated: dict[str, object] = field(default_factory=dict)
 
 
@@ -71,9 +74,9 @@ class Poisoning:
     path: str
     rows: dict[str, Row]
     federations: dict[str, Federation]
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: Seeds = (0, 1, 2)
     more_seeds: tuple[str, ...] = ()
-    jobs: int = 1
+    jobs: Jobs = 1
     config: dict[str, object] = field(default_factory=dict)
     federated: dict[str, object] = field(default_factory=dict)
 
@@ -160,8 +163,20 @@ def attacks(federation: Federation) -> tuple[str, ...]:
 
 
 def load_poisoning(path: str | Path) -> Poisoning:
-    """Return the :class:`Poisoning` of a YAML file; raises as :func:`sase.studies.grid.load_plan`."""
-    return load_plan(Poisoning, path)
+    """Return the :class:`Poisoning` of a YAML file.
+
+    Raises:
+        InputError: as :func:`sase.studies.grid.load_plan`, an unknown row in ``more_seeds``, or an invalid config.
+    """
+    plan = load_plan(Poisoning, path)
+    if unknown := sorted(set(plan.more_seeds) - set(plan.rows)):
+        raise InputError(f"{path}: more_seeds: {unknown[0]} is not a row")
+    for key in _keys(plan):
+        with naming(f"{path}: {_title(*key)}"):
+            _settings(plan, *key)
+    with naming(path):
+        Grid(Path(), tuple(_title(*key) for key in _keys(plan)), plan.seeds)
+    return plan
 
 
 def run_all(plan: Poisoning, folders: Folders, only: Collection[str] | None = None) -> None:
@@ -172,7 +187,7 @@ def run_all(plan: Poisoning, folders: Folders, only: Collection[str] | None = No
         only: names of grid rows (see :func:`grid`); all if None.
 
     Raises:
-        InputError: runs that failed, with the reason.
+        InputError: runs that failed, with the reason; data that has changed since the first run finished.
     """
     places = ["--silos", folders.silos, "--dev-set", folders.dev_set, "--out", folders.out]
 
@@ -183,6 +198,8 @@ def run_all(plan: Poisoning, folders: Folders, only: Collection[str] | None = No
     more = {_title(federation, row) for federation, row in _keys(plan) if row in plan.more_seeds}
     tasks = [(row, seed) for seed in plan.seeds for row in rows if seed == plan.seeds[0] or row in more]
     with folder_lock(folders.out):
+        require_same_data(plan, folders)
+        results(plan, folders)
         grid(plan, folders).run(tasks, command, plan.jobs)
 
 
@@ -191,13 +208,18 @@ def run_one(plan: Poisoning, folders: Folders, name: str, seed: int) -> Result:
     runs = grid(plan, folders)
     federation, row = next(key for key in _keys(plan) if _title(*key) == name)
     folder, of = runs.folder(name, seed), plan.federations[federation]
-    mapping = {**plan.federated, **of.federated, **plan.rows[row].federated}
+    require_same_data(plan, folders)
+    mapping = _federated_mapping(plan, federation, row)
     for path, content in (("train.yaml", plan.config), ("federated.yaml", mapping)):
         write_text(folder / path, yaml.safe_dump(content, sort_keys=False))
     train = load_train_config(folder / "train.yaml", seed=seed)
     silos_dir = folders.silos / of.silos
     fed = load_federated_config(folder / "federated.yaml", [f"num_silos={count_silos(silos_dir)}"])
     honest = _remembering(local_exchange(local_silos(silos_dir, fed.num_silos, folder)))
+    if of.poisoned >= fed.num_silos:
+        raise InputError(
+            f"{plan.path}: {federation}: {of.poisoned} of {fed.num_silos} silos poisoned; one must be honest"
+        )
     poisoned = range(fed.num_silos - of.poisoned, fed.num_silos)
     found = {}
     for attack in attacks(of) if seed == plan.seeds[0] else (HONEST,):
@@ -205,9 +227,18 @@ def run_one(plan: Poisoning, folders: Folders, name: str, seed: int) -> Result:
         shutil.rmtree(exp, ignore_errors=True)
         server = Server(train, fed, folders.dev_set, exp)
         found[attack] = _outcome(server, _attacked(honest, ATTACKS[attack], poisoned, server.layout, seed))
-    result: Result = {"row": name, "seed": seed, "attacks": found}
+    result: Result = {"row": name, "seed": seed, "settings": _settings(plan, federation, row), "attacks": found}
     runs.write(name, seed, result)
     return result
+
+
+def require_same_data(plan: Poisoning, folders: Folders) -> None:
+    """Raise InputError if one of the sets has changed since the first run finished."""
+    sets, rate = {"development set": folders.dev_set}, build_train_config(plan.config).model.sample_rate
+    for silos in sorted({federation.silos for federation in plan.federations.values()}):
+        for index in range(count_silos(folders.silos / silos)):
+            sets[f"training set of silo {index} of {silos}"] = folders.silos / silos / f"silo{index}" / "tr"
+    grid(plan, folders).require_same_data({name: PairSet(path, rate) for name, path in sets.items()})
 
 
 def grid(plan: Poisoning, folders: Folders) -> Grid:
@@ -215,10 +246,27 @@ def grid(plan: Poisoning, folders: Folders) -> Grid:
     return Grid(folders.out, tuple(_title(*key) for key in _keys(plan)), plan.seeds)
 
 
+def results(plan: Poisoning, folders: Folders) -> Results:
+    """Return the results of all finished runs; raise InputError for one of another config than the file's."""
+    return grid(plan, folders).results({_title(*key): _settings(plan, *key) for key in _keys(plan)})
+
+
 def results_of(plan: Poisoning, folders: Folders, federation: str) -> Results:
-    """Return row to seed to result of one federation, for what is finished."""
-    found = grid(plan, folders).results()
+    """Return row to seed to result of one federation, for what is finished; raise as :func:`results`."""
+    found = results(plan, folders)
     return {row: found[_title(federation, row)] for row in plan.rows}
+
+
+def _federated_mapping(plan: Poisoning, federation: str, row: str) -> dict[str, object]:
+    return {**plan.federated, **plan.federations[federation].federated, **plan.rows[row].federated}
+
+
+def _settings(plan: Poisoning, federation: str, row: str) -> dict[str, Any]:
+    """Return what decides about the results of a row, but for the seed; raise InputError if a config is invalid."""
+    train = build_train_config(plan.config)
+    federated = from_mapping(FederatedConfig, _federated_mapping(plan, federation, row))
+    configs = resume_key({"train": to_mapping(train), "federated": to_mapping(federated)})
+    return {**configs, "poisoned": plan.federations[federation].poisoned, "silos": plan.federations[federation].silos}
 
 
 def _keys(plan: Poisoning) -> list[tuple[str, str]]:

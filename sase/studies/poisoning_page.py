@@ -7,11 +7,12 @@ import numpy as np
 from sase.atomic import write_text
 from sase.markdown import table
 from sase.studies.grid import Results
-from sase.studies.poisoning import HONEST, Folders, Poisoning, attacks, results_of
+from sase.studies.poisoning import HONEST, Folders, Poisoning, attacks, require_same_data, results_of
 
 
 def write_page(plan: Poisoning, folders: Folders) -> None:
-    """Write ``RESULTS.md`` of the finished runs."""
+    """Write ``RESULTS.md`` of the finished runs; raise InputError for results of another config or of other data."""
+    require_same_data(plan, folders)
     write_text(folders.out / "RESULTS.md", "\n".join(page(plan, folders)) + "\n")
 
 

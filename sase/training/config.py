@@ -100,12 +100,17 @@ def load_train_config(path: str | Path, overrides: Iterable[str] = (), seed: int
     mapping = apply_overrides(read_yaml(path), overrides)
     if seed is not None:
         mapping["seed"] = seed
-    model = mapping.pop("model", None)
-    if not isinstance(model, dict):
-        raise InputError(f"{path}: the section 'model:' is missing; add e.g. 'model: {{preset: small}}'")
     with naming(path):
-        config = from_mapping(TrainConfig, {**mapping, "model": to_mapping(model_config(model))})
-        check(config)
+        return build_train_config(mapping)
+
+
+def build_train_config(mapping: Mapping[str, Any]) -> TrainConfig:
+    """Return the configuration in a mapping such as :func:`load_train_config` reads; raises as it does."""
+    model = mapping.get("model")
+    if not isinstance(model, dict):
+        raise InputError("the section 'model:' is missing; add e.g. 'model: {preset: small}'")
+    config = from_mapping(TrainConfig, {**mapping, "model": to_mapping(model_config(model))})
+    check(config)
     return config
 
 

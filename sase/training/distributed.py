@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Other ranks wait while rank 0 validates, which may exceed PyTorch's 10 minutes. A killed rank is noticed at once.
 _TIMEOUT = timedelta(hours=4)
+_STORE_VARIABLE = "SASE_STORE"  # names the folder of the store of processes on one machine
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,30 @@ class Workers:
             self.store.set(f"left/{self.rank}", "")
 
 
+def local_environment(folder: str) -> dict[str, str]:
+    """Return environment variables for processes on one machine: nothing of them can be reached over the network.
+
+    PyTorch's stores listen on every interface, ask nobody for a password, and torchrun unpickles what it finds in them,
+    so whoever reaches them can run code. Processes on one machine share files in a private folder instead.
+
+    Args:
+        folder: of mode 0700.
+    """
+    return {_STORE_VARIABLE: folder, "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+
+
+def _new_store(rank: int, world_size: int) -> Store:
+    """Return the store of the process group, which is new for each restart by torchrun."""
+    if folder := os.environ.get(_STORE_VARIABLE):
+        from torch._C._distributed_c10d import FileStore
+
+        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = FileStore(os.path.join(folder, f"store{restart}"), world_size)
+        store.set_timeout(_TIMEOUT)
+        return store
+    return next(rendezvous("env://", rank, world_size, timeout=_TIMEOUT))[0]
+
+
 def init_workers(use_gpu: bool) -> Workers:
     """Initialise the process group from torchrun's environment variables; without them, there is one process.
 
@@ -99,7 +124,7 @@ def init_workers(use_gpu: bool) -> Workers:
         kill_with_parent()
     store = None
     if world_size > 1:
-        store = next(rendezvous("env://", rank, world_size, timeout=_TIMEOUT))[0]  # new for each restart by torchrun
+        store = _new_store(rank, world_size)
         warnings.filterwarnings("ignore", "Grad strides do not match")  # of weights with a dimension of size one
         backend = "nccl" if use_gpu else "gloo"
         dist.init_process_group(backend, timeout=_TIMEOUT, store=store, rank=rank, world_size=world_size)

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import torch
 from sase.endpoints import free_port, is_endpoint, publish_endpoint, resolve_endpoint
 from sase.errors import InputError
 from sase.processes import child_environment
+from sase.training.distributed import local_environment
 
 MAX_RESTARTS = 3
 _JOIN_TIMEOUT_S = 3600  # machines wait this long for each other: a scheduler may not start them together
@@ -73,18 +75,22 @@ def launch(
     from torch.distributed.run import parse_args, run
 
     options = [f"--nnodes={num_nodes}", f"--nproc-per-node={processes}", f"--max-restarts={MAX_RESTARTS}"]
+    folder = tempfile.TemporaryDirectory(prefix="sase_")  # of mode 0700
+    options += ["--rdzv-backend=c10d", "--rdzv-id=sase"]
     if num_nodes == 1:
-        options += ["--standalone"]
+        options += [f"--rdzv-endpoint={folder.name}/rendezvous", "--rdzv-conf=store_type=file"]
+        os.environ.update(local_environment(folder.name))
     else:
         endpoint = _rendezvous_endpoint(node_rank, rendezvous)
         conf = f"join_timeout={_JOIN_TIMEOUT_S},is_host={int(node_rank == 0)}"
-        options += ["--rdzv-backend=c10d", "--rdzv-id=sase", f"--rdzv-endpoint={endpoint}", f"--rdzv-conf={conf}"]
+        options += [f"--rdzv-endpoint={endpoint}", f"--rdzv-conf={conf}"]
     options += [f"--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,{_ABORT.name}"]
     os.environ.update(child_environment(threads))
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]:
         logging.getLogger(name).setLevel(logging.ERROR)  # each logger has its own level
     try:
-        run(parse_args([*options, "-m", "sase.bin.train", *sys.argv[1:]]))
+        with folder:
+            run(parse_args([*options, "-m", "sase.bin.train", *sys.argv[1:]]))
     except ChildFailedError as error:
         rank, code = min((failure.timestamp, rank, failure.exitcode) for rank, failure in error.failures.items())[1:]
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"

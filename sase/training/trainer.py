@@ -21,10 +21,18 @@ from sase.data.fingerprint import RECORD, require_unchanged
 from sase.errors import InputError
 from sase.jsonfile import append_jsonl, write_jsonl
 from sase.losses.objectives import build_loss
-from sase.model import SASE, check_weights, save_model
+from sase.model import SASE, save_model
 from sase.progress import progress_bar
 from sase.training.batch_sharding import batch_backward
-from sase.training.checkpoint import first_difference, load_checkpoint, save_checkpoint, with_number
+from sase.training.checkpoint import (
+    check_fields,
+    first_difference,
+    load_checkpoint,
+    load_optimizer,
+    load_weights,
+    save_checkpoint,
+    with_number,
+)
 from sase.training.config import LENGTH, TrainConfig, build_optimizer, resume_key
 from sase.training.distributed import Workers
 from sase.training.initial import initial_model
@@ -228,13 +236,12 @@ class Trainer:
 
     def _resume(self, state: dict[str, Any]) -> None:
         with naming(self.checkpoint_path):
-            check_weights(state["model"], self.model.state_dict())
+            check_fields(state, {"step": int, "bad_in_a_row": int, "partial": dict})
+            check_fields(state["partial"], {"steps": int, "bad_steps": int, "sums": dict})
+            load_weights(self.model, state["model"])
+            load_optimizer(self.optimizer, state["optimizer"])
             if self.averaged is not None:
-                check_weights(state["averaged"], self.averaged.state_dict())
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.averaged is not None:
-            self.averaged.load_state_dict(state["averaged"])
+                load_weights(self.averaged, state.get("averaged"))
         self.step, self.history = state["step"], state["history"]
         self.partial, self.guard.consecutive = EpochStats(**state["partial"]), state["bad_in_a_row"]
         if self.workers.is_main:

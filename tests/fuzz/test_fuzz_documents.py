@@ -15,9 +15,12 @@ from sase import jsonfile, pretrained
 from sase.config import read_yaml, to_mapping
 from sase.federated.config import FederatedConfig, load_federated_config
 from sase.model import PRESETS, build_model, save_model
+from sase.studies.ablation import load_ablation
+from sase.studies.comparison import load_comparison
+from sase.studies.poisoning import load_poisoning
 from sase.training.config import TrainConfig, load_train_config
 
-SHARE = 0.2 / 6
+SHARE = 0.2 / 7
 TEXTS = (
     *("", " ", "nan", "-inf", "1e999", "-1", "0x10", "9" * 40, "..", "../x", "/etc/passwd", "a/b", "\x00", "\ufeff"),
     *("a\u0308", "\u2028", "\x1b[31m", '"', "\\", "%s", "{}", "\r", "[", "&a [*a]", "!!python", "x" * 5000),
@@ -91,6 +94,21 @@ def test_configurations(tmp_path, record_property, name):
         outcome(load, path)
 
     hammer(check, damaged(document), SHARE, record_property)
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("name", ["ablation", "compare_strategies", "poisoned_silos"])
+def test_plans_of_studies(tmp_path, record_property, root, name):
+    load = {"ablation": load_ablation, "compare_strategies": load_comparison, "poisoned_silos": load_poisoning}[name]
+    (example,) = root.glob(f"egs/*/conf/{name}.yaml")
+    document, path = read_yaml(example), tmp_path / "c.yaml"
+    document["rows"] = dict(list(document["rows"].items())[:3])
+
+    def check(value):
+        path.write_bytes(as_yaml(value))
+        outcome(load, path)
+
+    hammer(check, damaged(document), SHARE / 3, record_property)
 
 
 @pytest.mark.fuzz

@@ -31,6 +31,18 @@ def listening_ports(pids):
     return dict(inodes[inode] for inode in _socket_inodes(pids) if inode in inodes)
 
 
+def ports_open_to_the_network(pids):
+    """Return the TCP ports on which these processes listen, not on the loopback interface alone."""
+    loopback, found = ("0100007F", "0" * 24 + "01000000"), {}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            fields = line.split()
+            address, port = fields[1].split(":")
+            if fields[3] == "0A" and address not in loopback:
+                found[fields[9]] = int(port, 16)
+    return [found[inode] for inode in _socket_inodes(pids) if inode in found]
+
+
 def _address(text):
     """Return the address by which to connect to one that /proc/net/tcp lists, as little-endian words."""
     words = bytes.fromhex(text)

@@ -254,11 +254,10 @@ def _append(
         _RejectedError: it is longer than the archive can be, or arrives too slowly to be worth waiting for.
     """
     limit = total if total is not None else archive.num_bytes or MAX_BYTES
-    size, watched, since = offset, offset, time.monotonic()
+    size, seen, since = offset, offset, time.monotonic()
     with open(partial, "ab") as sink, progress_bar(f"{archive.name}.zip", total, "B", _log, initial=offset) as bar:
         sink.truncate(offset)
-        # read1 returns available data; read(n) would wait for n bytes and lose them if the connection is lost.
-        while block := response.read1(BLOCK_BYTES):
+        for block in watched.blocks(response, BLOCK_BYTES):
             size += len(block)
             if size > limit:
                 sink.truncate(offset)
@@ -266,9 +265,9 @@ def _append(
             sink.write(block)
             bar.update(len(block))
             if (seconds := time.monotonic() - since) > SLOW_S:
-                if size - watched < MIN_BYTES_PER_S * seconds:
-                    raise _RejectedError(f"sent {size - watched} bytes in {seconds:.0f} s, too slow")
-                watched, since = size, time.monotonic()
+                if size - seen < MIN_BYTES_PER_S * seconds:
+                    raise _RejectedError(f"sent {size - seen} bytes in {seconds:.0f} s, too slow")
+                seen, since = size, time.monotonic()
     if total is not None and size < total:
         raise _InterruptedError(f"connection lost after {size} of {total} bytes")
 

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import json
 import logging
 import os
 import re
@@ -120,6 +121,7 @@ def run_superlink(socket_path: str) -> None:
     _replace(command, "get_popen_detach_kwargs", lambda: {"preexec_fn": kill_with_parent})
     _replace(command, "_get_superexec_command", lambda **_: _superexec_command())
     _replace(command, "_run_superlink_http_api", partial(_serve_superlink, socket_path))
+    bound_replies(importlib.import_module("flwr.superlink.servicer.fleet.fleet_handlers"))
     _be_patient_with_starting_tasks()
     command.flower_superlink()
 
@@ -140,6 +142,74 @@ def _serve_superlink(socket_path: str, lifespan_config: Any) -> None:
         public = PublicPort(config.host, config.port, config.ssl_certfile, config.ssl_keyfile, is_known)
     server = Server(app, public, log_config=get_uvicorn_log_config(console_handler.level))
     server.run([private_socket(socket_path)])
+
+
+def bound_replies(handlers: Any) -> None:
+    """Bound the number and the bytes of the objects that a silo stores with a reply: refused with status 413.
+
+    Args:
+        handlers: Flower's module of the Fleet API's handlers.
+    """
+    from fastapi import HTTPException
+    from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+
+    from sase.federated.flower.quota import MAX_BYTES, MAX_OBJECTS, ReplyQuota
+
+    quota, push_messages, push_object = ReplyQuota(), handlers.push_messages, handlers.push_object
+
+    def bounded_messages(request: Any, state: Any) -> Any:
+        trees = request.message_object_trees
+        if sum(1 for tree in trees for _ in iterate_object_tree(tree)) > MAX_OBJECTS:
+            log.error("node %d: a reply of more than %d objects", request.node.node_id, MAX_OBJECTS)
+            raise HTTPException(413, f"a reply of more than {MAX_OBJECTS} objects")
+        response = push_messages(request=request, state=state)
+        if response.objects_to_push:
+            replied = request.messages_list[0].metadata.reply_to_message_id
+            quota.open(response.session_id, request.node.node_id, replied)
+        return response
+
+    def bounded_object(request: Any, state: Any) -> Any:
+        if not quota.admits(request.session_id, len(request.object_content)):
+            log.error("node %d: a reply of more than %d bytes, or one unknown", request.node.node_id, MAX_BYTES)
+            raise HTTPException(413, f"a reply of more than {MAX_BYTES} bytes, or one that was not announced")
+        return push_object(request=request, state=state)
+
+    _replace(handlers, "push_messages", bounded_messages)
+    _replace(handlers, "push_object", bounded_object)
+
+
+@contextmanager
+def bounded_pull(max_bytes: int, max_time_s: float) -> Iterator[None]:
+    """Bound what Flower's grid pulls in this block: the bytes of all arrays together, and the time to wait for objects.
+
+    Flower joins an array from chunks by a list of their numbers, which may name one chunk any number of times; and it
+    waits for the objects of a reply for up to two hours. Beyond the bounds, it raises or returns an error message.
+    """
+    from flwr.app import Array
+    from flwr.supercore.inflatable.inflatable_object import (
+        get_object_body,
+        get_object_children_ids_from_object_content,
+    )
+
+    http_grid = importlib.import_module("flwr.superlink.grid.http_grid")
+    inflate, pull_objects, left = Array.inflate, http_grid.pull_objects, max_bytes
+
+    def bounded_inflate(object_content: bytes, children: Any = None) -> Any:
+        nonlocal left
+        ids = get_object_children_ids_from_object_content(object_content)
+        sizes = [len(children[name].data) for name in ids] if children else []
+        left -= sum(sizes[index] for index in json.loads(get_object_body(object_content, Array))["arraychunk_ids"])
+        if left < 0:
+            raise ValueError(f"its arrays have more than {max_bytes} bytes")
+        return inflate(object_content, children=children)
+
+    _replace(Array, "inflate", staticmethod(bounded_inflate))
+    _replace(http_grid, "pull_objects", partial(pull_objects, max_time=max_time_s))
+    try:
+        yield
+    finally:
+        _replace(Array, "inflate", inflate)
+        _replace(http_grid, "pull_objects", pull_objects)
 
 
 def is_signed_by_known_node(app: Any, headers: Mapping[str, str]) -> bool:

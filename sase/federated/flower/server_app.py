@@ -17,6 +17,7 @@ from sase.errors import InputError, one_line
 from sase.federated.exchange import Instruction, Reply
 from sase.federated.flower.app import SCORES_FILE
 from sase.federated.flower.messages import Scores, pack_instruction, unpack_reply, unpack_scores
+from sase.federated.flower.patches import bounded_pull
 from sase.federated.flower.progress import Status
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ FINISH = "query.finish"
 _RESTART_CHECK_S = 5.0  # between two checks for silos that were restarted
 _FINISH_TIMEOUT_S = 60.0
 _DISCONNECT_POLL_S = 0.5
+_LEAST_PULL_S = 10.0  # for a reply that is complete, even when another one has used up the time
+_MAX_REPLY_RATIO, _LEAST_REPLY_BYTES = 4, 1 << 20
 _EXTRA_TTL_S = 3600.0  # a message outlives its timeout, so that this module and not Flower decides who was late
 
 R = TypeVar("R", Reply, Scores)
@@ -158,7 +161,7 @@ class SiloGrid:
         Returns:
             (list of what ``unpack`` returned, list of str: which silo failed and why).
         """
-        nodes, started = self._connected(), time.monotonic()
+        nodes, started, max_bytes = self._connected(), time.monotonic(), _max_reply_bytes(content)
         replies: list[R] = []
         failures = [f"silo {silo}: not connected" for silo in self._absent(nodes)]
         pending = self._push(content, message_type, timeout_s + _EXTRA_TTL_S, group_id, nodes, failures)
@@ -167,7 +170,9 @@ class SiloGrid:
             labels = ", ".join(sorted(_label(node, nodes[node]) for node in pending.values()))
             self.report(f"replies of {labels} ({f'round {group_id}' if group_id.isdecimal() else group_id})")
             for message_id, node in list(pending.items()):
-                message = self._pull(message_id, _label(node, nodes[node]), failures)
+                left_s = max(_LEAST_PULL_S, started + timeout_s - time.monotonic())
+                with bounded_pull(max_bytes, left_s):
+                    message = self._pull(message_id, _label(node, nodes[node]), failures)
                 if message is not None:
                     del pending[message_id]
                 if isinstance(message, Message):
@@ -296,6 +301,12 @@ class SiloGrid:
         if silo is None:
             return True, 0
         return False, self.order.index(silo) if self.order is not None else silo
+
+
+def _max_reply_bytes(content: RecordDict) -> int:
+    """Return the largest size of a reply's arrays: weights and control variates in float32, and some to spare."""
+    arrays = [array for record in content.array_records.values() for array in record.values()]
+    return _MAX_REPLY_RATIO * sum(len(array.data) for array in arrays) + _LEAST_REPLY_BYTES
 
 
 def _label(node: int, silo: int | None) -> str:
