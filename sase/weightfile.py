@@ -15,6 +15,7 @@ from sase.nn.config import ModelConfig
 if TYPE_CHECKING:
     import torch
 
+FORMAT = "sase-1"  # of checkpoints and of the metadata of other files
 _MAX_METADATA = 1 << 16  # characters of a configuration in JSON
 
 

@@ -9,10 +9,12 @@ import pytest
 
 LAYERS = [  # a module imports from its own layer or the ones before it
     "__version__ errors",
-    "atomic audio batch completion config containers endpoints extras filetree jsonfile machine markdown plotting "
+    "atomic audio batch completion config containers endpoints extras filetree hops jsonfile machine markdown plotting "
     "private processes progress textfile waiting yamlfile",
     "nn metrics native",
     "model losses data pretrained weightfile inspection profiling",
+    "engines",
+    "chain outputs",
     "training enhancer inspection_figure",
     "federated evaluation export",
     "studies bench",

@@ -17,7 +17,8 @@ from sase.atomic import atomic_path
 from sase.config import to_mapping
 from sase.errors import InputError
 from sase.export.step import HopStep
-from sase.model import FORMAT, SASE
+from sase.model import SASE
+from sase.weightfile import FORMAT
 
 OPSET = 17
 TOLERANCE = 1e-4
