@@ -63,7 +63,7 @@ setup(
     packages=find_packages(include=["sase", "sase.*"]),
     package_data={
         "sase": ["py.typed"],
-        "sase.pretrained": ["*.safetensors", "*.md"],
+        "sase.pretrained": ["*.safetensors", "*.onnx", "*.sase", "*.json", "*.md"],
         "sase.native": ["Makefile", "src/*.c", "src/*.h"],
     },
     ext_modules=[NATIVE],

@@ -1,13 +1,15 @@
 """What a network costs by count, not by clock: parameters, multiplications, latency."""
 
+from __future__ import annotations
+
 import copy
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
+if TYPE_CHECKING:
+    import torch
 
-from sase.model import SASE
+    from sase.model import SASE
 
 _FRAMES = 64  # a whole number of the chunks in which layers work along time
 
@@ -38,6 +40,8 @@ def macs_per_s(model: SASE) -> int:
 
     It is the difference between two lengths, so what is done once a call (folding norms into convolutions) is left out.
     """
+    import torch
+
     long, short = (count_macs(model, torch.zeros(1, times * _FRAMES * model.config.hop)) for times in (2, 1))
     return round((long - short) * model.config.frames_per_s / _FRAMES)
 
@@ -47,6 +51,9 @@ def count_macs(module: torch.nn.Module, *inputs: torch.Tensor) -> int:
 
     What works element by element (gates, activations, norms) and the Fourier transform are not counted.
     """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
     # Tensors without values: nothing is computed, and recurrent layers fall apart into products that can be counted.
     module = copy.deepcopy(module).eval().to("meta")
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:

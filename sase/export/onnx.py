@@ -25,18 +25,19 @@ TOLERANCE = 1e-4
 NOISY, ENHANCED, NEXT = "noisy", "enhanced", "next."
 
 
-def export_onnx(model: SASE, path: str | Path, card: str = "") -> float:
+def export_onnx(model: SASE, path: str | Path, card: str = "", fingerprint: str = "") -> float:
     """Write a streaming graph, after comparing it with the network.
 
     The graph maps ``noisy`` (1, hop) and one tensor per state to ``enhanced`` (1, hop) and ``next.`` + the name of each
     state; a signal starts with states of zeros. Metadata: ``format``, ``sample_rate``, ``hop``, ``delay`` (samples by
     which the output lags behind the input), ``latency_s``, ``states`` (a JSON list of names), ``model_config`` (JSON)
-    and ``card`` (Markdown).
+    ``card`` (Markdown) and ``fingerprint``.
 
     Args:
         model: a causal network.
         path: output file.
         card: the model card.
+        fingerprint: of the file of weights that the network was loaded from.
 
     Returns:
         The largest absolute difference from the network over two seconds of test signal.
@@ -65,6 +66,7 @@ def export_onnx(model: SASE, path: str | Path, card: str = "") -> float:
             "states": json.dumps(step.names),
             "model_config": json.dumps(to_mapping(config)),
             "card": card,
+            "fingerprint": fingerprint,
         },
     )
     serialized = graph.SerializeToString()
