@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sase import pretrained
+from sase.config import to_mapping
 
 if TYPE_CHECKING:
     import torch
@@ -12,6 +16,30 @@ if TYPE_CHECKING:
     from sase.model import SASE
 
 _FRAMES = 64  # a whole number of the chunks in which layers work along time
+
+
+def describe(name_or_path: str | Path) -> dict[str, Any]:
+    """Return what :func:`profile` does of trained weights, and ``config``; of shipped ones as recorded, without torch.
+
+    Raises:
+        InputError: as :func:`sase.pretrained.load`.
+    """
+    if not Path(name_or_path).exists() and name_or_path in pretrained.available():
+        recorded = pretrained.record(str(name_or_path))
+        if "cost" in recorded:
+            return {**recorded["cost"], "config": recorded["config"]}
+    return _describe(pretrained.load(name_or_path))
+
+
+def describe_presets(name: str | None = None) -> dict[str, dict[str, Any]]:
+    """Return name to description, as :func:`describe`, of one preset or all of them."""
+    from sase.model import PRESETS, build_model
+
+    return {preset: _describe(build_model(preset)) for preset in ([name] if name else PRESETS)}
+
+
+def _describe(model: SASE) -> dict[str, Any]:
+    return {**profile(model), "config": to_mapping(model.config)}
 
 
 def profile(model: SASE) -> dict[str, Any]:

@@ -75,8 +75,8 @@ def native_weights(model: SASE) -> bytes:
 def _check_supported(config: ModelConfig) -> None:
     """Raise UnsupportedError for a config that the core was not written for."""
     for name, value in _SUPPORTED.items():
-        if getattr(config, name) != value:
-            raise UnsupportedError(f"the C core needs model.{name} = {value!r}, the network has {getattr(config, name)!r}")
+        if (own := getattr(config, name)) != value:
+            raise UnsupportedError(f"the C core needs model.{name} = {value!r}, the network has {own!r}")
     limits = (
         ("fft", config.fft, "32, 128, 512 or 2048", config.fft in (32, 128, 512, 2048)),
         ("channels", config.channels[0], "multiples of 4 up to 64", config.channels[0] % 4 == 0),

@@ -17,6 +17,7 @@ from sase.atomic import atomic_path
 from sase.config import to_mapping
 from sase.errors import InputError
 from sase.export.step import HopStep
+from sase.extras import missing_package
 from sase.model import SASE
 from sase.weightfile import FORMAT
 
@@ -49,7 +50,7 @@ def export_onnx(model: SASE, path: str | Path, card: str = "", fingerprint: str 
     try:
         import onnx
     except ImportError:
-        raise InputError("export to ONNX needs the package onnx: pip install 'sase[export]'") from None
+        raise InputError(f"export to ONNX: {missing_package('onnx')}") from None
 
     model = model.cpu()
     step = HopStep(model).eval()
@@ -107,7 +108,7 @@ def _difference(step: HopStep, serialized: bytes) -> float:
     try:
         import onnxruntime
     except ImportError:
-        raise InputError("export to ONNX needs the package onnxruntime: pip install 'sase[export]'") from None
+        raise InputError(f"export to ONNX: {missing_package('onnxruntime')}") from None
 
     config = step.model.config
     options = onnxruntime.SessionOptions()

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from sase import jsonfile, weightfile
 from sase.atomic import atomic_path
-from sase.config import to_mapping
 from sase.errors import InputError
 
 if TYPE_CHECKING:
@@ -104,6 +103,8 @@ def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> SASE:
 def save(model: SASE, path: str | Path) -> None:
     """Save a network's config and weights as safetensors, which cannot execute code; the write is atomic."""
     import safetensors.torch
+
+    from sase.config import to_mapping
 
     metadata = {"format": weightfile.FORMAT, "model_config": json.dumps(to_mapping(model.config))}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
