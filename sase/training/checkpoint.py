@@ -11,7 +11,8 @@ from torch import nn
 
 from sase.config import naming
 from sase.errors import InputError, one_line
-from sase.model import FORMAT, check_weights, read_checkpoint, write_tensors
+from sase.model import check_weights, read_checkpoint, write_tensors
+from sase.weightfile import FORMAT
 
 _NOT_COMPARED = ("params", "lr", "initial_lr", "fused", "foreach")  # set anew at every step, or by the device
 
