@@ -24,6 +24,8 @@ RECIPE = [
     "espeakng-loader>=0.2.4",  # voices of the generated corpus
 ]
 
+DNSMOS = ["speechmos>=0.0.1.1", "librosa>=0.11", "onnxruntime>=1.20", "requests"]  # it imports them, and declares none
+
 EXPORT = ["onnx>=1.17", "onnxruntime>=1.20"]
 
 TEST = [
@@ -81,7 +83,8 @@ setup(
         "recipe": RECIPE,
         "federated": ["flwr[simulation]==1.41.0"],
         "export": EXPORT,
-        "test": RECIPE + EXPORT + TEST,
+        "dnsmos": DNSMOS,
+        "test": RECIPE + EXPORT + DNSMOS + TEST,
     },
     entry_points={"console_scripts": ["sase = sase.bin.main:main"]},
 )
