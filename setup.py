@@ -66,6 +66,7 @@ setup(
     package_data={
         "sase": ["py.typed"],
         "sase.pretrained": ["*.safetensors", "*.md"],
+        "sase.report": ["page/*"],
         "sase.native": ["Makefile", "src/*.c", "src/*.h"],
     },
     ext_modules=[NATIVE],

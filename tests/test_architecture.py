@@ -14,7 +14,7 @@ LAYERS = [  # a module imports from its own layer or the ones before it
     "nn metrics native",
     "model losses data pretrained weightfile inspection profiling",
     "training enhancer inspection_figure",
-    "federated evaluation export",
+    "federated evaluation export report",
     "studies bench",
     "bin",
 ]

@@ -333,13 +333,14 @@ def _sound_files(folder: str | Path) -> dict[str, str]:
     return files
 
 
-def _is_ark(spec: str) -> bool:
+def is_ark(spec: str) -> bool:
+    """Return whether a path is ``path.ark:offset``."""
     return re.fullmatch(r".+\.ark:\d+", spec) is not None
 
 
 def read(spec: str) -> tuple[np.ndarray, int]:
     """Return float32 (time,) and the rate of a sound file or an ark entry."""
-    if _is_ark(spec):
+    if is_ark(spec):
         return dump.read_wav(spec), dump.read_entry(spec).sample_rate
     return audio.read_mono(spec)
 
@@ -408,7 +409,7 @@ def _input_fingerprint(pairs: Iterable[Pair], method: Method) -> str:
 def _spec_fingerprint(spec: str | None) -> str:
     if spec is None:
         return "none"
-    return f"{spec} {dump.file_fingerprint(spec.rpartition(':')[0] if _is_ark(spec) else spec)}"
+    return f"{spec} {dump.file_fingerprint(spec.rpartition(':')[0] if is_ark(spec) else spec)}"
 
 
 def _write_record(path: Path, pairs: Iterable[Pair], scores: Scores, method: Method = PLAIN) -> None:
