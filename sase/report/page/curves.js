@@ -29,8 +29,9 @@ function drawChart(chart) {
   chart.series.forEach((series, s) => {
     const stroke = hue(s, chart.series.length);
     svg.append(draw("path", { class: "curve", stroke, d: path(series.points, x, y) }, draw("title", {}, series.name)));
-    for (const [a, b] of series.points) {
-      if (!isNumber(b) || (a !== series.best && series.points.length > 1)) continue;
+    for (const [n, [a, b]] of series.points.entries()) {
+      const beside = [series.points[n - 1], series.points[n + 1]].some((point) => point && isNumber(point[1]));
+      if (!isNumber(b) || (a !== series.best && beside)) continue; // a point alone has no line
       svg.append(draw("circle", { cx: x(a), cy: y(b), r: 4, fill: stroke }, draw("title", {}, `${series.name}: ${short(b)}`)));
     }
   });
