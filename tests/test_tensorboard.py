@@ -120,9 +120,7 @@ def test_central_and_federated_training_write_them(tmp_path, silos_dir, dev_set,
     workers = Workers(0, 1, torch.device("cpu"))
     for epochs in (1, 2):  # the second run resumes
         longer = replace(train, train=replace(train.train, epochs=epochs))
-        trainer = Trainer(
-            longer, silos_dir / "silo0/tr", dev_set, tmp_path / "central", Workers(0, 1, torch.device("cpu"))
-        )
+        trainer = Trainer(longer, silos_dir / "silo0/tr", dev_set, tmp_path / "central", workers)
         history = trainer.run()
     assert [value for _, value in scalars(tmp_path / "central", "loss")] == pytest.approx([e["loss"] for e in history])
     rates = [value for _, value in scalars(tmp_path / "central", "learning_rate")]

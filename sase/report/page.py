@@ -21,6 +21,7 @@ from sase.report.experiment import LABELS, Experiment, SetScores, differences, r
 from sase.report.sound import Key, Sounds, by_quality, collect, has_sound
 
 SCRIPTS = ("dom.js", "table.js", "player.js", "curves.js", "main.js")
+_NOTE_BYTES = 1000  # for the sentence about the sound
 RULE = "spread evenly from the worst to the best {measure}, both included"
 
 
@@ -48,7 +49,7 @@ def write_page(
     experiments = read_experiments(folders, data_dirs, unprocessed)
     data = page_data(experiments)
     data["sounds"], data["sound_note"] = [], ""
-    room = round(limit_mb * 1e6) - len(_page(data).encode())
+    room = round(limit_mb * 1e6) - len(_page(data).encode()) - _NOTE_BYTES
     _add_sounds(data, experiments, room, log)
     write_text(out, _page(data))
     log(f"{out}: written")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from sase.report.experiment import Experiment, located
 from sase.report.loudness import equal_gains_db
 
 CLEAN, NOISY = "clean", "noisy"
+_ROW_BYTES = 40  # of JSON around the signals of an utterance
 _TAIL = 2048  # samples of silence behind the sound, of which browsers drop some; the page cuts off the rest
 _MAX_MISSES = 3  # utterances that do not fit, until no more are tried: one long recording does not end it
 Key = tuple[str, str]  # set and utterance
@@ -67,7 +69,7 @@ def collect(
     Args:
         experiments: whose enhanced speech to include.
         ordered: utterances with sound, see :func:`by_quality`.
-        limit_bytes: of all sound, in base64.
+        limit_bytes: of all sound, as JSON.
         log: called with a line for each file that cannot be read.
     """
     found, room, misses = Sounds({}, 0, {}), limit_bytes, 0
@@ -82,7 +84,7 @@ def collect(
             found.unreadable[" ".join(key)] = str(error)
             log(f"{' '.join(key)}: {error}")
             continue
-        size = sum(len(signal["ogg"]) for signal in signals)
+        size = len(json.dumps(signals)) + _ROW_BYTES
         if size > room:
             found.left_out += 1
             misses += 1

@@ -98,7 +98,11 @@ class Table {
     byId("count").textContent = `${rows.length} of ${this.data.rows.length} utterances shown`;
     this.drawMeans(rows);
     this.drawHead();
-    byId("table").tBodies[0].replaceChildren(...rows.map((r) => this.drawRow(r)));
+    const columns = byId("kind").value + this.columns().join(" ");
+    if (columns !== this.drawnColumns) this.lines = new Map(); // lines are kept as long as they are the same
+    this.drawnColumns = columns;
+    byId("table").tBodies[0].replaceChildren(...rows.map((r) => this.line(r)));
+    this.mark(this.current);
     this.order = rows.filter((r) => this.audible.has(r));
   }
 
@@ -150,9 +154,14 @@ class Table {
     return make("th", attributes, button, ...(whose ? [make("small", { title: whose }, whose)] : []));
   }
 
+  line(r) {
+    if (!this.lines.has(r)) this.lines.set(r, this.drawRow(r));
+    return this.lines.get(r);
+  }
+
   drawRow(r) {
     const row = this.data.rows[r];
-    const line = make("tr", { "data-row": r, class: r === this.current ? "current" : "" });
+    const line = make("tr", { "data-row": r });
     if (this.audible.size) {
       const attributes = { type: "button", onclick: () => this.select(r, true), "aria-label": "listen to " + row.utt };
       line.append(make("td", {}, ...(this.audible.has(r) ? [make("button", attributes, "▶")] : [])));
@@ -162,9 +171,9 @@ class Table {
       const value = row[kind];
       line.append(make("td", { class: isNumber(value) ? "number" : "" }, value === null ? MISSING : String(value)));
     }
-    const improvement = byId("kind").value === "improvement";
+    const signed = byId("kind").value === "improvement";
     for (const [e, m] of this.columns()) {
-      const text = number(this.value(row, e, m), this.data.measures[m].decimals, improvement);
+      const text = number(this.value(row, e, m), this.data.measures[m].decimals, signed);
       line.append(make("td", { class: "number", title: row.failed[e] }, text));
     }
     return line;
@@ -172,7 +181,8 @@ class Table {
 
   mark(r) {
     this.current = r;
-    for (const line of byId("table").tBodies[0].rows) line.classList.toggle("current", Number(line.dataset.row) === r);
+    for (const line of document.querySelectorAll("#table tr.current")) line.classList.remove("current");
+    this.lines.get(r)?.classList.add("current");
   }
 
   // The number of the utterance with sound that is `step` after row r among those shown; null if there is none.
