@@ -30,6 +30,8 @@ RECIPE = [
     "espeakng-loader>=0.2.4",  # voices of the generated corpus
 ]
 
+DNSMOS = ["speechmos>=0.0.1.1", "librosa>=0.11", "requests"]  # it imports them, and declares none
+
 EXPORT = [*TRAIN, "onnx>=1.17"]
 
 TEST = [
@@ -70,6 +72,7 @@ setup(
     package_data={
         "sase": ["py.typed"],
         "sase.pretrained": ["*.safetensors", "*.onnx", "*.sase", "*.json", "*.md"],
+        "sase.report": ["page/*"],
         "sase.native": ["Makefile", "src/*.c", "src/*.h"],
     },
     ext_modules=[NATIVE],
@@ -87,7 +90,8 @@ setup(
         "recipe": RECIPE,
         "federated": [*TRAIN, "flwr[simulation]==1.41.0"],
         "export": EXPORT,
-        "test": [*dict.fromkeys([*RECIPE, *EXPORT, *TEST])],
+        "dnsmos": DNSMOS,
+        "test": [*dict.fromkeys([*RECIPE, *EXPORT, *DNSMOS, *TEST])],
     },
     entry_points={"console_scripts": ["sase = sase.bin.main:main"]},
 )

@@ -1,5 +1,6 @@
 """Read, write and resample audio: the only module that opens sound files. Samples are float32 in [-1, 1]."""
 
+import io
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -176,6 +177,15 @@ def open_writer(path: str | Path, sample_rate: int, num_channels: int) -> Iterat
                 file.close()
         if clipped:
             log.warning("%s: %d samples exceeded full scale and were clipped", path, clipped)
+
+
+def encode_vorbis(wav: npt.ArrayLike, sample_rate: int) -> bytes:
+    """Return float samples (time,) as an Ogg Vorbis file in memory; those outside [-1, 1] are clipped."""
+    buffer, samples = io.BytesIO(), np.clip(np.asarray(wav, dtype=np.float32), -1.0, 1.0)
+    with soundfile.SoundFile(buffer, "w", sample_rate, 1, "VORBIS", format="OGG") as file:
+        for start in range(0, len(samples), _WRITE_FRAMES):
+            file.write(samples[start : start + _WRITE_FRAMES])
+    return buffer.getvalue()
 
 
 def resample(wav: npt.ArrayLike, from_rate: int, to_rate: int) -> np.ndarray:

@@ -16,7 +16,7 @@ LAYERS = [  # a module imports from its own layer or the ones before it
     "engines",
     "chain outputs",
     "training enhancer inspection_figure",
-    "federated evaluation export",
+    "federated evaluation export report",
     "studies bench",
     "bin",
 ]

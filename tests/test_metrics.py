@@ -1,13 +1,15 @@
 """Measures against reference libraries and programs, closed forms, identities, and undefined values."""
 
+import sys
 import warnings
 
 import numpy as np
 import pytest
 
 from sase import audio
+from sase.errors import InputError
 from sase.metrics import composite
-from sase.metrics.measures import METRICS, evaluate
+from sase.metrics.measures import METRICS, WITHOUT_REFERENCE, evaluate
 
 RATE = 16000
 # Means over 100 unprocessed pairs of the VoiceBank+DEMAND test set: pesq 0.0.4, pystoi 0.4.1, ratings at 16-bit scale.
@@ -258,13 +260,30 @@ def test_silent_clean_speech_gives_nan_everywhere():
     assert np.isnan(list(both.values())).all()
 
 
-def test_silent_enhanced_speech_scores_low_or_nan_but_never_an_error_code():
+def test_silent_enhanced_speech_has_the_lowest_value_of_each_measure():
+    lowest = {"PESQ_WB": 1.04, "STOI": 0, "ESTOI": 0, "CSIG": 1, "CBAK": 1, "COVL": 1, "SegSNR": -10, "SI_SDR": np.nan}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        values = evaluate(speech(), np.zeros(2 * RATE), RATE)
-    assert all(np.isnan(values[name]) for name in ("PESQ_WB", "CSIG", "CBAK", "COVL", "SI_SDR"))
-    assert values["STOI"] == pytest.approx(0, abs=0.01)
-    assert values["SegSNR"] == pytest.approx(0, abs=1e-6)
+        for silence in (np.zeros(2 * RATE), np.full(2 * RATE, 0.25)):
+            values = evaluate(speech(), silence, RATE)
+            assert values == pytest.approx(lowest, nan_ok=True)
+            assert {name: METRICS[name](speech(), silence, RATE) for name in lowest} == pytest.approx(
+                values, nan_ok=True
+            )
+
+
+def test_what_the_clean_speech_does_not_define_stays_undefined_for_silence():
+    values = evaluate(speech()[2000:2600], np.zeros(600), RATE)
+    assert np.isnan([values[name] for name in ("PESQ_WB", "STOI", "ESTOI", "COVL", "SI_SDR")]).all()
+    assert evaluate(np.zeros(RATE), np.zeros(RATE), RATE) == pytest.approx(dict.fromkeys(METRICS, np.nan), nan_ok=True)
+
+
+def test_a_silent_piece_of_a_long_signal_does_not_vanish_from_its_pesq():
+    clean = speech(40.0)
+    half = clean.copy()
+    half[len(half) // 2 :] = 0
+    first = METRICS["PESQ_WB"](clean[: len(clean) // 2], half[: len(half) // 2], RATE)
+    assert METRICS["PESQ_WB"](clean, half, RATE) == pytest.approx((first + 1.04) / 2)
 
 
 def test_digital_silence_within_a_signal_gives_finite_values():
@@ -332,3 +351,31 @@ def test_sample_types_and_strides_do_not_matter():
     expected = evaluate(clean, enhanced, RATE)
     assert evaluate(strided[:, 0], strided[:, 1], RATE) == expected
     assert evaluate(clean.astype(np.float64), enhanced.tolist(), RATE) == expected
+
+
+# --- without a clean signal -------------------------------------------------------------------------------------------
+
+
+def test_dnsmos_equals_the_package_and_prefers_clean_speech(real_audio):
+    dnsmos = pytest.importorskip("speechmos.dnsmos")
+    clean, _ = audio.read_mono(min((real_audio / "vbd_test_part/clean_testset_wav").iterdir()), RATE)
+    wavs = [noisy(clean, 5.0).astype(np.float32), clean]
+    rated = [evaluate(None, wav, RATE, WITHOUT_REFERENCE) for wav in wavs]
+    expected = dnsmos.run(wavs[0], RATE)
+    keys = {"SIG": "sig_mos", "BAK": "bak_mos", "OVRL": "ovrl_mos", "P808": "p808_mos"}
+    assert rated[0] == pytest.approx({f"DNSMOS_{name}": expected[key] for name, key in keys.items()}, abs=1e-4)
+    assert rated[1]["DNSMOS_OVRL"] > rated[0]["DNSMOS_OVRL"] + 0.1
+    assert rated[1]["DNSMOS_BAK"] > rated[0]["DNSMOS_BAK"] + 0.3
+
+
+def test_without_dnsmos_one_line_names_the_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "speechmos", None)
+    with pytest.raises(InputError, match=r"DNSMOS: the package speechmos is not installed; pip install \S+"):
+        evaluate(None, speech(), RATE, ["DNSMOS_SIG"])
+
+
+def test_measures_that_need_a_clean_signal_are_refused_without_one():
+    with pytest.raises(ValueError, match="'STOI'.* need a clean signal"):
+        evaluate(None, speech(), RATE, ["STOI"])
+    with pytest.raises(ValueError, match="16000 Hz"):
+        evaluate(None, speech(), 8000, ["DNSMOS_SIG"])

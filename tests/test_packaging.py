@@ -23,7 +23,7 @@ PROGRAMS = ("ruff", "mypy", "pdoc")  # other versions check or format differentl
 PIP = (sys.executable, "-m", "pip")
 # A PYTHONPATH with metadata of this package would be an installation of it to pip.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-SUFFIXES = (".py", ".typed", ".safetensors", ".onnx", ".sase", ".json", ".md", ".c", ".h")
+SUFFIXES = (".py", ".typed", ".safetensors", ".onnx", ".sase", ".json", ".md", ".c", ".h", ".html", ".css", ".js")
 
 
 def build(root, folder, **environment):

@@ -172,6 +172,9 @@ def test_stages_4_and_5_killed_and_run_again_give_a_table(trained, recipe):
     assert "unprocessed" in results
     assert f"{len(lengths)} scored" in results
     assert list((trained / "images").glob("*.png"))
+    page = (trained / "report.html").read_text(encoding="utf-8")
+    assert f"{len(lengths)} of {len(lengths)} utterances have sound here." in page
+    assert len(list((trained / "tensorboard").iterdir())) == 1
 
 
 def test_a_missing_model_is_reported_in_one_line(recipe):

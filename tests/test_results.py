@@ -12,7 +12,7 @@ from sase.data.datadir import Tables, write_data_dir, write_table
 from sase.errors import InputError
 from sase.evaluation import figures, results, scoring
 from sase.evaluation.scores import Scores
-from sase.metrics.measures import METRICS
+from sase.metrics.measures import METRICS, Measure
 
 RATE = 16000
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -197,6 +197,31 @@ def test_failures_are_listed_and_undefined_values_shown_as_such(tmp_path):
     assert "scored in both" in text
     assert "nan" not in text.replace("Provenance", "")
     assert results.text(summary).splitlines()[1].split() == ["PESQ_WB", "2.000", "–"]
+
+
+def test_a_measure_that_is_registered_once_is_in_every_table_and_figure(scored, monkeypatch):
+    finish()
+    summary_before = json.loads((scored / "enhanced_tt/scoring/summary.json").read_text())
+    results.write_summary(scored / "enhanced_ss" / "scoring", {**summary_before, "set": "ss"})  # of an earlier version
+    drawn = []
+    monkeypatch.setattr(figures, "_boxes", lambda axis, values: drawn.append(axis))
+    added = Measure(lambda clean, enhanced, rate: -float(np.abs(clean - enhanced).max()), decimals=1, unit="V")
+    monkeypatch.setitem(METRICS, "Deviation", added)
+    scoring.score_shard("data/tt", "exp/x/enhanced_tt", "exp/x/enhanced_tt/scoring", log=lambda _: None)
+    summary = finish()
+    assert summary["mean"]["Deviation"] > summary["unprocessed"]["mean"]["Deviation"]
+    text = (scored / "RESULTS.md").read_text()
+    assert text.count("| SI_SDR (dB) | Deviation (V) |") == 4  # the set's table and its breakdowns, by now
+    assert text.count("| SI_SDR (dB) |\n") == 4  # those of the other set
+    assert results.text(summary).splitlines()[9].split()[:2] == ["Deviation", "(V)"]
+    assert (scored / "enhanced_tt/scoring/Deviation").is_file()
+    header, row = (scored / "enhanced_tt/scoring/scores.csv").read_text().splitlines()[:2]
+    assert dict(zip(header.split(","), row.split(",")))["Deviation"].startswith("-0.")
+    labels = {axis.get_ylabel() for axis in drawn}
+    assert "improvement of Deviation (V)" in labels
+    assert "Deviation -0." in figures._scores({"Deviation": -0.11})
+    monkeypatch.delitem(METRICS, "Deviation")  # as an earlier version reads what this one wrote
+    assert "Deviation" not in results.text(json.loads((scored / "enhanced_tt/scoring/summary.json").read_text()))
 
 
 def test_a_breakdown_of_many_groups_is_not_shown(tmp_path):

@@ -14,12 +14,14 @@ from sase import audio
 from sase.data import dump
 from sase.data.datadir import Tables, read_data_dir, read_table, write_data_dir, write_table
 from sase.errors import InputError
-from sase.evaluation import scoring
+from sase.evaluation import results, scoring
 from sase.evaluation.scores import Scores, groups, write_csv
-from sase.evaluation.scoring import Pair
+from sase.evaluation.scoring import Method, Pair
 from sase.metrics.measures import METRICS, evaluate
 
 RATE = 16000
+PUBLISHED = {"PESQ_WB": 2.391544, "STOI": 0.9346717, "ESTOI": 0.8480954, "CSIG": 3.6552286, "CBAK": 2.6603756}
+PUBLISHED |= {"COVL": 2.9992574, "SegSNR": 1.7651908, "SI_SDR": 8.421285}
 
 
 def speech(seed, samples=16000):
@@ -109,7 +111,7 @@ def test_ark_entries_and_files_score_the_same(dumped):
     from_files = scoring.score_pair(Pair("a_1", "clean/a_1.wav", pair.enhanced))
     assert scoring.score_pair(pair) == from_files
     expected = evaluate(*(audio.read_mono(path)[0] for path in ("clean/a_1.wav", pair.enhanced)), RATE)
-    assert from_files == expected
+    assert from_files.values == expected
 
 
 def test_a_folder_without_a_table_can_be_scored(dumped):
@@ -125,7 +127,7 @@ def test_other_rates_are_resampled_to_16_khz(tmp_path):
         audio.write(tmp_path / name, wav, 48000)
     values = scoring.score_pair(Pair("u", str(tmp_path / "c.wav"), str(tmp_path / "e.wav")))
     wavs = [audio.read_mono(tmp_path / name, RATE)[0] for name in ("c.wav", "e.wav")]
-    assert values == evaluate(*wavs, RATE)
+    assert values.values == evaluate(*wavs, RATE)
 
 
 # --- bad utterances ---------------------------------------------------------------------------------------------------
@@ -137,7 +139,6 @@ def test_bad_utterances_are_reported_and_the_others_are_scored(folders, tmp_path
     bad = {
         "length": (wav, wav[:-1], RATE, "clean has 16000 samples, enhanced 15999"),
         "rate": (wav, wav, 8000, "clean has 16000 Hz, enhanced 8000 Hz"),
-        "silent": (wav, 0 * wav, RATE, "silent.wav: is silent"),
         "silent_clean": (0 * wav, wav, RATE, "silent_clean.wav: is silent"),
         "stereo": (wav, np.stack([wav, wav]), RATE, "has 2 channels"),
     }
@@ -161,7 +162,53 @@ def test_bad_utterances_are_reported_and_the_others_are_scored(folders, tmp_path
         assert reason in scores.failed[name]
         assert any(line.startswith(f"{name}: ") and reason in line for line in lines)
     summary = scores.summary()
-    assert (summary["scored"], summary["failed"], summary["missing"]) == (3, 8, 0)
+    assert (summary["scored"], summary["failed"], summary["missing"]) == (3, 7, 0)
+
+
+def test_a_silent_enhanced_file_counts_and_a_silent_clean_file_does_not(folders):
+    clean, enhanced = folders
+    audio.write(clean / "gone.wav", speech(5), RATE)
+    audio.write(enhanced / "gone.wav", 0 * speech(5), RATE)
+    audio.write(clean / "void.wav", 0 * speech(5), RATE)
+    audio.write(enhanced / "void.wav", 0 * speech(5), RATE)
+    scores = scoring.score_pairs(scoring.folder_pairs(*folders)[0], log=silently)
+    assert scores.failed == {"void": f"{clean / 'void.wav'}: is silent"}
+    assert scores.silent == ["gone"]
+    summary = scores.summary()
+    rows = [scores.values[utt] for utt in ("u0", "u1", "u2")]
+    lowest = {"PESQ_WB": 1.04, "STOI": 0, "ESTOI": 0, "CSIG": 1, "CBAK": 1, "COVL": 1, "SegSNR": -10}
+    for name, value in lowest.items():
+        assert summary["mean"][name] == pytest.approx((sum(row[name] for row in rows) + value) / 4)
+    assert summary["mean"]["SI_SDR"] == pytest.approx(np.mean([row["SI_SDR"] for row in rows]))
+    assert summary["undefined"]["SI_SDR"] == 1
+    assert results.counts(summary) == (
+        "4 scored, 1 failed, 0 without speech, 1 silent after enhancement, which count with the lowest value of each "
+        "measure (SI_SDR undefined for 1)"
+    )
+
+
+def test_pairs_that_differ_by_some_samples_are_trimmed_on_request(folders):
+    clean, enhanced = folders
+    audio.write(enhanced / "u0.flac", with_noise(speech(0), 0.01)[:-100], RATE)
+    audio.write(clean / "u1.wav", speech(1)[:-37], RATE)
+    audio.write(enhanced / "u2.flac", with_noise(speech(2), 0.01)[:-101], RATE)
+    pairs = scoring.folder_pairs(*folders)[0]
+    assert sorted(scoring.score_pairs(pairs, log=silently).failed) == ["u0", "u1", "u2"]
+    scores = scoring.score_pairs(pairs, log=silently, method=Method(trim=100))
+    assert scores.failed == {"u2": "clean has 16000 samples, enhanced 15899"}
+    assert scores.trimmed == {"u0": 100, "u1": 37}
+    one, other = audio.read_mono(clean / "u0.wav")[0][:-100], audio.read_mono(enhanced / "u0.flac")[0]
+    assert scores.values["u0"] == evaluate(one, other, RATE)
+    assert "2 trimmed to the shorter signal by up to 100 samples (--trim)" in results.counts(scores.summary())
+
+
+def test_the_scores_of_real_speech_are_those_of_the_published_tables(real_audio):
+    """Ten pairs of VoiceBank-DEMAND; the means of version 0.1, before silent files counted."""
+    names = sorted(path.name for path in (real_audio / "vbd_test_part/noisy_testset_wav").iterdir())[:10]
+    folders = [real_audio / "vbd_test_part" / f"{kind}_testset_wav" for kind in ("clean", "noisy")]
+    pairs = [Pair(name, *(str(folder / name) for folder in folders)) for name in names]
+    mean = scoring.score_pairs(pairs, log=silently).summary()["mean"]
+    assert mean == pytest.approx(PUBLISHED, abs=5e-7)
 
 
 def test_means_skip_undefined_values_and_count_them():
@@ -221,16 +268,16 @@ def test_a_missing_or_unfinished_shard_is_reported(dumped):
         scoring.score_shard(data, enhanced, out, nj=2, job=3, log=silently)
 
 
-def test_scores_are_reused_until_their_input_changes(dumped, monkeypatch):
+def test_scores_are_reused_until_their_input_changes(dumped, monkeypatch, tmp_path):
     data, enhanced, out = dumped
     scored = []
     real = scoring.score_pair
-    monkeypatch.setattr(scoring, "score_pair", lambda pair: scored.append(pair.utt) or real(pair))
+    monkeypatch.setattr(scoring, "score_pair", lambda pair, method: scored.append(pair.utt) or real(pair, method))
 
-    def run():
+    def run(**options):
         scored.clear()
-        scoring.score_shard(data, enhanced, out, log=silently)
-        scoring.join_shards(data, enhanced, out)
+        scoring.score_shard(data, enhanced, out, log=silently, **options)
+        scoring.join_shards(data, enhanced, out, **options)
         return sorted(scored)
 
     utts = ["a_1", "a_2", "b_1", "b_2"]
@@ -243,6 +290,16 @@ def test_scores_are_reused_until_their_input_changes(dumped, monkeypatch):
     assert read_table(f"{out}/failed") == {"b_2": scoring.MISSING}
     monkeypatch.setattr(scoring, "_FORMAT", scoring._FORMAT + 1)
     assert run() == sorted(utts * 2)
+    assert run(method=Method(trim=5)) == sorted(utts * 2)
+    assert run(method=Method(trim=5)) == []
+    kept = tmp_path / data / scoring.UNPROCESSED
+    before = results_of(kept)
+    elsewhere = tmp_path / "elsewhere"
+    assert run(method=Method(trim=5), unprocessed=elsewhere) == utts
+    assert results_of(kept) == before
+    assert {path.name: text for path, text in results_of(elsewhere).items()} == {p.name: t for p, t in before.items()}
+    with pytest.raises(InputError, match="use another folder for --unprocessed"):
+        run(unprocessed=out)
 
 
 def test_partial_files_of_killed_jobs_are_removed_only_in_the_experiment_folder(dumped, tmp_path):
@@ -335,6 +392,21 @@ def test_command_continues_after_bad_files_and_fails_for_missing_ones(folders, t
     assert (json.loads(done.stdout)["scored"], json.loads(done.stdout)["failed"]) == (1, 2)
 
 
+def test_command_scores_a_folder_without_clean_files(folders, tmp_path):
+    pytest.importorskip("speechmos")
+    (folders[1] / "u1.flac").write_bytes(b"broken")
+    done = score("--enhanced", folders[1], "--no-reference", "--json", "--out", tmp_path / "s.csv")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 2), done.stderr
+    printed = json.loads(done.stdout)
+    assert list(printed["mean"]) == [f"DNSMOS_{name}" for name in ("SIG", "BAK", "OVRL", "P808")]
+    assert all(0.5 < value < 5 for value in printed["mean"].values())
+    rows = list(csv.DictReader((tmp_path / "s.csv").open()))
+    assert [row["utt"] for row in rows] == ["u0", "u2"]
+    assert list(rows[0]) == ["utt", *printed["mean"]]
+    done = score("--enhanced", folders[1], "--clean", folders[0], "--dnsmos")
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:-1]] == [*METRICS, *printed["mean"]]
+
+
 def test_command_fails_when_nothing_can_be_scored(folders):
     for path in folders[1].iterdir():
         path.write_bytes(b"broken")
@@ -352,6 +424,10 @@ def test_command_fails_when_nothing_can_be_scored(folders):
         [],
         ["--clean", "x", "--data", "y"],
         ["--clean", "x", "--job", "1"],
+        ["--no-reference", "--clean", "x"],
+        ["--no-reference", "--trim", "3"],
+        ["--clean", "x", "--trim", "-1"],
+        ["--clean", "x", "--unprocessed", "y"],
         ["--data", "x", "--job", "1", "--finish"],
         ["--data", "x", "--nj", "2", "--job", "3"],
         ["--data", "x", "--nj", "0"],

@@ -141,7 +141,7 @@ def test_scores_of_read_only_data_are_kept_with_those_of_the_experiment(tmp_path
     write(tmp_path / "enhanced/a_1.wav")
 
     def place():
-        return scoring._tasks(data, tmp_path / "data", tmp_path / "enhanced", tmp_path / "out")[0][2]
+        return scoring._tasks(data, tmp_path / "data", tmp_path / "enhanced", tmp_path / "out", None)[0][2]
 
     assert place() == tmp_path / "data/scoring_unprocessed"
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)

@@ -239,5 +239,6 @@ decode() { # stage 4
 score() { # stage 5
   run_jobs "$decode_cmd" "$enhanced/scoring/logs/score.JOB.log" \
     sase score --data "$dump/tt" --enhanced "$enhanced" --out "$enhanced/scoring"
-  echo "$(date '+%F %T') done: the tables are in $PWD/$exp/RESULTS.md"
+  sase report "$exp" --data "$dump/tt" --out "$exp/report.html"
+  echo "$(date '+%F %T') done: to listen, open report.html; the tables are in $PWD/$exp/RESULTS.md"
 }

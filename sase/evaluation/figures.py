@@ -11,13 +11,12 @@ import numpy as np
 
 from sase.errors import InputError
 from sase.evaluation.scores import Labels, Scores, groups
+from sase.metrics.measures import MEASURES, measures_in, title_of
 from sase.plotting import MAX_GROUPS, draw_spectrograms, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_SHOWN = {"PESQ_WB": "PESQ_WB", "SI_SDR": "SI_SDR (dB)"}
-_TITLES = {"PESQ_WB": "PESQ_WB {:.2f}", "STOI": "STOI {:.3f}", "SI_SDR": "SI_SDR {:.1f} dB"}
 _AXES = {"noise": "noise", "snr": "SNR of the unprocessed input (dB)"}
 _BLUE, _GREY = "#4477aa", "#777777"
 _SEED = 0  # of the horizontal jitter of the points in the box plots
@@ -40,8 +39,15 @@ def median_utt(unprocessed: Scores, enhanced: Scores, measure: str = "PESQ_WB") 
 def improvements(unprocessed: Scores, enhanced: Scores, measure: str) -> dict[str, float]:
     """Return {utt: enhanced - unprocessed} of one measure, where both are defined."""
     common = [utt for utt in enhanced.values if utt in unprocessed.values]
+    if not {measure} <= {*enhanced.measures} & {*unprocessed.measures}:
+        return {}
     gains = {utt: enhanced.values[utt][measure] - unprocessed.values[utt][measure] for utt in common}
     return {utt: gain for utt, gain in gains.items() if not math.isnan(gain)}
+
+
+def drawn(scores: Scores) -> list[str]:
+    """Return the names of those measures of the scores that figures show."""
+    return [name for name in scores.measures if MEASURES[name].drawn]
 
 
 def draw_example(
@@ -70,7 +76,7 @@ def draw_example(
 
 
 def draw_improvements(path: str | Path, unprocessed: Scores, enhanced: Scores, labels: Labels) -> None:
-    """Draw the improvements of PESQ_WB and SI_SDR by noise and by SNR: a box and a point per utterance for each group.
+    """Draw the improvements of the drawn measures by noise and by SNR: a box and a point per utterance for each group.
 
     Args:
         path: of the PNG.
@@ -82,13 +88,14 @@ def draw_improvements(path: str | Path, unprocessed: Scores, enhanced: Scores, l
     kinds = {kind: labels.get(kind, {}) for kind in _AXES}
     kinds = {kind: table for kind, table in kinds.items() if 0 < len(set(table.values())) <= MAX_GROUPS}
     kinds = kinds or {"": dict.fromkeys(enhanced.values, "all")}
-    figure = Figure(figsize=(1.5 + 4.5 * len(kinds), 6.5), layout="constrained")
-    axes = figure.subplots(len(_SHOWN), len(kinds), sharey="row", squeeze=False)
-    for row, (measure, name) in zip(axes, _SHOWN.items()):
+    shown = drawn(enhanced)
+    figure = Figure(figsize=(1.5 + 4.5 * len(kinds), 0.5 + 3.0 * len(shown)), layout="constrained")
+    axes = figure.subplots(len(shown), len(kinds), sharey="row", squeeze=False)
+    for row, measure in zip(axes, shown):
         gains = improvements(unprocessed, enhanced, measure)
         for axis, table in zip(row, kinds.values()):
             _boxes(axis, {group: [gains[u] for u in utts if u in gains] for group, utts in groups(table).items()})
-        row[0].set_ylabel(f"improvement of {name}")
+        row[0].set_ylabel(f"improvement of {title_of(measure)}")
     for axis, kind in zip(axes[-1], kinds):
         axis.set_xlabel(_AXES.get(kind, ""))
     figure.suptitle("Enhanced minus unprocessed: every utterance, median, quartiles, 5 and 95 %", fontsize=11)
@@ -117,5 +124,5 @@ def _boxes(axis: Axes, values: Mapping[Any, list[float]]) -> None:
 
 
 def _scores(row: Mapping[str, float]) -> str:
-    known = {name: row[name] for name in _TITLES if not math.isnan(row.get(name, math.nan))}
-    return ", ".join(_TITLES[name].format(value) for name, value in known.items())
+    known = [name for name in measures_in(row) if MEASURES[name].drawn and not math.isnan(row[name])]
+    return ", ".join(f"{name} {row[name]:.{MEASURES[name].decimals}f} {MEASURES[name].unit}".strip() for name in known)

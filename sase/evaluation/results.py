@@ -13,8 +13,8 @@ from sase.errors import InputError
 from sase.evaluation import figures
 from sase.evaluation.provenance import CONFIGS, facts_of
 from sase.evaluation.scores import Labels, Scores, groups
-from sase.evaluation.scoring import SAMPLE_RATE, ScoredSet, join_shards, read
-from sase.metrics.measures import METRICS, title_of
+from sase.evaluation.scoring import PLAIN, SAMPLE_RATE, Method, ScoredSet, join_shards, read
+from sase.metrics.measures import MEASURES, METRICS, measures_in, title_of
 from sase.plotting import MAX_GROUPS
 
 SUMMARY = "summary.json"
@@ -36,6 +36,8 @@ def finish(
     workers: int | None = None,
     utt: str | None = None,
     log: Callable[[str], object] = print,
+    method: Method = PLAIN,
+    unprocessed: str | Path | None = None,
 ) -> Summary:
     """Join the shards of a set's scores, draw the figures, write RESULTS.md, and return the set's summary.
 
@@ -46,14 +48,17 @@ def finish(
         workers: number of processes that scored; by default ``nj``.
         utt: the utterance to show; by default the one of median improvement.
         log: called with the path of RESULTS.md.
+        method, unprocessed: as :func:`sase.evaluation.scoring.score_shard`.
     """
-    scored, name = join_shards(data_dir, enhanced_dir, out, nj), Path(data_dir).resolve().name
+    scored = join_shards(data_dir, enhanced_dir, out, nj, method, unprocessed)
+    name = Path(data_dir).resolve().name
     exp = Path(enhanced_dir).resolve().parent
     folder = Path(results_dir or (exp if (exp / "config.yaml").is_file() else out))
     _draw_figures(folder / "images", name, scored, utt)
     remove_ended_leftovers(folder, folder / "images")  # of killed writers; another set may be scored now
     facts = facts_of(exp, scored.enhanced, workers or nj)
     summary = summarise(name, scored.unprocessed, scored.enhanced, scored.labels, facts)
+    summary["paths"] = {"data": str(data_dir), "unprocessed": str(scored.unprocessed_dir)}
     if missing := left_out.read(scored.data.path):
         summary["left_out"] = missing
     write_summary(out, summary)
@@ -71,7 +76,8 @@ def _draw_figures(folder: Path, name: str, scored: ScoredSet, utt: str | None) -
         raise InputError(f"--utt {utt}: not one of the {len(enhanced.values)} scored utterances")
     pair = scored.pairs[utt]
     assert pair.enhanced is not None  # it has scores
-    (noisy, rate), (cleaned, _), (clean, _) = map(read, (scored.data.noisy[utt], pair.enhanced, pair.clean))
+    specs = scored.data.noisy[utt], pair.enhanced, scored.data.clean[utt]
+    (noisy, rate), (cleaned, _), (clean, _) = map(read, specs)
     figures.draw_example(folder / f"{name}_spectrograms.png", utt, (noisy, cleaned, clean), rate, unprocessed, enhanced)
     figures.draw_improvements(folder / f"{name}_improvements.png", unprocessed, enhanced, scored.labels)
 
@@ -113,7 +119,11 @@ def write_results(folder: str | Path, summaries: Iterable[Summary]) -> None:
         folder: the experiment's folder, with the figures in images/.
         summaries: what :func:`summarise` returned for each set.
     """
-    lines = [f"# Results of {Path(folder).resolve().name}", "", _MEANING.format(rate=SAMPLE_RATE), ""]
+    summaries = list(summaries)
+    measures = _measures(*summaries)
+    meanings = [MEASURES[name].meaning for name in measures if MEASURES[name].meaning]
+    introduction = "\n".join([_MEANING.format(rate=SAMPLE_RATE), *meanings])
+    lines = [f"# Results of {Path(folder).resolve().name}", "", introduction, ""]
     for summary in summaries:
         lines += _set_section(summary, Path(folder))
     write_text(Path(folder) / "RESULTS.md", "\n".join(lines).rstrip() + "\n")
@@ -133,6 +143,12 @@ def write_summary(folder: str | Path, summary: Summary) -> None:
 def counts(summary: Summary) -> str:
     """Return the counts of a summary in one line."""
     text = f"{summary['scored']} scored, {summary['failed']} failed, {summary['without_speech']} without speech"
+    if silent := summary.get("silent"):  # absent, as "trimmed", in summaries of an earlier version
+        text += f", {silent} silent"
+        if any(name in METRICS for name in summary["mean"]):
+            text += " after enhancement, which count with the lowest value of each measure"
+    if trimmed := summary.get("trimmed"):
+        text += f", {trimmed} trimmed to the shorter signal by up to {summary['trimmed_samples']} samples (--trim)"
     partly = [f"{name} undefined for {count}" for name, count in summary["undefined"].items() if count]
     return f"{text} ({', '.join(partly)})" if partly else text
 
@@ -143,8 +159,8 @@ def text(summary: Summary) -> str:
     if "unprocessed" in summary:
         columns = {"unprocessed": summary["unprocessed"], "enhanced": summary}
     lines = [" " * 12 + "".join(f"{title:>13}" for title in columns)]
-    for name in METRICS:
-        numbers = "".join(f"{_number(name, values['mean'][name]):>13}" for values in columns.values())
+    for name in _measures(summary):
+        numbers = "".join(f"{_number(name, values['mean'].get(name)):>13}" for values in columns.values())
         lines.append(f"{title_of(name):<12}{numbers}")
     marks = [f"Not the whole test set: {_left_out(summary)}"] if summary.get("left_out") else []
     return "\n".join([*lines, counts(summary), *marks])
@@ -152,10 +168,11 @@ def text(summary: Summary) -> str:
 
 def table(summary: Summary) -> list[str]:
     """Return the Markdown table of a set, as lines: unprocessed, enhanced, improvement."""
-    rows = [_row(["unprocessed"], summary["unprocessed"], True), _row(["enhanced"], summary, True)]
-    common = summary["common"]
-    difference = {"mean": _difference(common), "scored": common["enhanced"]["scored"]}
-    lines = _table(["signal"], [*rows, _row(["improvement"], difference, False, "+")])
+    common, names = summary["common"], _measures(summary)
+    difference = {"mean": _difference(common, names), "scored": common["enhanced"]["scored"]}
+    signals = {"unprocessed": summary["unprocessed"], "enhanced": summary}
+    rows = [_row([title], values, names, with_std=True) for title, values in signals.items()]
+    lines = _table(["signal"], names, [*rows, _row(["improvement"], difference, names, sign="+")])
     return [*lines, "", f"**Not the whole test set:** {_left_out(summary)}"] if summary.get("left_out") else lines
 
 
@@ -168,8 +185,13 @@ def _both(unprocessed: Scores, enhanced: Scores, utts: Sequence[str]) -> Summary
     return {"unprocessed": unprocessed.summary(utts), "enhanced": enhanced.summary(utts)}
 
 
-def _difference(both: Summary) -> dict[str, float | None]:
-    means = [(name, both["enhanced"]["mean"][name], both["unprocessed"]["mean"][name]) for name in METRICS]
+def _measures(*summaries: Summary) -> list[str]:
+    """Return the measures that are in one of the summaries, which other versions or options may have written."""
+    return measures_in({name for summary in summaries for name in summary["mean"]})
+
+
+def _difference(both: Summary, names: Iterable[str]) -> dict[str, float | None]:
+    means = [(name, both["enhanced"]["mean"].get(name), both["unprocessed"]["mean"].get(name)) for name in names]
     return {name: None if None in (after, before) else after - before for name, after, before in means}
 
 
@@ -198,23 +220,26 @@ def breakdown_lines(kind: str, breakdown: Summary) -> list[str]:
     """Return the Markdown table of one breakdown of a set's summary, such as ``snr`` or ``noise``, as lines."""
     if len(breakdown) > MAX_GROUPS:
         return [f"Not shown: there are {len(breakdown)} groups. The scores per utterance are in scores.csv."]
+    names = _measures(*(both["enhanced"] for both in breakdown.values()))
     rows = [
-        _row([group, signal], values, False) for group, both in breakdown.items() for signal, values in both.items()
+        _row([group, signal], values, names) for group, both in breakdown.items() for signal, values in both.items()
     ]
-    return _table([_KINDS.get(kind, kind), "signal"], rows)
+    return _table([_KINDS.get(kind, kind), "signal"], names, rows)
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    names = map(title_of, METRICS)
-    return markdown.table([*columns, "utterances", *names], rows, "l" * len(columns) + "r", compact=True)
+def _table(columns: Sequence[str], names: Iterable[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    titles = map(title_of, names)
+    return markdown.table([*columns, "utterances", *titles], rows, "l" * len(columns) + "r", compact=True)
 
 
-def _row(columns: Sequence[str], summary: Summary, with_std: bool, sign: str = "") -> list[str]:
-    cells = [_number(name, summary["mean"][name], sign) for name in METRICS]
+def _row(
+    columns: Sequence[str], summary: Summary, names: Sequence[str], with_std: bool = False, sign: str = ""
+) -> list[str]:
+    cells = [_number(name, summary["mean"].get(name), sign) for name in names]
     if with_std:
-        cells = [f"{cell} ± {_number(name, summary['std'][name])}" for name, cell in zip(METRICS, cells)]
+        cells = [f"{cell} ± {_number(name, summary['std'].get(name))}" for name, cell in zip(names, cells)]
     return [*columns, str(summary["scored"]), *cells]
 
 
 def _number(name: str, value: float | None, sign: str = "") -> str:
-    return "–" if value is None else f"{value:{sign}.{METRICS[name].decimals}f}"
+    return "–" if value is None else f"{value:{sign}.{MEASURES[name].decimals}f}"

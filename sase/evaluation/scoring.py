@@ -2,7 +2,7 @@
 
 A folder of scores has the tables of :mod:`sase.evaluation.scores` and the completion record ``scores.json``;
 ``shards/`` has a record of each job. The scores of the unprocessed input are stored in the data directory
-(``scoring_unprocessed``) and computed once; if that is read-only, in the folder of scores.
+(``scoring_unprocessed``) and computed once; if that is read-only, in the folder of scores, and on request elsewhere.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -31,22 +32,58 @@ from sase.data import dump
 from sase.data.datadir import DataDir, read_data_dir, read_table, shard
 from sase.errors import InputError
 from sase.evaluation.scores import MISSING, Labels, Scores, labels_of, require_some, write_csv, write_scores
-from sase.metrics.measures import METRICS, evaluate
+from sase.metrics import dnsmos
+from sase.metrics.measures import METRICS, WITHOUT_REFERENCE, evaluate
 
 SAMPLE_RATE = 16000  # of all scoring, in Hz; other rates are resampled to it
 UNPROCESSED = "scoring_unprocessed"
-_FORMAT = 2  # raise it when a measure changes, so that existing scores are computed again
+_FORMAT = 3  # raise it when a measure changes, so that existing scores are computed again
 
 Log = Callable[[str], object]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One utterance and its two signals: sound files or ``path.ark:offset``; None if there is no enhanced file."""
+    """One utterance and its two signals: sound files or ``path.ark:offset``.
+
+    Attributes:
+        utt: its name.
+        clean: None if it is scored without a reference.
+        enhanced: None if there is no enhanced file.
+    """
 
     utt: str
-    clean: str
+    clean: str | None
     enhanced: str | None
+
+
+@dataclass(frozen=True)
+class Method:
+    """How pairs are scored.
+
+    Attributes:
+        trim: the most samples, at the rate of the files, that are cut off the end of the longer signal of a pair.
+        without_reference: also compute the measures that need no clean signal.
+    """
+
+    trim: int = 0
+    without_reference: bool = False
+
+    def measures(self, reference: bool = True) -> list[str]:
+        """Return the names of the measures, for pairs with or without a clean signal."""
+        return [*(METRICS if reference else ()), *(WITHOUT_REFERENCE if self.without_reference else ())]
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """{measure: value} of one pair, whether the enhanced signal is silent, and how many samples were trimmed."""
+
+    values: dict[str, float]
+    silent: bool = False
+    trimmed: int = 0
+
+
+PLAIN = Method()
 
 
 @dataclass(frozen=True)
@@ -58,6 +95,7 @@ class ScoredSet:
         pairs: {utt: :class:`Pair` of clean and enhanced speech}.
         labels: as :func:`labels_of` returns them.
         unprocessed, enhanced: the scores.
+        unprocessed_dir: the folder of the former.
     """
 
     data: DataDir
@@ -65,6 +103,7 @@ class ScoredSet:
     labels: Labels
     unprocessed: Scores
     enhanced: Scores
+    unprocessed_dir: Path
 
 
 def folder_pairs(clean_dir: str | Path, enhanced_dir: str | Path) -> tuple[list[Pair], list[str]]:
@@ -89,77 +128,105 @@ def data_pairs(data: DataDir, enhanced_dir: str | Path | None) -> list[Pair]:
     """
     if enhanced_dir is None:
         return [Pair(utt, data.clean[utt], data.noisy[utt]) for utt in data.utts]
-    table = Path(enhanced_dir) / "spk1.scp"
-    enhanced = read_table(table) if table.is_file() else _sound_files(enhanced_dir)
+    enhanced = _enhanced_files(enhanced_dir)
     return [
         Pair(utt, data.clean[utt], enhanced.get(utt) or enhanced.get(unicodedata.normalize("NFC", utt)))
         for utt in data.utts
     ]
 
 
-def score_pair(pair: Pair) -> dict[str, float]:
-    """Return {measure: value} of one pair, at 16 kHz.
+def score_pair(pair: Pair, method: Method = PLAIN) -> PairScores:
+    """Return the :class:`PairScores` of one pair, at 16 kHz.
 
     Raises:
-        InputError: the enhanced file is missing, a file is unreadable or silent, or rates or lengths differ.
+        InputError: the enhanced file is missing, a file is unreadable, the clean one is silent, or rates or lengths
+            differ.
     """
     if pair.enhanced is None:
         raise InputError(MISSING)
-    (clean, clean_rate), (enhanced, rate) = read(pair.clean), read(pair.enhanced)
-    if clean_rate != rate:
-        raise InputError(f"clean has {clean_rate} Hz, enhanced {rate} Hz")
-    if len(clean) != len(enhanced):
-        raise InputError(f"clean has {len(clean)} samples, enhanced {len(enhanced)}")
-    for wav, path in ((clean, pair.clean), (enhanced, pair.enhanced)):
-        if not wav.any():
-            raise InputError(f"{path}: is silent")
-    clean, enhanced = (audio.resample(wav, rate, SAMPLE_RATE) for wav in (clean, enhanced))
-    return evaluate(clean, enhanced, SAMPLE_RATE)
+    enhanced, rate = read(pair.enhanced)
+    clean, trimmed = None, 0
+    if pair.clean is not None:
+        clean, clean_rate = read(pair.clean)
+        if clean_rate != rate:
+            raise InputError(f"clean has {clean_rate} Hz, enhanced {rate} Hz")
+        trimmed = abs(len(clean) - len(enhanced))
+        if trimmed > method.trim:
+            raise InputError(f"clean has {len(clean)} samples, enhanced {len(enhanced)}")
+        clean, enhanced = (wav[: min(len(clean), len(enhanced))] for wav in (clean, enhanced))
+        if not clean.any():
+            raise InputError(f"{pair.clean}: is silent")
+        clean = audio.resample(clean, rate, SAMPLE_RATE)
+    silent = bool((enhanced == enhanced[0]).all())
+    values = evaluate(
+        clean, audio.resample(enhanced, rate, SAMPLE_RATE), SAMPLE_RATE, method.measures(clean is not None)
+    )
+    return PairScores(values, silent, trimmed)
 
 
-def score_pairs(pairs: Sequence[Pair], workers: int = 1, log: Log = print) -> Scores:
+def score_pairs(pairs: Sequence[Pair], workers: int = 1, log: Log = print, method: Method = PLAIN) -> Scores:
     """Return the :class:`Scores` of many pairs; a bad pair is logged, counted and skipped.
 
     Args:
         pairs: list of :class:`Pair`.
         workers: number of processes.
         log: called with a line for each bad utterance.
+        method: how to score.
     """
+    if method.without_reference:
+        dnsmos.require()
     started = time.monotonic()
-    values: dict[str, dict[str, float]] = {}
+    scored: dict[str, PairScores] = {}
     failed: dict[str, str] = {}
     workers = min(workers, len(pairs))
+    try_pair = partial(_try_pair, method=method)
     if workers > 1:
         context = multiprocessing.get_context("spawn")  # a fork would copy the locks of the caller's threads
         with _one_thread_each(), ProcessPoolExecutor(workers, mp_context=context) as pool:
-            outcomes = list(_progress(pool.map(_try_pair, pairs, chunksize=4), len(pairs)))
+            outcomes = list(_progress(pool.map(try_pair, pairs, chunksize=4), len(pairs)))
     else:
-        outcomes = list(_progress(map(_try_pair, pairs), len(pairs)))
-    for pair, (scored, reason) in zip(pairs, outcomes):
-        if scored is None:
+        outcomes = list(_progress(map(try_pair, pairs), len(pairs)))
+    for pair, (scores, reason) in zip(pairs, outcomes):
+        if scores is None:
             failed[pair.utt] = reason
             log(f"{pair.utt}: {reason}")
         else:
-            values[pair.utt] = scored
-    return Scores(values, failed, time.monotonic() - started)
+            scored[pair.utt] = scores
+    return Scores(
+        {utt: each.values for utt, each in scored.items()},
+        failed,
+        time.monotonic() - started,
+        [utt for utt, each in scored.items() if each.silent],
+        {utt: each.trimmed for utt, each in scored.items() if each.trimmed},
+    )
 
 
 def score_folders(
-    clean_dir: str | Path, enhanced_dir: str | Path, out: str | Path | None = None, workers: int = 1, log: Log = print
+    clean_dir: str | Path | None,
+    enhanced_dir: str | Path,
+    out: str | Path | None = None,
+    workers: int = 1,
+    log: Log = print,
+    method: Method = PLAIN,
 ) -> Scores:
-    """Return the :class:`Scores` of two folders, as :func:`folder_pairs` pairs them.
+    """Return the :class:`Scores` of two folders, as :func:`folder_pairs` pairs them, or of one without a reference.
 
     Args:
-        clean_dir, enhanced_dir: folders of sound files.
+        clean_dir, enhanced_dir: folders of sound files. Without a clean one, the enhanced one may have a ``spk1.scp``,
+            and ``method`` must be without reference.
         out: CSV file, or a folder for scores.csv; None to write nothing.
         workers: number of processes.
         log: called with a line for each bad utterance.
+        method: how to score.
     """
-    pairs, surplus = folder_pairs(clean_dir, enhanced_dir)
-    if surplus:
-        names = " ".join(surplus[:5])
-        log(f"{enhanced_dir}: {len(surplus)} files without a clean counterpart are not scored: {names} ...")
-    scores = require_some(score_pairs(pairs, workers, log), str(enhanced_dir))
+    if clean_dir is None:
+        pairs = [Pair(utt, None, path) for utt, path in sorted(_enhanced_files(enhanced_dir).items())]
+    else:
+        pairs, surplus = folder_pairs(clean_dir, enhanced_dir)
+        if surplus:
+            names = " ".join(surplus[:5])
+            log(f"{enhanced_dir}: {len(surplus)} files without a clean counterpart are not scored: {names} ...")
+    scores = require_some(score_pairs(pairs, workers, log, method), str(enhanced_dir))
     if out is not None:
         write_csv(out if Path(out).suffix else Path(out) / "scores.csv", scores)
     return scores
@@ -173,6 +240,8 @@ def score_shard(
     job: int = 1,
     workers: int = 1,
     log: Log = print,
+    method: Method = PLAIN,
+    unprocessed: str | Path | None = None,
 ) -> None:
     """Score shard ``job`` of ``nj`` of a set, and of its unprocessed input unless that has been scored.
 
@@ -185,22 +254,31 @@ def score_shard(
         nj, job: the number of shards, and which of them to score, from 1.
         workers: number of processes.
         log: called with each line of the report.
+        method: how to score.
+        unprocessed: folder for the scores of the unprocessed input, instead of one in the data directory.
     """
-    for name, pairs, folder in _tasks(read_data_dir(data_dir), data_dir, enhanced_dir, out):
-        if _read_record(folder / "scores.json", pairs) is not None:
+    for name, pairs, folder in _tasks(read_data_dir(data_dir), data_dir, enhanced_dir, out, unprocessed):
+        if _read_record(folder / "scores.json", pairs, method) is not None:
             log(f"{name}: already scored (to score again, delete {folder})")
             continue
         part, path = _shard(pairs, nj, job), _shard_path(folder, nj, job)
-        if _read_record(path, part) is None:
-            scores = score_pairs(part, workers, log)
-            _write_record(path, part, scores)
+        if _read_record(path, part, method) is None:
+            scores = score_pairs(part, workers, log, method)
+            _write_record(path, part, scores, method)
             counts = f"{len(scores.values)} scored, {len(scores.failed)} failed"
             log(f"{name}, shard {job} of {nj}: {counts} in {scores.seconds:.1f} s")
         else:
             log(f"{name}, shard {job} of {nj}: already scored")
 
 
-def join_shards(data_dir: str | Path, enhanced_dir: str | Path, out: str | Path, nj: int = 1) -> ScoredSet:
+def join_shards(
+    data_dir: str | Path,
+    enhanced_dir: str | Path,
+    out: str | Path,
+    nj: int = 1,
+    method: Method = PLAIN,
+    unprocessed: str | Path | None = None,
+) -> ScoredSet:
     """Join the shards of a set and of its unprocessed input, write both folders of scores, and return the set.
 
     Args: as :func:`score_shard`.
@@ -209,29 +287,38 @@ def join_shards(data_dir: str | Path, enhanced_dir: str | Path, out: str | Path,
         InputError: a shard is missing or of other input, or nothing could be scored.
     """
     data = read_data_dir(data_dir)
-    labels, joined, tasks = labels_of(data), [], _tasks(data, data_dir, enhanced_dir, out)
+    labels, joined, tasks = labels_of(data), [], _tasks(data, data_dir, enhanced_dir, out, unprocessed)
     for name, pairs, folder in tasks:
-        scores = _read_record(folder / "scores.json", pairs) or _join(name, pairs, folder, nj)
+        scores = _read_record(folder / "scores.json", pairs, method) or _join(name, pairs, folder, nj, method)
         write_scores(folder, scores, labels)
-        _write_record(folder / "scores.json", pairs, scores)
+        _write_record(folder / "scores.json", pairs, scores, method)
         joined.append(require_some(scores, name))
     # Not in the folder of the unprocessed input: another experiment on the same set may be writing there.
     remove_leftovers(Path(out), Path(out) / "shards")
-    unprocessed, enhanced = joined
-    return ScoredSet(data, {pair.utt: pair for pair in tasks[-1][1]}, labels, unprocessed, enhanced)
+    unprocessed_scores, enhanced_scores = joined
+    enhanced_pairs = {pair.utt: pair for pair in tasks[-1][1]}
+    return ScoredSet(data, enhanced_pairs, labels, unprocessed_scores, enhanced_scores, tasks[0][2])
 
 
 def _tasks(
-    data: DataDir, data_dir: str | Path, enhanced_dir: str | Path, out: str | Path
+    data: DataDir, data_dir: str | Path, enhanced_dir: str | Path, out: str | Path, unprocessed: str | Path | None
 ) -> list[tuple[str, list[Pair], Path]]:
     """Return the two things to score, unprocessed and enhanced: (name, pairs, folder of the scores)."""
-    kept = data.path / UNPROCESSED
-    if not (kept / "scores.json").is_file() and not os.access(data.path, os.W_OK):
+    kept = Path(unprocessed) if unprocessed else data.path / UNPROCESSED
+    if unprocessed and kept.resolve() == Path(out).resolve():
+        raise InputError(f"{kept}: the scores of the enhanced speech are there; use another folder for --unprocessed")
+    if not unprocessed and not (kept / "scores.json").is_file() and not os.access(data.path, os.W_OK):
         kept = Path(out) / UNPROCESSED  # the data is read-only
     return [
         (f"{data_dir} unprocessed", data_pairs(data, None), kept),
         (str(enhanced_dir), data_pairs(data, enhanced_dir), Path(out)),
     ]
+
+
+def _enhanced_files(folder: str | Path) -> dict[str, str]:
+    """Return {utt: path} of a folder with ``spk1.scp``, or with sound files named after the utterances."""
+    table = Path(folder) / "spk1.scp"
+    return read_table(table) if table.is_file() else _sound_files(folder)
 
 
 def _sound_files(folder: str | Path) -> dict[str, str]:
@@ -246,21 +333,22 @@ def _sound_files(folder: str | Path) -> dict[str, str]:
     return files
 
 
-def _is_ark(spec: str) -> bool:
+def is_ark(spec: str) -> bool:
+    """Return whether a path is ``path.ark:offset``."""
     return re.fullmatch(r".+\.ark:\d+", spec) is not None
 
 
 def read(spec: str) -> tuple[np.ndarray, int]:
     """Return float32 (time,) and the rate of a sound file or an ark entry."""
-    if _is_ark(spec):
+    if is_ark(spec):
         return dump.read_wav(spec), dump.read_entry(spec).sample_rate
     return audio.read_mono(spec)
 
 
-def _try_pair(pair: Pair) -> tuple[dict[str, float], None] | tuple[None, str]:
-    """Return the values of a pair and None, or None and the reason for the failure."""
+def _try_pair(pair: Pair, method: Method) -> tuple[PairScores, None] | tuple[None, str]:
+    """Return the scores of a pair and None, or None and the reason for the failure."""
     try:
-        return score_pair(pair), None
+        return score_pair(pair, method), None
     except Exception as error:
         if ends_batch(error):
             raise
@@ -293,20 +381,27 @@ def _shard_path(folder: Path, nj: int, job: int) -> Path:
     return folder / "shards" / f"{job}of{nj}.json"
 
 
-def _join(name: str, pairs: Sequence[Pair], folder: Path, nj: int) -> Scores:
+def _join(name: str, pairs: Sequence[Pair], folder: Path, nj: int, method: Method) -> Scores:
     """Return the Scores of all shards together; the time is that of the slowest."""
-    records = {job: _read_record(_shard_path(folder, nj, job), _shard(pairs, nj, job)) for job in range(1, nj + 1)}
+    records = {
+        job: _read_record(_shard_path(folder, nj, job), _shard(pairs, nj, job), method) for job in range(1, nj + 1)
+    }
     if missing := [str(job) for job, scores in records.items() if scores is None]:
         raise InputError(f"{name}: shards {' '.join(missing)} of {nj} are missing or of other input; score them first")
     shards = [scores for scores in records.values() if scores is not None]
-    values = {utt: row for scores in shards for utt, row in scores.values.items()}
-    failed = {utt: reason for scores in shards for utt, reason in scores.failed.items()}
-    return Scores(values, failed, max(scores.seconds for scores in shards))
+    return Scores(
+        {utt: row for scores in shards for utt, row in scores.values.items()},
+        {utt: reason for scores in shards for utt, reason in scores.failed.items()},
+        max(scores.seconds for scores in shards),
+        [utt for scores in shards for utt in scores.silent],
+        {utt: samples for scores in shards for utt, samples in scores.trimmed.items()},
+    )
 
 
-def _input_fingerprint(pairs: Iterable[Pair]) -> str:
-    """Return the fingerprint of everything the scores depend on: the files and the tools."""
-    tools = [_FORMAT, audio.RESAMPLER, *METRICS, *map(version, ("pesq", "pystoi"))]
+def _input_fingerprint(pairs: Iterable[Pair], method: Method) -> str:
+    """Return the fingerprint of everything the scores depend on: the files, the tools and the method."""
+    packages = ["pesq", "pystoi", *(["speechmos"] if method.without_reference else [])]
+    tools = [_FORMAT, audio.RESAMPLER, *method.measures(), method.trim, *map(version, packages)]
     lines = (f"{pair.utt} {_spec_fingerprint(pair.clean)} {_spec_fingerprint(pair.enhanced)}\n" for pair in pairs)
     return completion.fingerprint(chain([f"{tools}\n"], lines))
 
@@ -314,19 +409,19 @@ def _input_fingerprint(pairs: Iterable[Pair]) -> str:
 def _spec_fingerprint(spec: str | None) -> str:
     if spec is None:
         return "none"
-    return f"{spec} {dump.file_fingerprint(spec.rpartition(':')[0] if _is_ark(spec) else spec)}"
+    return f"{spec} {dump.file_fingerprint(spec.rpartition(':')[0] if is_ark(spec) else spec)}"
 
 
-def _write_record(path: Path, pairs: Iterable[Pair], scores: Scores) -> None:
-    result = {"seconds": scores.seconds, "failed": scores.failed, "values": scores.values}
-    completion.write(path, _input_fingerprint(pairs), result)
+def _write_record(path: Path, pairs: Iterable[Pair], scores: Scores, method: Method = PLAIN) -> None:
+    completion.write(path, _input_fingerprint(pairs, method), asdict(scores))
 
 
-def _read_record(path: Path, pairs: Iterable[Pair]) -> Scores | None:
-    """Return the Scores of a record, or None if it is missing or of other input."""
+def _read_record(path: Path, pairs: Iterable[Pair], method: Method = PLAIN) -> Scores | None:
+    """Return the Scores of a record, or None if it is missing or of other input or another method."""
     if not path.is_file():  # the fingerprint of the input takes a while
         return None
-    record = completion.read_if_current(path, _input_fingerprint(pairs))
+    record = completion.read_if_current(path, _input_fingerprint(pairs, method))
     if record is None:
         return None
-    return Scores(jsonfile.null_to_nan(record["values"]), record["failed"], record["seconds"])
+    values = jsonfile.null_to_nan(record["values"])
+    return Scores(values, record["failed"], record["seconds"], record["silent"], record["trimmed"])

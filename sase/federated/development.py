@@ -31,6 +31,7 @@ class Development:
 
     def __init__(self, network: nn.Module, pairs: PairSet, config: FederatedConfig, select_by: str) -> None:
         self.network, self.select_by, self.max_drop_db = network, select_by, config.max_drop_db
+        self.pairs = pairs
         self._dev, self._common = PairSubset(pairs, config.dev_s), PairSubset(pairs, config.common_dev_s)
 
     def scores(self, model: GlobalModel) -> dict[str, float]:

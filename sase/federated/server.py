@@ -41,6 +41,7 @@ from sase.model import load_model, save_model
 from sase.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from sase.training.config import TrainConfig
 from sase.training.initial import initial_model
+from sase.training.tensorboard import EventWriter, examples_of, is_due
 from sase.training.validation import is_best
 
 log = logging.getLogger(__name__)
@@ -298,7 +299,15 @@ class Server:
         save_model(self.model, self.exp_dir / "last.pt")
         save_checkpoint(self.state_path, self._state())
         write_rounds(self.exp_dir, self.history)
+        self._write_tensorboard(record)
         self._attempts = None
+
+    def _write_tensorboard(self, record: Mapping[str, Any]) -> None:
+        due = is_due(record["round"], self.config.num_rounds)
+        examples = examples_of(self.model, self._development.pairs) if due else {}
+        silos = {f"silo {silo}/{name}": value for silo, of in record["silos"].items() for name, value in of.items()}
+        numbers = {**silos, "server_lr": self.config.effective_server_lr}
+        EventWriter(self.exp_dir).write(self.history, "round", numbers, examples)
 
     def _log_round(self, record: Mapping[str, Any], seconds: float) -> None:
         log.info(

@@ -23,6 +23,7 @@ from sase.jsonfile import append_jsonl, write_jsonl
 from sase.losses.objectives import build_loss
 from sase.model import SASE, save_model
 from sase.progress import progress_bar
+from sase.training import tensorboard
 from sase.training.batch_sharding import batch_backward
 from sase.training.checkpoint import (
     check_fields,
@@ -39,6 +40,7 @@ from sase.training.initial import initial_model
 from sase.training.interruption import Interruption
 from sase.training.loop import EpochStats, GradientGuard, TrainingStep, learning_rate, train_epoch
 from sase.training.performance import autocast, compile_network, eager, training_precision
+from sase.training.tensorboard import EventWriter, examples_of, is_due
 from sase.training.validation import development_scores, is_best
 
 TRAINING_FILES = (
@@ -209,7 +211,7 @@ class Trainer:
         self._save(EpochStats())
         seconds = time.monotonic() - started
         self._write_history()
-        self._write_tensorboard(entry)
+        self._write_tensorboard()
         # Not part of the history, which is reproducible for a seed.
         append_jsonl(self.exp_dir / "timing.jsonl", {"epoch": entry["epoch"], "seconds": round(seconds, 1)})
         shown = " ".join(f"{k} {v}" for k, v in entry.items() if k not in ("epoch", "steps"))
@@ -272,15 +274,13 @@ class Trainer:
     def _write_history(self) -> None:
         write_jsonl(self.exp_dir / "history.jsonl", self.history)
 
-    def _write_tensorboard(self, entry: dict[str, Any]) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:  # optional; history.jsonl has the same numbers
-            return
-        with SummaryWriter(self.exp_dir / "tensorboard", purge_step=entry["steps"]) as writer:
-            for name, value in entry.items():
-                if name not in ("epoch", "steps", "best"):
-                    writer.add_scalar(name, value, entry["steps"])
+    def _write_tensorboard(self) -> None:
+        entry, examples = self.history[-1], {}
+        if is_due(entry["epoch"], self.config.train.epochs):
+            with eager():
+                examples = examples_of(self.validated, self.dev_pairs)
+        rate = self.optimizer.param_groups[0]["lr"]  # of the last step
+        EventWriter(self.exp_dir).write(self.history, "steps", {"learning_rate": rate}, examples)
 
 
 def discard_training(exp_dir: str | Path) -> None:
@@ -290,6 +290,7 @@ def discard_training(exp_dir: str | Path) -> None:
     """
     for name in TRAINING_FILES:
         (Path(exp_dir) / name).unlink(missing_ok=True)
+    tensorboard.discard(exp_dir)
 
 
 def _average(decay: float) -> Callable[..., None]:
