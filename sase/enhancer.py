@@ -14,7 +14,10 @@ import numpy as np
 from sase import audio, engines, pretrained
 from sase.chain import Chain, Stage, Streams, Whole
 from sase.errors import InputError
+from sase.highs import Highs
 from sase.hops import MAX_SAMPLE
+from sase.level import Level
+from sase.limit import Limit
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +28,8 @@ Wav = TypeVar("Wav", np.ndarray, "torch.Tensor")
 _BLOCK_S = 2.0  # of a file that is processed at a time
 _PAD_S = 0.01  # of silence appended to a signal before resampling
 _MANY_CHANNELS = 32
+_OFFLINE_HOP_S = 0.016  # over which the level is measured where the network has no hops
+HIGHS = ("keep", "drop")
 
 
 class Enhancer:
@@ -36,22 +41,32 @@ class Enhancer:
         enhanced = enhancer.enhance(wav, sample_rate)
         enhancer.enhance_file("noisy.wav", "enhanced.wav")
 
-    The network operates at its own sample rate, ``enhancer.sample_rate``; frequencies above half of it are removed.
+    The network operates at its own sample rate, ``enhancer.sample_rate``. Frequencies above half of it are turned down
+    as much as those just below it (:mod:`sase.highs`). The input may have any level (:mod:`sase.level`).
 
     Args:
         engine: a network of :func:`sase.engines.load`; or a :class:`sase.model.SASE`, which is copied for the engine
             ``torch``: later changes of it have no effect.
+        limit_db: attenuate noise by at most so many decibels, ≥ 0; None: as much as the network does.
+        highs: ``keep`` or ``drop`` frequencies above half of the network's sample rate.
+        level: adapt to the level of the input; otherwise the network receives it as it is.
 
     Attributes:
         engine: the network.
     """
 
-    def __init__(self, engine: engines.Engine | SASE) -> None:
+    def __init__(
+        self, engine: engines.Engine | SASE, limit_db: float | None = None, highs: str = "keep", level: bool = True
+    ) -> None:
         if not isinstance(engine, engines.Engine):
             from sase.engines.torch import TorchEngine
 
             engine = TorchEngine(engine)
-        self.engine = engine
+        if limit_db is not None and not limit_db >= 0.0:
+            raise InputError(f"limit_db must be 0 or more, got {limit_db}")
+        if highs not in HIGHS:
+            raise InputError(f"highs must be {' or '.join(HIGHS)}, got {highs!r}")
+        self.engine, self._limit_db, self._highs, self._level = engine, limit_db, highs, level
 
     @classmethod
     def from_pretrained(
@@ -60,16 +75,18 @@ class Enhancer:
         device: str = "cpu",
         engine: str = "auto",
         threads: int | None = None,
+        **processing: Any,
     ) -> Enhancer:
         """Return an Enhancer with trained weights.
 
         Args:
             name_or_path, engine, device, threads: as for :func:`sase.engines.load`.
+            processing: ``limit_db``, ``highs``, ``level``, as for the class.
 
         Raises:
             InputError: no such model, engine or device, or a corrupt or incompatible file.
         """
-        return cls(engines.load(name_or_path, engine, device, threads))
+        return cls(engines.load(name_or_path, engine, device, threads), **processing)
 
     @property
     def model(self) -> SASE:
@@ -160,12 +177,24 @@ class Enhancer:
             whole: collect the signal and process it at its end; otherwise the network must be causal.
         """
         rate = self.sample_rate
-        network: Stage = Whole(self.engine) if whole else Streams(self.engine, num_channels)
-        down = audio.Resampler(sample_rate, rate, num_channels)
-        up = audio.Resampler(rate, sample_rate, num_channels)
+        stages: list[Stage] = [Whole(self.engine) if whole else Streams(self.engine, num_channels)]
+        if self._level:
+            engine = self.engine
+            hop_s = engine.latency_s - engine.delay / rate if engine.causal else _OFFLINE_HOP_S
+            level = Level(rate, round(hop_s * rate), num_channels)
+            stages = [level.scale, *stages, level.restore]
+        down, up = (audio.Resampler(*rates, num_channels) for rates in ((sample_rate, rate), (rate, sample_rate)))
+        if self._highs == "keep" and sample_rate > rate:
+            highs = Highs(sample_rate, rate, num_channels)
+            stages = [highs.split, down, highs.tap, *stages, highs.difference, up, highs.join]
+        else:
+            stages = [down, *stages, up]
+        if self._limit_db is not None:
+            limit = Limit(self._limit_db, num_channels)
+            stages = [limit.tap, *stages, limit.mix]
         # The silence makes up for what rounding of lengths would truncate.
         padding = 0 if sample_rate == rate else math.ceil(_PAD_S * sample_rate)
-        return _Aligned(Chain([down, network, up]), num_channels, padding)
+        return _Aligned(Chain(stages), num_channels, padding)
 
 
 class EnhancerStream:

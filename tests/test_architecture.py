@@ -9,8 +9,8 @@ import pytest
 
 LAYERS = [  # a module imports from its own layer or the ones before it
     "__version__ errors",
-    "atomic audio batch completion config containers endpoints extras filetree hops jsonfile machine markdown plotting "
-    "private processes progress textfile waiting yamlfile",
+    "atomic audio batch completion config containers endpoints extras fifo filetree highs hops jsonfile level limit "
+    "machine markdown plotting private processes progress textfile waiting yamlfile",
     "nn metrics native",
     "model losses data pretrained weightfile inspection profiling",
     "engines",
