@@ -90,7 +90,8 @@ def test_rooms_that_do_not_know_each_other(imports, importing, imported):
 
 def test_only_the_reader_of_sound_imports_its_decoder(imports):
     importing = {module for _, module, name in imports if below(name, "soundfile")}
-    assert importing == {"sase.audio"}
+    assert importing
+    assert all(below(module, "sase.audio") for module in importing)
     others = {"wave", "audioop", "aifc", "sunau", "torchaudio.load", "librosa.load", "scipy.io.wavfile"}
     assert not [place for place, _, name in imports if name in others]
 
