@@ -96,6 +96,15 @@ def test_only_the_reader_of_sound_imports_its_decoder(imports):
     assert not [place for place, _, name in imports if name in others]
 
 
+def test_of_what_enhances_files_only_the_engine_torch_imports_it(imports):
+    enhancing = ("sase.engines", "sase.native", "sase.hops", "sase.chain", "sase.outputs", "sase.audio")
+    importing = {m for _, m, name in imports if below(name, "torch") and any(below(m, room) for room in enhancing)}
+    assert importing == {"sase.engines.torch"}
+    lazy = ("sase.model", "sase.nn.frozen")  # which import torch themselves
+    importing = {m for _, m, name in imports if any(below(name, x) for x in lazy) and below(m, "sase.engines")}
+    assert importing == {"sase.engines.torch"}
+
+
 def test_only_the_flower_engine_imports_flower(imports):
     flower = "sase.federated.flower"
     assert not [p for p, module, name in imports if below(name, "flwr") and not below(module, flower)]

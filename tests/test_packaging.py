@@ -37,7 +37,7 @@ def test_wheel_and_sdist_hold_the_whole_package(root, built):
     source = {
         path.relative_to(root).as_posix()
         for path in (root / "sase").rglob("*")
-        if path.suffix in (".py", ".typed", ".safetensors", ".md", ".c", ".h") or path.name == "Makefile"
+        if path.suffix in (".py", ".typed", ".safetensors", ".onnx", ".sase", ".json", ".md", ".c", ".h") or path.name == "Makefile"
     }
     assert "sase/py.typed" in source
     assert source - in_wheel == set()

@@ -23,8 +23,9 @@ def main() -> None:
         return
     from sase.export.onnx import export_onnx
 
-    card = pretrained.card(args.model) if args.model in pretrained.available() else ""
-    difference = export_onnx(model, args.out, card)
+    path = pretrained.available().get(args.model)
+    about = (pretrained.card(args.model), pretrained.fingerprint(path)) if path else ()
+    difference = export_onnx(model, args.out, *about)
     print(f"{args.out}: written, differs from the network by {difference:.1e}")
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from sase import pretrained
 from sase.engines.engine import Engine, EngineStream, EngineUnavailableError
 from sase.errors import InputError
-from sase.extras import missing_package
 
 __all__ = ["ENGINES", "Engine", "EngineStream", "EngineUnavailableError", "load"]
 
@@ -90,5 +89,7 @@ def _open(engine: str, path: Path, device: str, threads: int | None) -> Engine:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("sase"):
             raise
+        from sase.extras import missing_package
+
         raise EngineUnavailableError(missing_package(error.name)) from None
     return TorchEngine.load(path, device, threads)

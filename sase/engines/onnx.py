@@ -11,7 +11,6 @@ import numpy as np
 
 from sase.engines.engine import Engine, EngineUnavailableError
 from sase.errors import InputError
-from sase.extras import missing_package
 from sase.hops import HopStream
 from sase.weightfile import FORMAT
 
@@ -90,6 +89,8 @@ def _open(path: str | Path, threads: int) -> onnxruntime.InferenceSession:
     try:
         import onnxruntime
     except ImportError:
+        from sase.extras import missing_package
+
         raise EngineUnavailableError(missing_package("onnxruntime")) from None
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
