@@ -95,7 +95,8 @@ def test_enhance_does_the_rest_whatever_happens_to_one(tmp_path, monkeypatch, ca
         assert soundfile.info(tmp_path / f"out/{name}.wav").frames == 1600
     lines = sorted(line for line in capsys.readouterr().err.splitlines() if line.startswith("sase enhance: "))
     assert len(lines) == 2
-    for line, (name, reason) in zip(lines, [("b.wav", "Is a directory"), ("c.wav", "RuntimeError: an operator failed")]):
+    expected = ("b.wav", "Is a directory"), ("c.wav", "RuntimeError: an operator failed")
+    for line, (name, reason) in zip(lines, expected):
         assert f"{name}: " in line
         assert reason in line
     assert not list((tmp_path / "out").glob(".*"))
