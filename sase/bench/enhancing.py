@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import subprocess
 import tempfile
@@ -19,6 +18,7 @@ from sase.errors import InputError
 from sase.metrics.measures import zero_mean_si_sdr
 from sase.processes import sase_command
 
+_POLL_S = 0.05
 _START_S = 0.5  # reported apart
 _SNR_DB = (0.0, 5.0, 10.0)  # of the mixtures, in turn
 _MIN_HIGHS_DB = -25.0  # energy above the network's band in relation to the whole, of files that are used
@@ -99,7 +99,7 @@ def bench_files(minutes: float, count: int, model: str, options: Sequence[str] =
         options: further options of ``sase enhance``.
 
     Returns:
-        One row: wall-clock time, CPU time of all processes, and the peak memory of the largest.
+        One row: wall-clock time, CPU time of all processes, and the peak memory of the one that was started.
     """
     block = 0.1 * np.random.default_rng(0).standard_normal((2, 48000))
     with tempfile.TemporaryDirectory() as folder:
@@ -107,23 +107,33 @@ def bench_files(minutes: float, count: int, model: str, options: Sequence[str] =
             with audio.open_writer(f"{folder}/in/{number}.wav", 48000, 2) as put:
                 for start in np.arange(0.0, 60 * minutes, 1.0):
                     put(block[:, : round(48000 * min(1.0, 60 * minutes - start))])
-        started = time.monotonic()
+        started, used = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         command = sase_command("enhance", f"{folder}/in", "-o", f"{folder}/out", "--model", model, *options)
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.monotonic() - started
-    if status:
+        process, peak_mb = subprocess.Popen(command, stdout=subprocess.DEVNULL), 0.0
+        while process.poll() is None:
+            peak_mb = max(peak_mb, _peak_mb(process.pid))
+            time.sleep(_POLL_S)
+        wall, total = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if process.returncode:
         raise InputError("sase enhance failed, as shown above")
-    total = resource.getrusage(resource.RUSAGE_CHILDREN)
     return [
         {
             "files": count,
             "minutes each": minutes,
             "wall s": wall,
-            "CPU s": usage.ru_utime + usage.ru_stime,
-            "peak MB": total.ru_maxrss / 1024,
+            "CPU s": total.ru_utime + total.ru_stime - used.ru_utime - used.ru_stime,
+            "peak MB": peak_mb,
         }
     ]
+
+
+def _peak_mb(pid: int) -> float:
+    """Return the peak memory of a process in MB, 0 if it has ended; its rusage would begin with what its parent had."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM:")), 0.0)
 
 
 def _with_highs(folder: Path, network_rate: int, limit: int) -> list[tuple[np.ndarray, int]]:
