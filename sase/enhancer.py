@@ -6,15 +6,19 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import numpy as np
 
 from sase import audio, engines, pretrained
 from sase.chain import Chain, Stage, Streams, Whole
 from sase.errors import InputError
+from sase.highs import Highs
 from sase.hops import MAX_SAMPLE
+from sase.level import Level
+from sase.limit import Limit
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +29,8 @@ Wav = TypeVar("Wav", np.ndarray, "torch.Tensor")
 _BLOCK_S = 2.0  # of a file that is processed at a time
 _PAD_S = 0.01  # of silence appended to a signal before resampling
 _MANY_CHANNELS = 32
+_OFFLINE_HOP_S = 0.016  # over which the level is measured where the network has no hops
+HIGHS = ("keep", "drop")
 
 
 class Enhancer:
@@ -36,22 +42,32 @@ class Enhancer:
         enhanced = enhancer.enhance(wav, sample_rate)
         enhancer.enhance_file("noisy.wav", "enhanced.wav")
 
-    The network operates at its own sample rate, ``enhancer.sample_rate``; frequencies above half of it are removed.
+    The network operates at its own sample rate, ``enhancer.sample_rate``. Frequencies above half of it are turned down
+    as much as those just below it (:mod:`sase.highs`). The input may have any level (:mod:`sase.level`).
 
     Args:
         engine: a network of :func:`sase.engines.load`; or a :class:`sase.model.SASE`, which is copied for the engine
             ``torch``: later changes of it have no effect.
+        limit_db: attenuate noise by at most so many decibels, ≥ 0; None: as much as the network does.
+        highs: ``keep`` or ``drop`` frequencies above half of the network's sample rate.
+        level: adapt to the level of the input; otherwise the network receives it as it is.
 
     Attributes:
         engine: the network.
     """
 
-    def __init__(self, engine: engines.Engine | SASE) -> None:
+    def __init__(
+        self, engine: engines.Engine | SASE, limit_db: float | None = None, highs: str = "keep", level: bool = True
+    ) -> None:
         if not isinstance(engine, engines.Engine):
             from sase.engines.torch import TorchEngine
 
             engine = TorchEngine(engine)
-        self.engine = engine
+        if limit_db is not None and not limit_db >= 0.0:
+            raise InputError(f"limit_db must be 0 or more, got {limit_db}")
+        if highs not in HIGHS:
+            raise InputError(f"highs must be {' or '.join(HIGHS)}, got {highs!r}")
+        self.engine, self._limit_db, self._highs, self._level = engine, limit_db, highs, level
 
     @classmethod
     def from_pretrained(
@@ -60,16 +76,18 @@ class Enhancer:
         device: str = "cpu",
         engine: str = "auto",
         threads: int | None = None,
+        **processing: Any,
     ) -> Enhancer:
         """Return an Enhancer with trained weights.
 
         Args:
             name_or_path, engine, device, threads: as for :func:`sase.engines.load`.
+            processing: ``limit_db``, ``highs``, ``level``, as for the class.
 
         Raises:
             InputError: no such model, engine or device, or a corrupt or incompatible file.
         """
-        return cls(engines.load(name_or_path, engine, device, threads))
+        return cls(engines.load(name_or_path, engine, device, threads), **processing)
 
     @property
     def model(self) -> SASE:
@@ -122,35 +140,53 @@ class Enhancer:
         return EnhancerStream(self._aligned(sample_rate, num_channels), num_channels)
 
     def enhance_file(
-        self, source: str | Path, target: str | Path, on_block: Callable[[float], None] | None = None
+        self,
+        source: str | Path,
+        target: str | Path | BinaryIO,
+        on_block: Callable[[float], None] | None = None,
+        *,
+        subtype: str | None = None,
+        salvage: bool = False,
     ) -> float:
-        """Enhance a sound file, preserving rate, channels and length; in bounded memory if the network is causal.
+        """Enhance a sound file; in bounded memory if the network is causal.
+
+        Sample rate, channels, channel layout, length, sample format and tags are preserved as far as the kind of the
+        output file allows.
 
         Args:
-            source: a WAV, FLAC, OGG or MP3 file.
-            target: output file with any of these suffixes, 16 bit if possible; appears once it is complete.
+            source: a file that libsndfile reads, such as WAV, FLAC, OGG or MP3; or one that ffmpeg reads.
+            target: output file with a suffix of :data:`sase.audio.CONTAINERS`; appears once it is complete. Or a binary
+                stream, such as a pipe, to which a WAV file of unknown length is written.
             on_block: called after each block with the number of seconds written.
+            subtype: sample format, such as ``PCM_24`` or ``FLOAT``; None: as in the source.
+            salvage: read what is there of a truncated or damaged file.
 
         Returns:
             The duration in seconds.
 
         Raises:
-            InputError: a missing, unreadable, truncated or empty file, or samples that are not finite.
+            InputError: a missing, unreadable, truncated or empty file, samples that are not finite, or an output that
+                cannot be written.
         """
-        if os.path.realpath(source) == os.path.realpath(target):
+        if isinstance(target, (str, Path)) and os.path.realpath(source) == os.path.realpath(target):
             raise InputError(f"{target}: same as the input; inputs are never overwritten")
         num_samples = 0
-        with (
-            audio.open_blocks(source, _BLOCK_S) as (info, blocks),
-            audio.open_writer(target, info.sample_rate, info.num_channels) as put,
-        ):
-            aligned = self._aligned(info.sample_rate, info.num_channels, whole=not self.engine.causal)
+        with ExitStack() as stack:
+            sound = stack.enter_context(audio.open_any(source, salvage))
+            rate, num_channels = sound.info.sample_rate, sound.info.num_channels
+            blocks = audio.blocks_of(sound, _BLOCK_S)
+            if isinstance(target, (str, Path)):
+                kind = sound.kind.written_as(Path(target), subtype)
+                put = stack.enter_context(audio.open_writer(target, rate, num_channels, kind))
+            else:
+                put = audio.wav_writer(target, rate, num_channels, sound.kind.written_as(Path("output.wav"), subtype))
+            aligned = self._aligned(rate, num_channels, whole=not self.engine.causal)
             for enhanced in aligned.through(blocks):
                 put(enhanced)
                 num_samples += enhanced.shape[1]
                 if on_block is not None:
-                    on_block(enhanced.shape[1] / info.sample_rate)
-        return num_samples / info.sample_rate
+                    on_block(enhanced.shape[1] / rate)
+        return num_samples / rate
 
     def _aligned(self, sample_rate: int, num_channels: int, whole: bool = False) -> _Aligned:
         """Return the whole processing of a signal: the network between two resamplers.
@@ -160,12 +196,24 @@ class Enhancer:
             whole: collect the signal and process it at its end; otherwise the network must be causal.
         """
         rate = self.sample_rate
-        network: Stage = Whole(self.engine) if whole else Streams(self.engine, num_channels)
-        down = audio.Resampler(sample_rate, rate, num_channels)
-        up = audio.Resampler(rate, sample_rate, num_channels)
+        stages: list[Stage] = [Whole(self.engine) if whole else Streams(self.engine, num_channels)]
+        if self._level:
+            engine = self.engine
+            hop_s = engine.latency_s - engine.delay / rate if engine.causal else _OFFLINE_HOP_S
+            level = Level(rate, round(hop_s * rate), num_channels)
+            stages = [level.scale, *stages, level.restore]
+        down, up = (audio.Resampler(*rates, num_channels) for rates in ((sample_rate, rate), (rate, sample_rate)))
+        if self._highs == "keep" and sample_rate > rate:
+            highs = Highs(sample_rate, rate, num_channels)
+            stages = [highs.split, down, highs.tap, *stages, highs.difference, up, highs.join]
+        else:
+            stages = [down, *stages, up]
+        if self._limit_db is not None:
+            limit = Limit(self._limit_db, num_channels)
+            stages = [limit.tap, *stages, limit.mix]
         # The silence makes up for what rounding of lengths would truncate.
         padding = 0 if sample_rate == rate else math.ceil(_PAD_S * sample_rate)
-        return _Aligned(Chain([down, network, up]), num_channels, padding)
+        return _Aligned(Chain(stages), num_channels, padding)
 
 
 class EnhancerStream:

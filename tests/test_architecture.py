@@ -9,13 +9,14 @@ import pytest
 
 LAYERS = [  # a module imports from its own layer or the ones before it
     "__version__ errors",
-    "atomic audio batch completion config containers endpoints extras filetree hops jsonfile machine markdown plotting "
-    "private processes progress textfile waiting yamlfile",
+    "atomic audio batch completion config containers endpoints extras fifo filetree highs hops jsonfile level limit "
+    "machine markdown plotting private processes progress textfile waiting workers yamlfile",
     "nn metrics native",
     "model losses data pretrained weightfile inspection profiling",
     "engines",
     "chain outputs",
     "training enhancer inspection_figure",
+    "enhancing",
     "federated evaluation export report",
     "studies bench",
     "bin",
@@ -90,7 +91,8 @@ def test_rooms_that_do_not_know_each_other(imports, importing, imported):
 
 def test_only_the_reader_of_sound_imports_its_decoder(imports):
     importing = {module for _, module, name in imports if below(name, "soundfile")}
-    assert importing == {"sase.audio"}
+    assert importing
+    assert all(below(module, "sase.audio") for module in importing)
     others = {"wave", "audioop", "aifc", "sunau", "torchaudio.load", "librosa.load", "scipy.io.wavfile"}
     assert not [place for place, _, name in imports if name in others]
 

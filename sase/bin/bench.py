@@ -15,6 +15,19 @@ def main() -> None:
     native = subjects.add_parser("native", help="time of a hop in the C core, in relation to torch, one thread")
     native.add_argument("--model", nargs="+", default=["tiny", "small"], help="shipped weights or files (tiny small)")
     native.add_argument("--onnx", nargs="+", default=[], metavar="FILE", help="also in relation to ONNX Runtime")
+    levels = subjects.add_parser("levels", help="SI-SDR of recordings that are scaled")
+    levels.add_argument("--clean", required=True, help="folder")
+    levels.add_argument("--noisy", required=True, help="folder with files of the same names")
+    levels.add_argument("--gains", nargs="+", type=float, default=[-60, -40, -20, 0, 10], help="dB (-60 ... 10)")
+    highs = subjects.add_parser("highs", help="SNR of the whole band, without and with what is above the network's")
+    highs.add_argument("--clean", required=True, help="folder with speech at 44.1 or 48 kHz")
+    for subject in (levels, highs):
+        subject.add_argument("--model", nargs="+", default=["tiny", "small"], help="(tiny small)")
+        subject.add_argument("--limit", type=int, default=20, help="number of files (%(default)s)")
+    files = subjects.add_parser("files", help="time and memory of 'sase enhance' for stereo files at 48 kHz")
+    files.add_argument("--minutes", type=float, default=90, help="duration of each (%(default)s)")
+    files.add_argument("--count", type=int, default=1, help="number of files (%(default)s)")
+    files.add_argument("--model", default="small", help="(%(default)s)")
     train = subjects.add_parser("train", help="× real time of training, all cores or one GPU")
     standard = "egs/voicebank_demand/conf/train_small.yaml"
     train.add_argument("--config", nargs="+", default=[standard], help=f"of one sample rate ({standard})")
@@ -36,7 +49,7 @@ def main() -> None:
 
     import json
 
-    from sase.bench import stages
+    from sase.bench import enhancing, stages
     from sase.bench.federated import outside_training, upload_bytes
     from sase.bench.native import bench_native
     from sase.markdown import table_of_mappings
@@ -52,6 +65,9 @@ def main() -> None:
             args.repeats,
         ),
         "native": lambda: bench_native({name: load(name) for name in args.model}, args.onnx),
+        "levels": lambda: enhancing.bench_levels(args.model, args.clean, args.noisy, args.gains, args.limit),
+        "highs": lambda: enhancing.bench_highs(args.model, args.clean, args.limit),
+        "files": lambda: enhancing.bench_files(args.minutes, args.count, args.model),
         "train": lambda: stages.bench_train(
             [load_train_config(args.config[0], [f"model={{preset: {name}}}"]) for name in args.preset or ()]
             or [load_train_config(path) for path in args.config],
