@@ -40,7 +40,7 @@ TEST = [
 CORE = Path("sase/native/src")
 NATIVE = Extension(
     "sase.native._core",  # a library for ctypes: it needs no headers of Python
-    [str(CORE / name) for name in ("sase.c", "hop.c", "hop_avx2.c")],
+    [str(CORE / name) for name in ("sase.c", "hop.c", "hop_avx2.c", "live.c")],
     depends=[str(path) for path in sorted(CORE.glob("*.[ch]"))],
     extra_compile_args=["-std=c99", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wno-psabi"],
     optional=True,  # without a C compiler everything else is installed
@@ -64,7 +64,8 @@ setup(
     package_data={
         "sase": ["py.typed"],
         "sase.pretrained": ["*.safetensors", "*.md"],
-        "sase.native": ["Makefile", "src/*.c", "src/*.h"],
+        "sase.export.web": ["*.html", "*.css", "*.js"],
+        "sase.native": ["Makefile", "sase.wasm", "src/*.c", "src/*.h"],
     },
     ext_modules=[NATIVE],
     cmdclass={"build_ext": BuildLibrary},
