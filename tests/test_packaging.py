@@ -12,6 +12,7 @@ import pytest
 
 import sase
 
+SUFFIXES = (".py", ".typed", ".safetensors", ".md", ".c", ".h", ".wasm", ".html", ".css", ".js")
 PROGRAMS = ("ruff", "mypy", "pdoc")  # other versions check or format differently
 
 
@@ -37,7 +38,7 @@ def test_wheel_and_sdist_hold_the_whole_package(root, built):
     source = {
         path.relative_to(root).as_posix()
         for path in (root / "sase").rglob("*")
-        if path.suffix in (".py", ".typed", ".safetensors", ".md", ".c", ".h") or path.name == "Makefile"
+        if (path.suffix in SUFFIXES or path.name == "Makefile") and "build" not in path.parts
     }
     assert "sase/py.typed" in source
     assert source - in_wheel == set()

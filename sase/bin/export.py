@@ -1,31 +1,41 @@
-"""Convert trained weights for other programs: a streaming graph for ONNX Runtime, or weights for the C core."""
+"""Convert trained weights for other programs: ONNX Runtime, the C core, hosts of LADSPA plugins, web browsers."""
 
 import argparse
 
+EPILOG = """onnx: a streaming graph. native: weights for the C core, or C source if FILE ends in .c. ladspa: a plugin,
+compiled here with the weights in it. web: one page that enhances files and the microphone in a browser."""
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="sase export", description=__doc__)
+    parser = argparse.ArgumentParser(prog="sase export", description=__doc__, epilog=EPILOG)
     parser.add_argument("--model", required=True, help="name of shipped weights, a file such as best.pt, or its folder")
-    parser.add_argument("--to", required=True, choices=["onnx", "native"], help="the format")
-    parser.add_argument(
-        "-o", "--out", required=True, metavar="FILE", help="output file; native: C source if it ends in .c"
-    )
+    parser.add_argument("--to", required=True, choices=["onnx", "native", "ladspa", "web"], help="the format")
+    parser.add_argument("-o", "--out", required=True, metavar="FILE", help="output file")
     args = parser.parse_args()
 
     from sase import pretrained
 
     model = pretrained.load(args.model)
+    if args.to == "onnx":
+        from sase.export.onnx import export_onnx
+
+        card = pretrained.card(args.model) if args.model in pretrained.available() else ""
+        difference = export_onnx(model, args.out, card)
+        print(f"{args.out}: written, differs from the network by {difference:.1e}")
+        return
     if args.to == "native":
         from sase.export.native import export_native
 
         export_native(model, args.out)
-        print(f"{args.out}: written")
-        return
-    from sase.export.onnx import export_onnx
+    elif args.to == "ladspa":
+        from sase.export.ladspa import export_ladspa
 
-    card = pretrained.card(args.model) if args.model in pretrained.available() else ""
-    difference = export_onnx(model, args.out, card)
-    print(f"{args.out}: written, differs from the network by {difference:.1e}")
+        export_ladspa(model, args.out)
+    else:
+        from sase.export.web import export_web
+
+        export_web(model, args.out, args.model)
+    print(f"{args.out}: written")
 
 
 if __name__ == "__main__":
