@@ -9,8 +9,7 @@ const BLOCK = 4096; // samples that are passed at a time
  * @param {WebAssembly.Module} module
  * @param {Uint8Array} weights
  * @param {number} rate of the signal in Hz
- * @returns {{delay: number, process: function(Float32Array): Float32Array}} process returns as many samples as it takes;
- *     the output lags the input by `delay` samples.
+ * @returns {Object} process(samples) returns as many enhanced samples, which lag the input by `delay`
  * @throws {Error} the weights or the rate are refused
  */
 function openStream(module, weights, rate) {

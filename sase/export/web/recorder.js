@@ -33,7 +33,8 @@ class Recorder {
       processorOptions: options,
     });
     this.speaker = new GainNode(context, { gain: 0 });
-    this.source.connect(this.node).connect(this.speaker).connect(context.destination);
+    this.node.connect(this.speaker).connect(context.destination);
+    this.source.connect(this.node); // last: no sample passes before the way is complete
     this.ended = new Promise((resolve, reject) => {
       this.node.onprocessorerror = () => reject(new Error("the audio worklet failed"));
       this.node.port.onmessage = ({ data }) => {

@@ -2,6 +2,8 @@
 // The rate is that of the context, since a browser may refuse a microphone at any other; the core resamples.
 "use strict";
 
+const SETTLE_S = 0.1; // after the first sample; until then the browser may leave out blocks
+
 class Enhance extends AudioWorkletProcessor {
   constructor({ processorOptions: { wasm, weights, limit } }) {
     super();
@@ -19,7 +21,9 @@ class Enhance extends AudioWorkletProcessor {
 
   process([input], [output]) {
     if (!this.running) return false;
-    const samples = input.length ? input[0] : new Float32Array(output[0].length); // nothing connected: no channel
+    if (input.length) this.settled ??= currentFrame + SETTLE_S * sampleRate;
+    if (!(currentFrame >= this.settled)) return true;
+    const samples = input.length ? input[0] : new Float32Array(output[0].length); // it pauses: there is no channel
     if (this.nextFrame !== null && this.nextFrame !== currentFrame) this.gaps++;
     this.nextFrame = currentFrame + samples.length;
     const enhanced = this.stream.process(samples);
