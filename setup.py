@@ -1,4 +1,4 @@
-"""``pip install .`` gives what ``sase enhance`` needs; the extras add the recipes, federated training and the tests.
+"""``pip install .`` gives what ``sase enhance`` needs, without torch; ``train`` adds it, other extras what they name.
 
 Bounds here are what the code needs; ``tools/requirements.txt`` pins what the recipes are run with.
 """
@@ -12,7 +12,13 @@ from setuptools.command.build_ext import build_ext
 source = Path(__file__).parent / "sase" / "__init__.py"
 version = re.search(r'__version__ = "(.+)"', source.read_text()).group(1)
 
+TRAIN = [
+    "torch>=2.6",
+    "safetensors>=0.4",
+]
+
 RECIPE = [
+    *TRAIN,
     "kaldiio>=2.18",  # arks of the dump stage
     "pesq>=0.0.4",  # needs a C compiler
     "pystoi>=0.4.1",
@@ -24,7 +30,9 @@ RECIPE = [
     "espeakng-loader>=0.2.4",  # voices of the generated corpus
 ]
 
-EXPORT = ["onnx>=1.17", "onnxruntime>=1.20"]
+EXPORT = [*TRAIN, "onnx>=1.17"]
+
+LIVE = ["sounddevice>=0.4.6"]  # needs PortAudio: Debian's libportaudio2
 
 TEST = [
     "pytest>=8",
@@ -63,26 +71,27 @@ setup(
     packages=find_packages(include=["sase", "sase.*"]),
     package_data={
         "sase": ["py.typed"],
-        "sase.pretrained": ["*.safetensors", "*.md"],
+        "sase.pretrained": ["*.safetensors", "*.onnx", "*.sase", "*.json", "*.md"],
         "sase.export.web": ["*.html", "*.css", "*.js"],
         "sase.native": ["Makefile", "sase.wasm", "src/*.c", "src/*.h"],
     },
     ext_modules=[NATIVE],
     cmdclass={"build_ext": BuildLibrary},
     install_requires=[
-        "torch>=2.6",
         "numpy>=1.26",
         "soundfile>=0.13",
         "soxr>=0.5",
         "pyyaml>=6.0",
-        "safetensors>=0.4",
         "tqdm>=4.65",
+        "onnxruntime>=1.20",  # sase enhance where the C core could not be built
     ],
     extras_require={
+        "train": TRAIN,
         "recipe": RECIPE,
-        "federated": ["flwr[simulation]==1.41.0"],
+        "federated": [*TRAIN, "flwr[simulation]==1.41.0"],
         "export": EXPORT,
-        "test": RECIPE + EXPORT + TEST,
+        "live": LIVE,
+        "test": [*dict.fromkeys([*RECIPE, *EXPORT, *TEST])],
     },
     entry_points={"console_scripts": ["sase = sase.bin.main:main"]},
 )

@@ -1,28 +1,35 @@
-"""The public interface: enhance arrays, sound files and folders with a trained network."""
+"""The public interface: enhance arrays, streams and sound files with a trained network."""
 
 from __future__ import annotations
 
-import glob
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import repeat, takewhile
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 
-from sase import audio, pretrained
+from sase import audio, engines, pretrained
+from sase.chain import Chain, Stage, Streams, Whole
 from sase.errors import InputError
-from sase.filetree import files_below
-from sase.model import SASE
-from sase.nn.frozen import frozen
+from sase.highs import Highs
+from sase.hops import MAX_SAMPLE
+from sase.level import Level
+from sase.limit import Limit
 
-Wav = TypeVar("Wav", np.ndarray, torch.Tensor)
+if TYPE_CHECKING:
+    import torch
+
+    from sase.model import SASE
+
+Wav = TypeVar("Wav", np.ndarray, "torch.Tensor")
 _BLOCK_S = 2.0  # of a file that is processed at a time
 _PAD_S = 0.01  # of silence appended to a signal before resampling
 _MANY_CHANNELS = 32
+_OFFLINE_HOP_S = 0.016  # over which the level is measured where the network has no hops
+HIGHS = ("keep", "drop")
 
 
 class Enhancer:
@@ -34,36 +41,66 @@ class Enhancer:
         enhanced = enhancer.enhance(wav, sample_rate)
         enhancer.enhance_file("noisy.wav", "enhanced.wav")
 
-    The network operates at its own sample rate, ``enhancer.sample_rate``; frequencies above half of it are removed.
+    The network operates at its own sample rate, ``enhancer.sample_rate``. Frequencies above half of it are turned down
+    as much as those just below it (:mod:`sase.highs`). The input may have any level (:mod:`sase.level`).
 
     Args:
-        model: a :class:`sase.model.SASE`, which is copied; later changes of it have no effect.
+        engine: a network of :func:`sase.engines.load`; or a :class:`sase.model.SASE`, which is copied for the engine
+            ``torch``: later changes of it have no effect.
+        limit_db: attenuate noise by at most so many decibels, ≥ 0; None: as much as the network does.
+        highs: ``keep`` or ``drop`` frequencies above half of the network's sample rate.
+        level: adapt to the level of the input; otherwise the network receives it as it is.
 
     Attributes:
-        model: the copy, :func:`~sase.nn.frozen.frozen` for inference.
+        engine: the network.
     """
 
-    def __init__(self, model: SASE) -> None:
-        self.model = frozen(model)
+    def __init__(
+        self, engine: engines.Engine | SASE, limit_db: float | None = None, highs: str = "keep", level: bool = True
+    ) -> None:
+        if not isinstance(engine, engines.Engine):
+            from sase.engines.torch import TorchEngine
+
+            engine = TorchEngine(engine)
+        if limit_db is not None and not limit_db >= 0.0:
+            raise InputError(f"limit_db must be 0 or more, got {limit_db}")
+        if highs not in HIGHS:
+            raise InputError(f"highs must be {' or '.join(HIGHS)}, got {highs!r}")
+        self.engine, self._limit_db, self._highs, self._level = engine, limit_db, highs, level
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path = pretrained.DEFAULT, device: str = "cpu") -> Enhancer:
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path = pretrained.DEFAULT,
+        device: str = "cpu",
+        engine: str = "auto",
+        threads: int | None = None,
+        **processing: Any,
+    ) -> Enhancer:
         """Return an Enhancer with trained weights.
 
         Args:
-            name_or_path: the name of shipped weights, a ``best.pt`` or ``.safetensors`` file, or an
-                experiment folder with one.
-            device: torch device: ``cpu``, ``cuda``, ``cuda:1``.
+            name_or_path, engine, device, threads: as for :func:`sase.engines.load`.
+            processing: ``limit_db``, ``highs``, ``level``, as for the class.
 
         Raises:
-            InputError: no such model or device, or a corrupt or incompatible file.
+            InputError: no such model, engine or device, or a corrupt or incompatible file.
         """
-        return cls(pretrained.load(name_or_path, _device(device)))
+        return cls(engines.load(name_or_path, engine, device, threads), **processing)
+
+    @property
+    def model(self) -> SASE:
+        """The network of the engine ``torch``, for inference alone; other engines raise AttributeError."""
+        from sase.engines.torch import TorchEngine
+
+        if not isinstance(self.engine, TorchEngine):
+            raise AttributeError(f"the engine {self.engine.name} has no model; load with engine='torch'")
+        return self.engine.model
 
     @property
     def sample_rate(self) -> int:
         """The sample rate of the network in Hz."""
-        return self.model.config.sample_rate
+        return self.engine.sample_rate
 
     def enhance(self, wav: Wav, sample_rate: int) -> Wav:
         """Enhance samples in memory.
@@ -80,13 +117,26 @@ class Enhancer:
             ValueError: another shape.
         """
         noisy = np.atleast_2d(_checked(wav, sample_rate))
-        noisy = np.pad(noisy, ((0, 0), (0, self._padding(sample_rate))))
-        noisy = audio.resample(noisy, sample_rate, self.sample_rate)
-        enhanced = audio.resample(_per_channel(repeat(self.model), noisy, self._device), self.sample_rate, sample_rate)
-        enhanced = np.ascontiguousarray(enhanced[:, : wav.shape[-1]]).reshape(wav.shape)
-        if isinstance(wav, torch.Tensor):
-            return torch.from_numpy(enhanced).to(wav.device, wav.dtype)
-        return enhanced.astype(wav.dtype, copy=False)
+        blocks = self._aligned(sample_rate, len(noisy), whole=True).through(iter([noisy]))
+        enhanced = np.concatenate(list(blocks), axis=1).reshape(wav.shape)
+        if isinstance(wav, np.ndarray):
+            return enhanced.astype(wav.dtype, copy=False)
+        return sys.modules["torch"].from_numpy(enhanced).to(wav.device, wav.dtype)
+
+    def stream(self, sample_rate: int, num_channels: int = 1) -> EnhancerStream:
+        """Return a stream that enhances a signal block by block.
+
+        Args:
+            sample_rate: of the signal, in Hz.
+            num_channels: of the signal.
+
+        Raises:
+            InputError: an invalid rate or number of channels, or a network that needs the whole signal.
+        """
+        _check_rate(sample_rate)
+        if not 1 <= num_channels <= audio.MAX_CHANNELS:
+            raise InputError(f"num_channels must be 1 to {audio.MAX_CHANNELS}, got {num_channels}")
+        return EnhancerStream(self._aligned(sample_rate, num_channels), num_channels)
 
     def enhance_file(
         self, source: str | Path, target: str | Path, on_block: Callable[[float], None] | None = None
@@ -111,178 +161,146 @@ class Enhancer:
             audio.open_blocks(source, _BLOCK_S) as (info, blocks),
             audio.open_writer(target, info.sample_rate, info.num_channels) as put,
         ):
-            for enhanced in self._enhance_blocks(blocks, info.sample_rate, info.num_channels):
+            aligned = self._aligned(info.sample_rate, info.num_channels, whole=not self.engine.causal)
+            for enhanced in aligned.through(blocks):
                 put(enhanced)
                 num_samples += enhanced.shape[1]
                 if on_block is not None:
                     on_block(enhanced.shape[1] / info.sample_rate)
         return num_samples / info.sample_rate
 
-    def _enhance_blocks(
-        self, blocks: Iterable[np.ndarray], sample_rate: int, num_channels: int
-    ) -> Iterator[np.ndarray]:
-        """Yield the enhanced signal of blocks (channels, n), aligned with the input and of the same total length."""
-        network = (_Streams if self.model.config.causal else _Whole)(self.model, num_channels, self._device)
-        down = audio.Resampler(sample_rate, self.sample_rate, num_channels)
-        up = audio.Resampler(self.sample_rate, sample_rate, num_channels)
-        missing = 0  # samples received and not yet returned
+    def _aligned(self, sample_rate: int, num_channels: int, whole: bool = False) -> _Aligned:
+        """Return the whole processing of a signal: the network between two resamplers.
 
-        def enhanced() -> Iterator[np.ndarray]:
-            nonlocal missing
-            for wav in blocks:
-                missing += wav.shape[1]
-                yield up.feed(network.feed(down.feed(wav)))
-            silence = np.zeros((num_channels, self._padding(sample_rate)), dtype=np.float32)
-            yield up.feed(network.feed(down.feed(silence)))
-            yield up.feed(network.feed(down.flush()))
-            for wav in network.flush():
-                yield up.feed(wav)
-            yield up.flush()
-
-        for wav in enhanced():
-            wav = wav[:, :missing]
-            missing -= wav.shape[1]
-            yield wav
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-    def _padding(self, sample_rate: int) -> int:
-        """Return how many samples of silence to append, so that rounding of lengths does not truncate the signal."""
-        return 0 if sample_rate == self.sample_rate else math.ceil(_PAD_S * sample_rate)
+        Args:
+            sample_rate, num_channels: of the signal.
+            whole: collect the signal and process it at its end; otherwise the network must be causal.
+        """
+        rate = self.sample_rate
+        stages: list[Stage] = [Whole(self.engine) if whole else Streams(self.engine, num_channels)]
+        if self._level:
+            engine = self.engine
+            hop_s = engine.latency_s - engine.delay / rate if engine.causal else _OFFLINE_HOP_S
+            level = Level(rate, round(hop_s * rate), num_channels)
+            stages = [level.scale, *stages, level.restore]
+        down, up = (audio.Resampler(*rates, num_channels) for rates in ((sample_rate, rate), (rate, sample_rate)))
+        if self._highs == "keep" and sample_rate > rate:
+            highs = Highs(sample_rate, rate, num_channels)
+            stages = [highs.split, down, highs.tap, *stages, highs.difference, up, highs.join]
+        else:
+            stages = [down, *stages, up]
+        if self._limit_db is not None:
+            limit = Limit(self._limit_db, num_channels)
+            stages = [limit.tap, *stages, limit.mix]
+        # The silence makes up for what rounding of lengths would truncate.
+        padding = 0 if sample_rate == rate else math.ceil(_PAD_S * sample_rate)
+        return _Aligned(Chain(stages), num_channels, padding)
 
 
-class _Streams:
-    """A stream per channel of a causal network: numpy (channels, n) in, samples that are ready (channels, m) out."""
-
-    def __init__(self, model: SASE, num_channels: int, device: torch.device) -> None:
-        self._streams, self._device = [model.stream() for _ in range(num_channels)], device
-
-    def feed(self, wav: np.ndarray) -> np.ndarray:
-        return _per_channel([stream.feed for stream in self._streams], wav, self._device)
-
-    def flush(self) -> Iterator[np.ndarray]:
-        with torch.inference_mode():
-            yield np.concatenate([_output(stream.flush()) for stream in self._streams])
-
-
-class _Whole:
-    """The same for an offline network, which needs the whole signal: all output comes at the end, in blocks."""
-
-    def __init__(self, model: SASE, num_channels: int, device: torch.device) -> None:
-        self._model, self._device = model, device
-        self._blocks: list[np.ndarray] = []
-
-    def feed(self, wav: np.ndarray) -> np.ndarray:
-        self._blocks.append(wav)
-        return wav[:, :0]
-
-    def flush(self) -> Iterator[np.ndarray]:
-        wav = _per_channel(repeat(self._model), np.concatenate(self._blocks, axis=1), self._device)
-        size = round(_BLOCK_S * self._model.config.sample_rate)
-        yield from (wav[:, start : start + size] for start in range(0, wav.shape[1], size))
-
-
-def plan_outputs(inputs: Sequence[str | Path], out: str | Path) -> list[tuple[Path, Path]]:
-    """Return source and target of every sound file for ``sase enhance``, in the given order.
-
-    A file is written to ``out`` under its own name, files of a folder keep their relative path, and files of a pattern
-    their path relative to the first folder of the pattern. For a single input file, ``out`` may be a file.
+class EnhancerStream:
+    """Enhances one signal block by block; the concatenated output equals that of a file, and is as long as the input.
 
     Args:
-        inputs: files, folders and glob patterns (``**`` for folders at any depth).
-        out: a folder, created if necessary, or a file.
-
-    Raises:
-        InputError: nothing to enhance, two inputs for one output, or an output that is an input.
+        aligned: the processing.
+        num_channels: of the signal.
     """
-    out = Path(out)
-    if out.suffix.lower() in audio.SUFFIXES and not out.is_dir():
-        if len(inputs) != 1 or Path(inputs[0]).is_dir() or _is_pattern(inputs[0]):
-            raise InputError(f"{out}: an output file needs exactly one input file; pass a folder for several")
-        pairs = [(Path(inputs[0]), out)]
-    else:
-        pairs = [(source, out / name) for item in inputs for source, name in _find_files(item, out)]
-    sources, targets = {os.path.realpath(source): source for source, _ in pairs}, dict[str, Path]()
-    for source, target in pairs:
-        place = os.path.realpath(target)
-        if place in sources:
-            raise InputError(f"{target}: is an input, which is never overwritten; choose another -o")
-        if place in targets:
-            raise InputError(f"{targets[place]} and {source} would both become {target}; enhance them separately")
-        targets[place] = source
-    return pairs
+
+    def __init__(self, aligned: _Aligned, num_channels: int) -> None:
+        self._aligned, self._num_channels, self._flushed = aligned, num_channels, False
+
+    def feed(self, block: np.ndarray) -> np.ndarray:
+        """Take the next samples; return those that are ready, possibly none.
+
+        Args:
+            block: floats in [-1, 1], (n,) for a single channel or (channels, n), n ≥ 0.
+
+        Returns:
+            float32 (m,) or (channels, m), as the block, m ≥ 0.
+
+        Raises:
+            InputError: samples that are NaN, infinite, integers or beyond 1e12; the stream is unchanged.
+            ValueError: another shape, or a stream that has been flushed; the stream is unchanged.
+        """
+        if self._flushed:
+            raise ValueError("the stream has been flushed; open another one for the next signal")
+        samples = _samples(block)
+        if samples.ndim not in (1, 2) or len(np.atleast_2d(samples)) != self._num_channels:
+            raise ValueError(f"feed needs ({self._num_channels}, n) samples, got {samples.shape}")
+        if (np.abs(samples) > MAX_SAMPLE).any():
+            raise InputError(f"samples have magnitudes up to {np.abs(samples).max():.0e}; full scale is 1")
+        enhanced = self._aligned.feed(np.atleast_2d(samples))
+        return enhanced[0] if samples.ndim == 1 else enhanced
+
+    def flush(self) -> np.ndarray:
+        """Return the remaining samples, float32 (rest,) for a single channel or (channels, rest); ends the stream."""
+        if self._flushed:
+            raise ValueError("the stream has been flushed; open another one for the next signal")
+        self._flushed = True
+        rest = np.concatenate(list(self._aligned.drain()), axis=1)
+        return rest[0] if self._num_channels == 1 else rest
 
 
-def _find_files(item: str | Path, out: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield the sound files of a file, folder or pattern, and their paths relative to the output folder."""
-    path = Path(item)
-    found: Iterable[Path]
-    if path.is_dir():
-        base, found = path, files_below(path)
-    elif _is_pattern(item):
-        fixed = takewhile(lambda part: not glob.has_magic(part), path.parts)
-        base, found = Path(*fixed), map(Path, glob.glob(str(item), recursive=True))
-    else:
-        yield path, Path(path.name)
-        return
-    files = [file for file in sorted(found) if audio.is_sound_file(file)]
-    if out.resolve() != base.resolve():  # skip outputs of an earlier run inside the input folder
-        files = [file for file in files if out.resolve() not in file.resolve().parents]
-    if not files:
-        raise InputError(f"{item}: no sound files found ({' '.join(audio.SUFFIXES)})")
-    yield from ((file, file.relative_to(base)) for file in files)
+class _Aligned:
+    """A chain whose output is aligned with its input and of the same total length.
 
-
-def _is_pattern(item: str | Path) -> bool:
-    return glob.has_magic(str(item)) and not Path(item).exists()
-
-
-def _device(name: str) -> str:
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:  # unknown name, or torch built without this device
-        raise InputError(f"device {name}: cannot be used here ({str(error).splitlines()[0]})") from None
-    return name
-
-
-def _per_channel(
-    functions: Iterable[Callable[[torch.Tensor], torch.Tensor]], wav: np.ndarray, device: torch.device
-) -> np.ndarray:
-    """Apply a function to each channel of numpy (channels, time), sequentially.
-
-    The result of a channel thus does not depend on the number of channels, nor does the peak memory.
+    Args:
+        chain: whose output may be longer than its input.
+        num_channels: of the signal.
+        padding: samples of silence to append to the signal.
     """
-    with torch.inference_mode():
-        channels = zip(functions, np.ascontiguousarray(wav)[:, None])
-        return np.concatenate([_output(run(torch.from_numpy(channel).to(device))) for run, channel in channels])
+
+    def __init__(self, chain: Chain, num_channels: int, padding: int) -> None:
+        self._chain, self._num_channels, self._padding = chain, num_channels, padding
+        self._missing = 0  # samples received and not yet returned
+
+    def feed(self, wav: np.ndarray) -> np.ndarray:
+        self._missing += wav.shape[1]
+        return self._trimmed(self._chain.feed(wav))
+
+    def drain(self) -> Iterator[np.ndarray]:
+        yield self._trimmed(self._chain.feed(np.zeros((self._num_channels, self._padding), np.float32)))
+        for wav in self._chain.drain():
+            yield self._trimmed(wav)
+
+    def through(self, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the whole output for the whole input."""
+        yield from map(self.feed, blocks)
+        yield from self.drain()
+
+    def _trimmed(self, wav: np.ndarray) -> np.ndarray:
+        wav = wav[:, : self._missing]
+        self._missing -= wav.shape[1]
+        return wav
 
 
-def _checked(wav: np.ndarray | torch.Tensor, sample_rate: float) -> np.ndarray:
+def _checked(wav: Any, sample_rate: float) -> np.ndarray:
     """Return samples as float32 numpy of the same shape, or raise as documented in :meth:`Enhancer.enhance`."""
-    if not isinstance(wav, (np.ndarray, torch.Tensor)):
-        raise InputError(f"samples must be a numpy array or a torch tensor, got {type(wav).__name__}")
-    if wav.ndim not in (1, 2) or 0 in wav.shape:
-        raise ValueError(f"enhance needs (time,) or (channels, time), time ≥ 1, got {tuple(wav.shape)}")
-    if wav.ndim == 2 and wav.shape[0] > max(_MANY_CHANNELS, wav.shape[1]):
-        raise ValueError(f"enhance needs (channels, time), got {tuple(wav.shape)}: is it (time, channels)?")
-    if not (wav.is_floating_point() if isinstance(wav, torch.Tensor) else np.issubdtype(wav.dtype, np.floating)):
-        raise InputError(f"samples must be floats in [-1, 1], got {wav.dtype}; divide 16-bit samples by 32768")
-    if not audio.MIN_RATE <= sample_rate <= audio.MAX_RATE:
-        raise InputError(f"sample_rate must be {audio.MIN_RATE} to {audio.MAX_RATE} Hz, got {sample_rate}")
-    noisy = _numpy(wav.detach()) if isinstance(wav, torch.Tensor) else np.asarray(wav, dtype=np.float32)
-    if not np.isfinite(noisy).all():
-        raise InputError("samples contain NaN or infinity")
+    noisy = _samples(wav)
+    if noisy.ndim not in (1, 2) or 0 in noisy.shape:
+        raise ValueError(f"enhance needs (time,) or (channels, time), time ≥ 1, got {noisy.shape}")
+    if noisy.ndim == 2 and noisy.shape[0] > max(_MANY_CHANNELS, noisy.shape[1]):
+        raise ValueError(f"enhance needs (channels, time), got {noisy.shape}: is it (time, channels)?")
+    _check_rate(sample_rate)
     return noisy
 
 
-def _numpy(wav: torch.Tensor) -> np.ndarray:
-    return wav.float().cpu().numpy()
+def _check_rate(sample_rate: float) -> None:
+    if not audio.MIN_RATE <= sample_rate <= audio.MAX_RATE:
+        raise InputError(f"sample_rate must be {audio.MIN_RATE} to {audio.MAX_RATE} Hz, got {sample_rate}")
 
 
-def _output(wav: torch.Tensor) -> np.ndarray:
-    """Return what a network returned as numpy; raise InputError if it is not finite: a file would get full scale."""
-    if not bool(wav.isfinite().all()):
-        raise InputError("the network's output contains NaN or infinity; use another model or lower the input's level")
-    return _numpy(wav)
+def _samples(wav: Any) -> np.ndarray:
+    """Return a numpy array or torch tensor as float32 numpy; raise InputError unless it holds finite floats."""
+    torch = sys.modules.get("torch")  # whoever has a tensor has imported it
+    if torch is not None and isinstance(wav, torch.Tensor):
+        is_float, noisy = wav.is_floating_point(), wav.detach().float().cpu().numpy()
+    elif isinstance(wav, np.ndarray):
+        is_float, noisy = np.issubdtype(wav.dtype, np.floating), np.asarray(wav)
+    else:
+        raise InputError(f"samples must be a numpy array or a torch tensor, got {type(wav).__name__}")
+    if not is_float:
+        raise InputError(f"samples must be floats in [-1, 1], got {wav.dtype}; divide 16-bit samples by 32768")
+    noisy = np.asarray(noisy, dtype=np.float32)
+    if not np.isfinite(noisy).all():
+        raise InputError("samples contain NaN or infinity")
+    return noisy

@@ -23,6 +23,7 @@ from sase.nn.precision import float32
 from sase.nn.stft import STFT
 from sase.nn.stream import Stream
 from sase.nn.streaming import StreamState, name_streaming_layers
+from sase.weightfile import FORMAT
 
 NETWORKS: dict[str, Callable[[ModelConfig, int], nn.Module]] = {
     "encoder_decoder": EncoderDecoder,
@@ -76,7 +77,6 @@ MASKS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "parts": _mask_parts,
     "residual": _mask_residual,
 }
-FORMAT = "sase-1"
 _BLOCK_S = 1.0  # a causal network processes longer input in blocks whose maps fit in the caches of a CPU
 _OFFLINE_BLOCK_S, _OFFLINE_FADE_S = 10.0, 2.0
 

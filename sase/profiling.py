@@ -1,15 +1,45 @@
 """What a network costs by count, not by clock: parameters, multiplications, latency."""
 
+from __future__ import annotations
+
 import copy
 import math
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
+from sase import pretrained
+from sase.config import to_mapping
 
-from sase.model import SASE
+if TYPE_CHECKING:
+    import torch
+
+    from sase.model import SASE
 
 _FRAMES = 64  # a whole number of the chunks in which layers work along time
+
+
+def describe(name_or_path: str | Path) -> dict[str, Any]:
+    """Return what :func:`profile` does of trained weights, and ``config``; of shipped ones as recorded, without torch.
+
+    Raises:
+        InputError: as :func:`sase.pretrained.load`.
+    """
+    if not Path(name_or_path).exists() and name_or_path in pretrained.available():
+        recorded = pretrained.record(str(name_or_path))
+        if "cost" in recorded:
+            return {**recorded["cost"], "config": recorded["config"]}
+    return _describe(pretrained.load(name_or_path))
+
+
+def describe_presets(name: str | None = None) -> dict[str, dict[str, Any]]:
+    """Return name to description, as :func:`describe`, of one preset or all of them."""
+    from sase.model import PRESETS, build_model
+
+    return {preset: _describe(build_model(preset)) for preset in ([name] if name else PRESETS)}
+
+
+def _describe(model: SASE) -> dict[str, Any]:
+    return {**profile(model), "config": to_mapping(model.config)}
 
 
 def profile(model: SASE) -> dict[str, Any]:
@@ -38,6 +68,8 @@ def macs_per_s(model: SASE) -> int:
 
     It is the difference between two lengths, so what is done once a call (folding norms into convolutions) is left out.
     """
+    import torch
+
     long, short = (count_macs(model, torch.zeros(1, times * _FRAMES * model.config.hop)) for times in (2, 1))
     return round((long - short) * model.config.frames_per_s / _FRAMES)
 
@@ -47,6 +79,9 @@ def count_macs(module: torch.nn.Module, *inputs: torch.Tensor) -> int:
 
     What works element by element (gates, activations, norms) and the Fourier transform are not counted.
     """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
     # Tensors without values: nothing is computed, and recurrent layers fall apart into products that can be counted.
     module = copy.deepcopy(module).eval().to("meta")
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:

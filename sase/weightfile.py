@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sase.errors import InputError
-from sase.nn.config import ModelConfig
 
 if TYPE_CHECKING:
     import torch
 
+    from sase.nn.config import ModelConfig
+
+FORMAT = "sase-1"  # of checkpoints and of the metadata of other files
 _MAX_METADATA = 1 << 16  # characters of a configuration in JSON
 
 
@@ -23,6 +24,8 @@ def check_records(path: Path) -> None:
 
     Files that are no zip archives are left to torch.
     """
+    import zipfile
+
     if not zipfile.is_zipfile(path):
         return
     try:

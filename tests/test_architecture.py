@@ -9,10 +9,12 @@ import pytest
 
 LAYERS = [  # a module imports from its own layer or the ones before it
     "__version__ errors",
-    "atomic audio batch completion config containers endpoints extras filetree jsonfile machine markdown plotting "
-    "private processes progress textfile waiting yamlfile",
+    "atomic audio batch completion config containers endpoints extras fifo filetree highs hops jsonfile level limit "
+    "machine markdown plotting private processes progress textfile waiting yamlfile",
     "nn metrics native",
     "model losses data pretrained weightfile inspection profiling",
+    "engines",
+    "chain outputs",
     "training enhancer inspection_figure",
     "federated evaluation export",
     "studies bench",
@@ -88,9 +90,19 @@ def test_rooms_that_do_not_know_each_other(imports, importing, imported):
 
 def test_only_the_reader_of_sound_imports_its_decoder(imports):
     importing = {module for _, module, name in imports if below(name, "soundfile")}
-    assert importing == {"sase.audio"}
+    assert importing
+    assert all(below(module, "sase.audio") for module in importing)
     others = {"wave", "audioop", "aifc", "sunau", "torchaudio.load", "librosa.load", "scipy.io.wavfile"}
     assert not [place for place, _, name in imports if name in others]
+
+
+def test_of_what_enhances_files_only_the_engine_torch_imports_it(imports):
+    enhancing = ("sase.engines", "sase.native", "sase.hops", "sase.chain", "sase.outputs", "sase.audio")
+    importing = {m for _, m, name in imports if below(name, "torch") and any(below(m, room) for room in enhancing)}
+    assert importing == {"sase.engines.torch"}
+    lazy = ("sase.model", "sase.nn.frozen")  # which import torch themselves
+    importing = {m for _, m, name in imports if any(below(name, x) for x in lazy) and below(m, "sase.engines")}
+    assert importing == {"sase.engines.torch"}
 
 
 def test_only_the_flower_engine_imports_flower(imports):

@@ -10,9 +10,9 @@ import soundfile
 import torch
 
 from sase import Enhancer, audio
-from sase.enhancer import plan_outputs
 from sase.errors import InputError
 from sase.model import build_model, save_model
+from sase.outputs import plan_outputs
 
 RATES = (8000, 16000, 44100, 48000)
 
@@ -288,3 +288,45 @@ def test_from_pretrained(tmp_path, enhancer):
         Enhancer.from_pretrained("huge")
     with pytest.raises(InputError, match="device abacus"):
         Enhancer.from_pretrained(tmp_path / "exp", "abacus")
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (44100, 2), (8000, 3), (48000, 1)])
+def test_a_stream_gives_what_a_file_gets(tmp_path, enhancer, rate, channels):
+    wav = noise(channels, round(2.3 * rate), seed=7)
+    soundfile.write(tmp_path / "in.wav", wav.T, rate, subtype="PCM_16")
+    wav = audio.read(tmp_path / "in.wav")[0]
+    enhancer.enhance_file(tmp_path / "in.wav", tmp_path / "out.wav")
+    stream, parts, start = enhancer.stream(rate, channels), [], 0
+    for size in (1, 0, 100, 7777, 160, 160, 50000, wav.shape[1]):
+        block = wav[:, start : start + size]
+        start += size
+        parts.append(stream.feed(block[0] if channels == 1 else block))
+        assert parts[-1].ndim == (1 if channels == 1 else 2)
+    parts.append(stream.flush())
+    out = np.atleast_2d(np.concatenate(parts, axis=-1))
+    assert out.shape == wav.shape
+    np.testing.assert_allclose(out, audio.read(tmp_path / "out.wav")[0], atol=1.01 / 32768)
+    np.testing.assert_allclose(out, enhancer.enhance(wav, rate), atol=1e-5)
+
+
+def test_a_stream_refuses_what_is_no_signal_and_stays_as_it_was(enhancer):
+    wav, stream = noise(2, 9000), enhancer.stream(48000, 2)
+    parts = [stream.feed(wav[:, :5000])]
+    nan = wav[:, :3].copy()
+    nan[1, 1] = np.nan
+    huge = wav[:, :3].copy()
+    huge[1, 1] = 2e12
+    for bad in (nan, huge, wav[0], wav[:1], wav.T, np.zeros((2, 5), np.int16), [0.0], np.zeros((1, 2, 5))):
+        with pytest.raises(ValueError):
+            stream.feed(bad)
+    parts += [stream.feed(wav[:, 5000:]), stream.flush()]
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), enhancer.enhance(wav, 48000), atol=1e-5)
+    for call in (lambda: stream.feed(wav), stream.flush):
+        with pytest.raises(ValueError, match="flushed"):
+            call()
+    with pytest.raises(InputError, match="offline"):
+        made(causal=False).stream(16000)
+    with pytest.raises(InputError, match="sample_rate"):
+        enhancer.stream(10)
+    with pytest.raises(InputError, match="num_channels"):
+        enhancer.stream(16000, 0)

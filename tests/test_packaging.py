@@ -12,7 +12,10 @@ import pytest
 
 import sase
 
-SUFFIXES = (".py", ".typed", ".safetensors", ".md", ".c", ".h", ".wasm", ".html", ".css", ".js")
+SUFFIXES = (
+    *(".py", ".typed", ".safetensors", ".onnx", ".sase", ".json", ".md"),
+    *(".c", ".h", ".wasm", ".html", ".css", ".js"),
+)
 PROGRAMS = ("ruff", "mypy", "pdoc")  # other versions check or format differently
 
 

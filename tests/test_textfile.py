@@ -10,10 +10,10 @@ import soundfile
 from sase import audio
 from sase.data import datadir, mixtures
 from sase.data.corpora import commonvoice, folders, voicebank_demand
-from sase.enhancer import plan_outputs
 from sase.errors import InputError
 from sase.evaluation import scoring
 from sase.filetree import files_below
+from sase.outputs import plan_outputs
 from sase.textfile import read_text
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "é_001") for form in ("NFC", "NFD"))

@@ -14,7 +14,8 @@ import torch
 from sase import pretrained
 from sase.config import to_mapping
 from sase.errors import InputError
-from sase.model import FORMAT, build_model, save_model
+from sase.model import build_model, save_model
+from sase.weightfile import FORMAT
 
 ABSURD = [{"blocks": 10**6}, {"recurrent": 10**6}, {"channels": [10**6] * 6}, {"channels": [16] * 10**4}]
 ABSURD += [{"bands": 10**9, "network": "band_recurrent"}]
@@ -92,7 +93,7 @@ def test_a_packed_checkpoint_is_not_unpacked(tmp_path, model):
 
 LIMITED = """
 import resource, sys
-from sase import pretrained
+from sase import model, pretrained
 from sase.errors import InputError
 with open("/proc/self/statm") as statm:
     used = int(statm.read().split()[0]) * resource.getpagesize()

@@ -14,6 +14,7 @@ import torch
 from sase.bench.stages import threads
 from sase.errors import InputError
 from sase.export.native import native_weights
+from sase.extras import missing_package
 from sase.model import SASE
 from sase.native import NativeModel
 from sase.nn.frozen import frozen
@@ -83,7 +84,7 @@ def _onnx_step(path: str | Path) -> _Step:
     try:
         import onnxruntime
     except ImportError:
-        raise InputError("--onnx needs the package onnxruntime: pip install 'sase[export]'") from None
+        raise InputError(f"--onnx: {missing_package('onnxruntime')}") from None
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

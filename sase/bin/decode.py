@@ -25,7 +25,7 @@ def main() -> None:
     from sase.evaluation.locking import output_lock
 
     torch.set_num_threads(1)  # shards run in parallel instead
-    enhancer = Enhancer.from_pretrained(args.model, args.device)
+    enhancer = Enhancer.from_pretrained(args.model, args.device, engine="torch", highs="drop", level=False)
     with output_lock(args.out, args.job):
         for job in () if args.finish else [args.job] if args.job is not None else range(1, args.nj + 1):
             decoding.decode_shard(enhancer, args.data, args.out, args.nj, job)

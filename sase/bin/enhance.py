@@ -12,6 +12,8 @@ def main() -> None:
     parser.add_argument("-o", "--out", required=True, help="folder, or the output file when there is one input file")
     which = "weights by name (%(default)s; see 'sase info --shipped'), or a file such as exp/TAG/best.pt, or its folder"
     parser.add_argument("--model", default="small", help=which)
+    engines = "how to run the network: native (C), onnx, torch; auto takes the first that is available (%(default)s)"
+    parser.add_argument("--engine", default="auto", choices=["auto", "native", "onnx", "torch"], help=engines)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="more than one helps large networks (%(default)s)")
     args = parser.parse_args()
@@ -23,17 +25,16 @@ def main() -> None:
     import time
     from contextlib import nullcontext
 
-    import torch
     from tqdm import tqdm
 
     from sase.atomic import remove_ended_leftovers
     from sase.batch import Failures
-    from sase.enhancer import Enhancer, plan_outputs
+    from sase.enhancer import Enhancer
     from sase.errors import InputError
+    from sase.outputs import plan_outputs
 
     pairs = plan_outputs(args.inputs, args.out)
-    torch.set_num_threads(args.threads)
-    enhancer = Enhancer.from_pretrained(args.model, args.device)
+    enhancer = Enhancer.from_pretrained(args.model, args.device, args.engine, args.threads)
     remove_ended_leftovers(*{target.parent for _, target in pairs})
     failures = Failures(lambda line: tqdm.write(f"sase enhance: {line}", file=sys.stderr))
     seconds, started = 0.0, time.monotonic()

@@ -16,23 +16,20 @@ def main() -> None:
     import json
 
     from sase import pretrained
-    from sase.config import to_mapping
     from sase.markdown import table_of_mappings
-    from sase.model import PRESETS, build_model
-    from sase.profiling import profile, with_unit
+    from sase.profiling import describe, describe_presets, with_unit
 
     if args.card is not None:
         print(pretrained.card(args.card).rstrip())
         return
     if args.shipped:
-        models = {name: pretrained.load(name) for name in pretrained.available()}
+        networks = {name: describe(name) for name in pretrained.available()}
     elif args.model is not None:
-        models = {args.model: pretrained.load(args.model)}
+        networks = {args.model: describe(args.model)}
     else:
-        models = {name: build_model(name) for name in ([args.preset] if args.preset else PRESETS)}
-    costs = {name: profile(model) for name, model in models.items()}
+        networks = describe_presets(args.preset)
     if args.json:
-        print(json.dumps({name: {**costs[name], "config": to_mapping(models[name].config)} for name in costs}))
+        print(json.dumps(networks))
         return
     rows = [
         {
@@ -43,7 +40,7 @@ def main() -> None:
             "MACs per second": with_unit(cost["macs_per_s"]),
             "latency": "the whole signal" if cost["latency_s"] is None else f"{1000 * cost['latency_s']:.0f} ms",
         }
-        for name, cost in costs.items()
+        for name, cost in networks.items()
     ]
     print("\n".join(table_of_mappings(rows)))
 

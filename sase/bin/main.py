@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 
 import sase.bin
 from sase.errors import InputError
-from sase.extras import missing_package
 from sase.processes import terminated_as_exit
 
 
@@ -35,6 +34,8 @@ def run(main: Callable[[], Any], name: str) -> NoReturn:
     except ModuleNotFoundError as error:
         if (error.name or "sase").startswith("sase"):
             raise
+        from sase.extras import missing_package
+
         sys.exit(f"sase {name}: {missing_package(error.name or '')}")
     except KeyboardInterrupt:
         sys.exit(130)

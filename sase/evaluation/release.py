@@ -1,16 +1,20 @@
-"""Release an experiment's weights: a safetensors file and its model card, filled in from the recorded results."""
+"""Release an experiment's weights: in the format of each engine, with a model card filled in from the results."""
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sase import jsonfile, pretrained, yamlfile
 from sase.atomic import write_text
-from sase.config import read_yaml
+from sase.config import read_yaml, to_mapping
 from sase.errors import InputError
 from sase.evaluation.results import SUMMARY, breakdown_lines, table
+from sase.export.native import UnsupportedError, export_native
+from sase.export.onnx import export_onnx
 from sase.model import load_model
 from sase.profiling import profile, with_unit
 from sase.textfile import read_text
@@ -18,8 +22,8 @@ from sase.textfile import read_text
 
 def release(
     exp: str | Path, scoring_dir: str | Path, name: str, notes: str | Path, out: str | Path = pretrained.FOLDER
-) -> tuple[Path, Path]:
-    """Write ``<name>.safetensors`` and ``<name>.md``, the card; return their paths.
+) -> list[Path]:
+    """Write ``<name>.safetensors`` and ``<name>.md``, the card, and what :func:`refresh` makes; return all paths.
 
     Args:
         exp: the experiment's folder, with best.pt, config.yaml and history.jsonl. If ``init`` of its config names
@@ -49,7 +53,46 @@ def release(
     weights = Path(out) / f"{name}.safetensors"
     pretrained.save(model, weights)
     write_text(weights.with_suffix(".md"), text)
-    return weights, weights.with_suffix(".md")
+    return [weights, weights.with_suffix(".md"), *refresh(weights)]
+
+
+def refresh(weights: Path) -> list[Path]:
+    """Make the other formats of released weights again, and tie them together; return the paths of what was made.
+
+    The card gets the fingerprint of the weights, the graph for ONNX Runtime the card and the fingerprint, and
+    ``<name>.json`` the fingerprints of all files, besides cost and config of the network. An offline network has no
+    graph, and one that the C core was not written for no ``.sase`` file; older ones are removed.
+
+    Args:
+        weights: a ``<name>.safetensors`` with its card.
+
+    Raises:
+        InputError: a bad file, a missing package, or a graph that differs from the network.
+    """
+    model, print_of_weights = pretrained.load(weights), pretrained.fingerprint(weights)
+    text = _with_fingerprint(read_text(weights.with_suffix(".md")), print_of_weights)
+    graph, native = (weights.with_suffix(pretrained.SUFFIXES[engine]) for engine in ("onnx", "native"))
+    for path in (graph, native):
+        path.unlink(missing_ok=True)
+    write_text(weights.with_suffix(".md"), text)
+    if model.config.causal:
+        export_onnx(model, graph, text, print_of_weights)
+    with contextlib.suppress(UnsupportedError):
+        export_native(model, native)
+    made = [path for path in (graph, native) if path.is_file()]
+    files = {path.name: pretrained.fingerprint(path) for path in (weights, *made)}
+    about = {"files": files, "cost": profile(model), "config": to_mapping(model.config)}
+    jsonfile.write(weights.with_suffix(".json"), about, indent=1)
+    return [*made, weights.with_suffix(".json")]
+
+
+def _with_fingerprint(text: str, fingerprint: str) -> str:
+    """Return a card with the line that names its weights, in place of an older one or before its first section."""
+    line = f"SHA-256 of the weights: `{fingerprint}`"
+    found = re.search(r"^SHA-256 of the weights: .*$", text, re.MULTILINE)
+    if found:
+        return text.replace(found[0], line, 1)
+    return re.sub(r"^## ", f"{line}\n\n## ", text, count=1, flags=re.MULTILINE)
 
 
 def _lineage(exp: Path) -> list[Path]:

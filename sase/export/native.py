@@ -36,6 +36,10 @@ _SUPPORTED = {  # fields of the config that the core was written for, besides si
 }
 
 
+class UnsupportedError(InputError):
+    """The core was not written for a network."""
+
+
 def export_native(model: SASE, path: str | Path) -> None:
     """Write the weights of a network for the C core; the write is atomic.
 
@@ -45,7 +49,8 @@ def export_native(model: SASE, path: str | Path) -> None:
             ``sase_weights_size``, for programs that have the weights compiled in.
 
     Raises:
-        InputError: the core does not support the network, or a weight is NaN or infinite.
+        UnsupportedError: the core does not support the network.
+        InputError: a weight is NaN or infinite.
     """
     contents = native_weights(model)
     with atomic_path(path) as partial:
@@ -68,10 +73,10 @@ def native_weights(model: SASE) -> bytes:
 
 
 def _check_supported(config: ModelConfig) -> None:
-    """Raise InputError for a config that the core was not written for."""
+    """Raise UnsupportedError for a config that the core was not written for."""
     for name, value in _SUPPORTED.items():
-        if getattr(config, name) != value:
-            raise InputError(f"the C core needs model.{name} = {value!r}, the network has {getattr(config, name)!r}")
+        if (own := getattr(config, name)) != value:
+            raise UnsupportedError(f"the C core needs model.{name} = {value!r}, the network has {own!r}")
     limits = (
         ("fft", config.fft, "32, 128, 512 or 2048", config.fft in (32, 128, 512, 2048)),
         ("channels", config.channels[0], "multiples of 4 up to 64", config.channels[0] % 4 == 0),
@@ -84,7 +89,7 @@ def _check_supported(config: ModelConfig) -> None:
     )
     for name, value, needed, holds in limits:
         if not holds:
-            raise InputError(f"the C core needs model.{name} to be {needed}, the network has {value}")
+            raise UnsupportedError(f"the C core needs model.{name} to be {needed}, the network has {value}")
 
 
 def _weights(model: SASE) -> Iterator[torch.Tensor]:

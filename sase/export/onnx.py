@@ -17,25 +17,28 @@ from sase.atomic import atomic_path
 from sase.config import to_mapping
 from sase.errors import InputError
 from sase.export.step import HopStep
-from sase.model import FORMAT, SASE
+from sase.extras import missing_package
+from sase.model import SASE
+from sase.weightfile import FORMAT
 
 OPSET = 17
 TOLERANCE = 1e-4
 NOISY, ENHANCED, NEXT = "noisy", "enhanced", "next."
 
 
-def export_onnx(model: SASE, path: str | Path, card: str = "") -> float:
+def export_onnx(model: SASE, path: str | Path, card: str = "", fingerprint: str = "") -> float:
     """Write a streaming graph, after comparing it with the network.
 
     The graph maps ``noisy`` (1, hop) and one tensor per state to ``enhanced`` (1, hop) and ``next.`` + the name of each
     state; a signal starts with states of zeros. Metadata: ``format``, ``sample_rate``, ``hop``, ``delay`` (samples by
     which the output lags behind the input), ``latency_s``, ``states`` (a JSON list of names), ``model_config`` (JSON)
-    and ``card`` (Markdown).
+    ``card`` (Markdown) and ``fingerprint``.
 
     Args:
         model: a causal network.
         path: output file.
         card: the model card.
+        fingerprint: of the file of weights that the network was loaded from.
 
     Returns:
         The largest absolute difference from the network over two seconds of test signal.
@@ -47,7 +50,7 @@ def export_onnx(model: SASE, path: str | Path, card: str = "") -> float:
     try:
         import onnx
     except ImportError:
-        raise InputError("export to ONNX needs the package onnx: pip install 'sase[export]'") from None
+        raise InputError(f"export to ONNX: {missing_package('onnx')}") from None
 
     model = model.cpu()
     step = HopStep(model).eval()
@@ -64,6 +67,7 @@ def export_onnx(model: SASE, path: str | Path, card: str = "") -> float:
             "states": json.dumps(step.names),
             "model_config": json.dumps(to_mapping(config)),
             "card": card,
+            "fingerprint": fingerprint,
         },
     )
     serialized = graph.SerializeToString()
@@ -104,7 +108,7 @@ def _difference(step: HopStep, serialized: bytes) -> float:
     try:
         import onnxruntime
     except ImportError:
-        raise InputError("export to ONNX needs the package onnxruntime: pip install 'sase[export]'") from None
+        raise InputError(f"export to ONNX: {missing_package('onnxruntime')}") from None
 
     config = step.model.config
     options = onnxruntime.SessionOptions()

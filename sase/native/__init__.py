@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sase.errors import InputError
+from sase.hops import HopStream
 from sase.native import library
 
 
@@ -30,6 +31,7 @@ class NativeModel:
     Attributes:
         sample_rate: in Hz.
         hop: samples that the core processes at a time.
+        delay: samples by which the output of the core lags behind its input.
         latency_s: the algorithmic latency in seconds: one window.
 
     Raises:
@@ -44,8 +46,8 @@ class NativeModel:
         memory, stream = self._create()
         self.sample_rate: int = self._library.sase_sample_rate(stream)
         self.hop: int = self._library.sase_hop(stream)
-        self._delay: int = self._library.sase_delay(stream)
-        self.latency_s = (self._delay + self.hop) / self.sample_rate
+        self.delay: int = self._library.sase_delay(stream)
+        self.latency_s = (self.delay + self.hop) / self.sample_rate
         del memory  # not before its stream has been asked
 
     def stream(self) -> NativeStream:
@@ -75,8 +77,8 @@ class NativeModel:
         return memory, stream
 
 
-class NativeStream:
-    """Enhances a signal block by block: the concatenated output is aligned with the input and of the same length.
+class NativeStream(HopStream):
+    """Enhances a signal block by block.
 
     Streams of one model are independent of each other; one stream must not be used by two threads at the same time.
 
@@ -87,62 +89,18 @@ class NativeStream:
     def __init__(self, model: NativeModel) -> None:
         self._model = model
         self._memory, self._stream = model._create()
-        self._start()
+        super().__init__(model.hop, model.delay)
 
-    def reset(self) -> None:
-        """Return to the start of a signal."""
+    def _reset(self) -> None:
         self._model._library.sase_reset(self._stream)
-        self._start()
 
-    def feed(self, wav: np.ndarray) -> np.ndarray:
-        """Process the next samples; return the enhanced samples available so far, float32 (m,), m ≥ 0.
-
-        Args:
-            wav: floats in [-1, 1], (n,), n ≥ 0.
-
-        Raises:
-            ValueError: another shape or type, samples that are NaN, infinite or beyond 1e12, or a stream that has been
-                flushed; the state of the stream is unchanged.
-        """
-        wav = np.asarray(wav)
-        if wav.ndim != 1 or not np.issubdtype(wav.dtype, np.floating):
-            raise ValueError(f"feed needs floats (n,), got {wav.dtype} {wav.shape}")
-        if self._flushed:
-            raise ValueError("the stream has been flushed; reset it for the next signal")
-        if not (np.abs(wav) <= _MAX_SAMPLE).all():
-            raise ValueError(self._model._library.sase_message(library.BAD_SAMPLES).decode())
-        self._num_fed += len(wav)
-        return self._advance(wav.astype(np.float32, copy=False))
-
-    def flush(self) -> np.ndarray:
-        """Return the remaining samples, float32 (rest,): the output is then as long as the input. Ends the stream."""
-        missing = max(0, self._num_fed - self._num_returned)
-        self._flushed = True
-        return self._advance(np.zeros(missing + self._to_drop + self._model.hop, np.float32))[:missing]
-
-    def _start(self) -> None:
-        self._pending = np.zeros(0, np.float32)
-        self._num_fed = self._num_returned = 0
-        self._to_drop = self._model._delay  # output samples that precede the signal
-        self._flushed = False
-
-    def _advance(self, wav: np.ndarray) -> np.ndarray:
-        """Process the whole hops of the pending samples and these; return their output."""
-        pending, hop = np.concatenate([self._pending, wav]), self._model.hop
-        used = len(pending) // hop * hop
-        enhanced, process, stream = np.empty(used, np.float32), self._model._library.sase_process, self._stream
-        source, target = pending.ctypes.data, enhanced.ctypes.data
-        for offset in range(0, 4 * used, 4 * hop):
+    def _process(self, samples: np.ndarray) -> np.ndarray:
+        enhanced, process, stream = np.empty_like(samples), self._model._library.sase_process, self._stream
+        source, target = samples.ctypes.data, enhanced.ctypes.data
+        for offset in range(0, samples.nbytes, 4 * self._hop):
             status = process(stream, source + offset, target + offset)
             assert status == library.OK, status  # the samples have been checked
-        self._pending = pending[used:].copy()
-        dropped = min(self._to_drop, used)
-        self._to_drop -= dropped
-        self._num_returned += used - dropped
-        return enhanced[dropped:]
-
-
-_MAX_SAMPLE = 1e12  # as in sase.c
+        return enhanced
 
 
 def is_available() -> bool:

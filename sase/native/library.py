@@ -10,7 +10,7 @@ from pathlib import Path
 from sase.errors import InputError
 
 FOLDER = Path(__file__).parent
-OK, BAD_SAMPLES = 0, 8  # of sase_status in sase.h
+OK = 0  # of sase_status in sase.h
 
 _POINTER, _SIZE, _INT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
 _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sase.errors import InputError
-from sase.model import FORMAT, read_checkpoint, write_tensors
+from sase.model import read_checkpoint, write_tensors
+from sase.weightfile import FORMAT
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
