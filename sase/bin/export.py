@@ -19,8 +19,9 @@ def main() -> None:
     if args.to == "onnx":
         from sase.export.onnx import export_onnx
 
-        card = pretrained.card(args.model) if args.model in pretrained.available() else ""
-        difference = export_onnx(model, args.out, card)
+        path = pretrained.available().get(args.model)
+        about = (pretrained.card(args.model), pretrained.fingerprint(path)) if path else ()
+        difference = export_onnx(model, args.out, *about)
         print(f"{args.out}: written, differs from the network by {difference:.1e}")
         return
     if args.to == "native":
@@ -30,19 +31,12 @@ def main() -> None:
     elif args.to == "ladspa":
         from sase.export.ladspa import export_ladspa
 
-<<<<<<< HEAD
         export_ladspa(model, args.out)
     else:
         from sase.export.web import export_web
 
         export_web(model, args.out, args.model)
     print(f"{args.out}: written")
-=======
-    path = pretrained.available().get(args.model)
-    about = (pretrained.card(args.model), pretrained.fingerprint(path)) if path else ()
-    difference = export_onnx(model, args.out, *about)
-    print(f"{args.out}: written, differs from the network by {difference:.1e}")
->>>>>>> enhance
 
 
 if __name__ == "__main__":
