@@ -16,6 +16,7 @@ import soundfile
 from helpers.audio import noise
 from helpers.native import signals
 from sase.audio.pcm import PcmFormat, read_wav_header
+from sase.bench.stream import bench_stream
 from sase.enhancer import Enhancer
 from sase.errors import InputError
 from sase.live import enhance_microphone, enhance_pipe
@@ -228,3 +229,11 @@ def test_what_the_microphone_needs_is_one_line(tmp_path, module, message):
     done = subprocess.run([*COMMAND, "--mic"], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert message in done.stderr
+
+
+def test_the_benchmark_reports_times():
+    rows = bench_stream(["tiny"], seconds=0.3)
+    times = [value for key, value in rows[0].items() if "ms" in key]
+    assert len(times) == 4
+    assert all(time > 0 for time in times)
+    assert rows[0]["CPU ms median"] <= rows[0]["CPU ms 99 %"]

@@ -10,6 +10,7 @@ import torch
 
 from helpers.audio import noise
 from sase.export.native import export_native
+from sase.level import Level
 from sase.pretrained import load
 
 SHIPPED = ("tiny", "small")
@@ -52,6 +53,13 @@ def in_torch(model, wav):
 def assert_same(native, expected):
     assert native.shape == expected.shape
     assert np.abs(native - expected).max(initial=0) <= TOLERANCE * max(1.0, np.abs(expected).max(initial=0))
+
+
+def with_level(model, wav):
+    """What a model makes of a signal between the stages of sase.level: numpy's side of level.h."""
+    level = Level(model.sample_rate, model.hop, 1)
+    scaled = np.concatenate([level.scale.feed(wav[None]), level.scale.flush()], axis=1)[0]
+    return level.restore.feed(model.enhance(scaled)[None])[0]
 
 
 class Live:

@@ -1,14 +1,15 @@
-/* A stream at the rate of a host: resamplers around the core, the band above the network's, the attenuation limit. */
+/* A stream at the rate of a host: resamplers and level around the core, the band above the network's, the limit. */
 #include "live.h"
 
 #include "functions.h"
+#include "level.h"
 #include "memory.h"
 #include "network.h"
 #include "resample.h"
 
 enum { MIN_RATE = 8000, MAX_RATE = 192000, UPPER = 33 /* taps of the filter for the upper part of the network's band */ };
 
-static const float MAX_HOST_SAMPLE = 1e9f; /* what the resamplers make of it is below what the core refuses */
+static const float MAX_HOST_SAMPLE = 1e6f;     /* what resamplers and level make of it is below what the core refuses */
 static const float LIMIT_STEP = 1.0f / 512.0f; /* a new limit takes effect gradually, without a click */
 static const float ENERGY_DECAY = 0.5f;        /* per hop */
 static const double UPPER_EDGE = 0.75;         /* of the band: 6 of 8 kHz */
@@ -16,14 +17,16 @@ static const double UPPER_EDGE = 0.75;         /* of the band: 6 of 8 kHz */
 struct sase_live {
     sase_stream *core;
     resampler down, up;
-    int hop, lag, delay; /* lag: of the core in its samples; delay: of the whole in the host's */
+    level level;
+    int rate, hop, lag, delay; /* lag: of the core in its samples; delay: of the whole in the host's */
     int filled, to_drop; /* samples of the next hop; samples of the core's output that still precede the signal */
     int now, done;       /* positions in the rings: of the newest sample of the host, and behind the newest enhanced one */
     float limit, gain;   /* in effect now; gain of the band above */
     float noisy_energy, enhanced_energy; /* of the upper part of the network's band */
     float *upper;                        /* [UPPER] */
     /* state */
-    float *noisy, *enhanced;             /* [lag + hop], the newest last; [hop] */
+    float *noisy, *scales;               /* [lag + hop], the newest last: input, and its factors of the level */
+    float *enhanced;                     /* [hop] */
     float *noisy_tail, *enhanced_tail;   /* [UPPER − 1 + hop] */
     float *gains;                        /* beside the ring of `up` */
     float *host, *below, *above;         /* [delay + 1] rings: the input, and what is added to `above` times it */
@@ -42,7 +45,7 @@ static sase_status choose_layout(sase_live *s, const void *weights, size_t num_b
     if (rate < MIN_RATE || rate > MAX_RATE || !choose_sizes(&s->down, rate, core.n.sample_rate)
         || !choose_sizes(&s->up, core.n.sample_rate, rate))
         return SASE_BAD_RATE;
-    s->hop = core.n.hop, s->lag = core.n.window - core.n.hop;
+    s->rate = core.n.sample_rate, s->hop = core.n.hop, s->lag = core.n.window - core.n.hop;
     s->delay = s->lag + s->hop - 1;
     if (resamples(s)) /* an output needs `half` samples ahead; the last of them may be the first of a hop */
         s->delay = (s->delay + s->up.half) * s->up.up / s->up.down + s->down.half;
@@ -55,6 +58,7 @@ static void place(cursor *c, sase_live *s)
     place_resampler(c, &s->up);
     s->upper = memory_of(c, 1, UPPER);
     s->noisy = memory_of(c, 1, s->lag + s->hop);
+    s->scales = memory_of(c, 1, s->lag + s->hop);
     s->enhanced = memory_of(c, 1, s->hop);
     s->noisy_tail = memory_of(c, 1, UPPER - 1 + s->hop);
     s->enhanced_tail = memory_of(c, 1, UPPER - 1 + s->hop);
@@ -107,6 +111,9 @@ void sase_live_reset(sase_live *s)
     restart(&s->down);
     restart(&s->up);
     clear(s->noisy, (size_t)((float *)s->core - s->noisy) * sizeof(float));
+    start_level(&s->level, s->hop, s->rate);
+    for (int i = 0; i < s->lag; i++)
+        s->scales[i] = 1.0f; /* before the signal */
     s->filled = 0, s->to_drop = s->lag;
     s->now = s->delay, s->done = 0;
     s->limit = -1.0f;
@@ -173,7 +180,10 @@ static void write_noisy(sase_live *s, float sample)
     if (s->filled < s->hop)
         return;
     s->filled = 0;
-    sase_process(s->core, s->noisy + s->lag, s->enhanced); /* the samples have been checked */
+    scale_hop(&s->level, s->hop, s->noisy + s->lag, s->enhanced, s->scales + s->lag);
+    sase_process(s->core, s->enhanced, s->enhanced); /* the samples have been checked */
+    for (int i = 0; i < s->hop; i++)
+        s->enhanced[i] /= s->scales[i];
     if (has_band_above(s))
         target = gain_above(s);
     for (int i = 0; i < s->hop; i++) {
@@ -184,7 +194,7 @@ static void write_noisy(sase_live *s, float sample)
             write_enhanced(s, s->enhanced[i], s->noisy[i], s->gain);
     }
     for (int i = 0; i < s->lag; i++)
-        s->noisy[i] = s->noisy[s->hop + i];
+        s->noisy[i] = s->noisy[s->hop + i], s->scales[i] = s->scales[s->hop + i];
 }
 
 static void write_sample(sase_live *s, float sample)

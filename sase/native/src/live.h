@@ -1,4 +1,5 @@
 /* The same for a program with its own sample rate, its own block sizes, and samples that nobody has checked: live use.
+ * The signal may have any level: it is scaled before the network, and back behind it (level.h).
  *
  * The network covers the band up to 8 kHz. What a host's signal has above is not cleaned but turned down with the
  * noise: by one gain per hop, which is that of the network in the upper part of its own band.
@@ -25,7 +26,7 @@ sase_status sase_live_init(void *memory, size_t size, const void *weights, size_
 /* Return to the start of a signal. */
 void sase_live_reset(sase_live *live);
 
-/* Enhance any number of samples; `out` may be `in`. NaN, infinity and magnitudes beyond 1e9 count as zero.
+/* Enhance any number of samples; `out` may be `in`. NaN, infinity and magnitudes beyond 1e6 count as zero.
  * limit: the attenuation limit as a factor, 10^(−dB / 20): at least so much of the input remains; 0 for no limit.
  */
 void sase_live_process(sase_live *live, const float *in, float *out, size_t count, float limit);
