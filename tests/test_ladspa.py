@@ -1,8 +1,10 @@
 """The LADSPA plugin in the hosts of the LADSPA SDK."""
 
 import os
+import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -71,6 +73,32 @@ def test_a_rate_that_cannot_be_resampled_is_refused(plugin, tmp_path):
     done = apply(plugin, tmp_path / "noisy.wav", tmp_path / "enhanced.wav", 100)
     assert done.returncode != 0
     assert "Failed to instantiate" in done.stderr
+
+
+@pytest.mark.recipe
+def test_pipewire_makes_a_microphone_of_it(root, plugin, tmp_path):
+    """The configuration of the README, in a PipeWire of its own."""
+    programs.find("pipewire", "pw-cli")
+    home, runtime = tmp_path / "home", tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
+    block = re.search(r"mkdir -p ~/.ladspa.*?CONF\n.*?\nCONF\n", (root / "README.md").read_text(), re.DOTALL)[0]
+    script = re.sub(r"(?m)^sase export .*$", f"cp {plugin} ~/.ladspa/sase_ladspa.so", block)
+    environment = os.environ | {"HOME": str(home), "XDG_RUNTIME_DIR": str(runtime)}
+    environment.pop("XDG_CONFIG_HOME", None)
+    subprocess.run(["bash", "-euc", script], env=environment, check=True)
+    with open(tmp_path / "log", "wb") as log:
+        daemon = subprocess.Popen(["pipewire"], env=environment, stdout=log, stderr=log)
+    nodes, end = "", time.monotonic() + 20
+    try:
+        while 'node.name = "sase"' not in nodes and time.monotonic() < end:
+            time.sleep(0.3)
+            nodes = subprocess.run(["pw-cli", "ls", "Node"], env=environment, capture_output=True, text=True).stdout
+    finally:
+        daemon.terminate()
+        daemon.wait()
+    assert 'node.name = "sase"' in nodes, (tmp_path / "log").read_text()
+    assert 'media.class = "Audio/Source"' in nodes
+    assert 'node.description = "Microphone without noise"' in nodes
 
 
 def test_sanitizers_find_nothing_in_the_plugin(root, tmp_path):

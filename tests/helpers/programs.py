@@ -19,6 +19,8 @@ PACKAGES = {  # program or file: Debian's package
     "ffmpeg": "ffmpeg",
     "firefox-esr": "firefox-esr",
     "make": "make",
+    "pipewire": "pipewire",
+    "pw-cli": "pipewire-bin",
     "wasm-ld": "lld",
 }
 TIMEOUT_S = 240
