@@ -14,9 +14,9 @@ from helpers import programs
 from helpers.audio import noise
 from helpers.native import Live, make, signals
 from sase.errors import InputError
+from sase.export.core_weights import core_weights
 from sase.export.ladspa import export_ladspa
-from sase.export.native import export_native
-from sase.pretrained import load
+from sase.native.weights import write_weights
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_sanitizers_find_nothing_in_the_plugin(root, tmp_path):
     found = subprocess.run(["cc", "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
     if not os.path.isabs(found):
         pytest.skip("this compiler has no address sanitizer: the plugin is not tested with it")
-    export_native(load("tiny"), tmp_path / "tiny.c")
+    write_weights(core_weights("tiny"), tmp_path / "tiny.c")
     flags = "CFLAGS=-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
     plugin = tmp_path / "build/sase_ladspa.so"
     make(root, tmp_path / "build", f"WEIGHTS={tmp_path / 'tiny.c'}", flags, str(plugin))
@@ -128,7 +128,7 @@ def test_a_missing_compiler_is_one_line(tmp_path):
 
 def test_another_suffix_is_refused(tmp_path):
     with pytest.raises(InputError, match="end its name in .so"):
-        export_ladspa(load("tiny"), tmp_path / "plugin")
+        export_ladspa(core_weights("tiny"), tmp_path / "plugin")
 
 
 def test_a_missing_header_is_one_line(tmp_path, monkeypatch):
@@ -137,4 +137,4 @@ def test_a_missing_header_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "cc").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(InputError, match="install the LADSPA SDK"):
-        export_ladspa(load("tiny"), tmp_path / "plugin.so")
+        export_ladspa(core_weights("tiny"), tmp_path / "plugin.so")

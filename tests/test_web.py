@@ -14,8 +14,8 @@ import soxr
 from helpers.audio import noise
 from helpers.browser import Chromium
 from helpers.native import Live, signals
+from sase.export.core_weights import core_weights
 from sase.export.web import export_web
-from sase.pretrained import load
 
 TOLERANCE = 1e-4  # a download has 16 bits
 STATUS = "document.querySelector('#status').textContent"
@@ -25,7 +25,7 @@ SHOWN = "!document.querySelector('#result').hidden"
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "page.html"
-    export_web(load("tiny"), path, "tiny")
+    export_web(core_weights("tiny"), path, "tiny")
     return path
 
 

@@ -13,29 +13,30 @@ def main() -> None:
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="output file")
     args = parser.parse_args()
 
-    from sase import pretrained
-
-    model = pretrained.load(args.model)
     if args.to == "onnx":
+        from sase import pretrained
         from sase.export.onnx import export_onnx
 
         path = pretrained.available().get(args.model)
         about = (pretrained.card(args.model), pretrained.fingerprint(path)) if path else ()
-        difference = export_onnx(model, args.out, *about)
+        difference = export_onnx(pretrained.load(args.model), args.out, *about)
         print(f"{args.out}: written, differs from the network by {difference:.1e}")
         return
-    if args.to == "native":
-        from sase.export.native import export_native
+    from sase.export.core_weights import core_weights
 
-        export_native(model, args.out)
+    weights = core_weights(args.model)
+    if args.to == "native":
+        from sase.native.weights import write_weights
+
+        write_weights(weights, args.out)
     elif args.to == "ladspa":
         from sase.export.ladspa import export_ladspa
 
-        export_ladspa(model, args.out)
+        export_ladspa(weights, args.out)
     else:
         from sase.export.web import export_web
 
-        export_web(model, args.out, args.model)
+        export_web(weights, args.out, args.model)
     print(f"{args.out}: written")
 
 

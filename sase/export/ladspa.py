@@ -9,24 +9,22 @@ from pathlib import Path
 
 from sase.atomic import atomic_path
 from sase.errors import InputError, one_line
-from sase.export.native import export_native
-from sase.model import SASE
 from sase.native import library
+from sase.native.weights import write_weights
 
 _TIMEOUT_S = 300
 _PLUGIN = "sase_ladspa.so"
 
 
-def export_ladspa(model: SASE, path: str | Path) -> None:
-    """Compile a plugin with the weights of a network in it, for the processors of this machine; the write is atomic.
+def export_ladspa(weights: bytes, path: str | Path) -> None:
+    """Compile a plugin with weights in it, for the processors of this machine; the write is atomic.
 
     Args:
-        model: one that the C core supports.
+        weights: for the C core, as of :func:`sase.export.core_weights.core_weights`.
         path: output file with the suffix ``.so``.
 
     Raises:
-        InputError: the core does not support the network, the suffix is another, or there is no C compiler, no make or
-            no ``ladspa.h``.
+        InputError: the suffix is another, or there is no C compiler, no make or no ``ladspa.h``.
     """
     if Path(path).suffix != ".so":
         raise InputError(f"{path}: a LADSPA plugin is a shared library; end its name in .so")
@@ -34,7 +32,7 @@ def export_ladspa(model: SASE, path: str | Path) -> None:
         if shutil.which(program) is None:
             raise InputError(f"{program} not found; a plugin is compiled with make and a C compiler (Debian: make gcc)")
     with tempfile.TemporaryDirectory() as folder:
-        export_native(model, Path(folder) / "weights.c")
+        write_weights(weights, Path(folder) / "weights.c")
         target = Path(folder) / _PLUGIN
         command = [
             "make",

@@ -11,8 +11,6 @@ from pathlib import Path
 
 from sase.atomic import atomic_path
 from sase.errors import InputError
-from sase.export.native import native_weights
-from sase.model import SASE
 from sase.native import library
 
 _SOURCES = Path(__file__).parent
@@ -21,31 +19,29 @@ _WORKLET_SCRIPTS = ("engine.js", "worklet.js")
 _WASM = library.FOLDER / "sase.wasm"
 
 
-def export_web(model: SASE, path: str | Path, name: str = "") -> None:
+def export_web(weights: bytes, path: str | Path, name: str = "") -> None:
     """Write the page; the write is atomic.
 
     Args:
-        model: one that the C core supports.
+        weights: for the C core, as of :func:`sase.export.core_weights.core_weights`.
         path: output file, such as ``page.html``.
         name: of the model, shown on the page.
 
     Raises:
-        InputError: the core does not support the network.
+        InputError: the package's WebAssembly is missing.
     """
-    contents = web_page(model, name).encode()
+    contents = web_page(weights, name).encode()
     with atomic_path(path) as partial:
         partial.write_bytes(contents)
 
 
-def web_page(model: SASE, name: str = "") -> str:
+def web_page(weights: bytes, name: str = "") -> str:
     """Return the page that :func:`export_web` writes: HTML with its style, scripts, WebAssembly and weights in it."""
     try:
         wasm = _WASM.read_bytes()
     except OSError as error:
         raise InputError(f"{_WASM}: cannot be read ({error.strerror}); install the package again") from None
     style, script = _source("page.css"), "".join(map(_source, _PAGE_SCRIPTS))
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    shown = f"Model {Path(name).name or 'SASE'}" if name else "SASE"
     values = {
         "STYLE": style,
         "STYLE_HASH": _csp_hash(style),
@@ -53,8 +49,8 @@ def web_page(model: SASE, name: str = "") -> str:
         "SCRIPT_HASH": _csp_hash(script),
         "WORKLET": "".join(map(_source, _WORKLET_SCRIPTS)),
         "WASM": _packed(wasm),
-        "WEIGHTS": _packed(native_weights(model)),
-        "ABOUT": html.escape(f"{shown}: {parameters / 1000:.0f} thousand parameters, causal."),
+        "WEIGHTS": _packed(weights),
+        "ABOUT": html.escape(f"SASE{name and f', model {Path(name).name}'}: {len(weights) / 1000:.0f} kB of weights"),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], _source("page.html"))
 
