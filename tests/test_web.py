@@ -1,4 +1,4 @@
-"""The web page, in Chromium: files, a fake microphone, keyboard, narrow and dark screens, and no request."""
+"""The web page in Chromium and Firefox: files, a fake microphone, keyboard, narrow and dark screens, no request."""
 
 import functools
 import http.server
@@ -13,6 +13,7 @@ import soxr
 
 from helpers.audio import noise
 from helpers.browser import Chromium
+from helpers.firefox import Firefox
 from helpers.native import Live, signals
 from sase.export.core_weights import core_weights
 from sase.export.web import export_web
@@ -85,6 +86,18 @@ def test_files_are_enhanced_as_by_the_core(page, browser, native, tmp_path, rate
     assert np.abs(enhanced - noisy).max() > 0.01
     assert browser.messages == []
     assert set(browser.requests) == {page.as_uri()}
+
+
+@pytest.mark.recipe
+def test_files_in_firefox(page, native, tmp_path):
+    soundfile.write(tmp_path / "speech.wav", 0.5 * signals(16000), 48000, "PCM_16")
+    with Firefox.started(tmp_path) as firefox:
+        enhanced, rate = enhance_file(firefox, page.as_uri(), tmp_path / "speech.wav")
+        entries = firefox.evaluate("performance.getEntriesByType('resource').map(entry => entry.name)")
+    noisy, _ = read(tmp_path / "speech.wav")
+    assert rate == 48000
+    assert np.abs(enhanced - native(noisy, 48000)).max() <= TOLERANCE
+    assert entries == []
 
 
 @pytest.mark.recipe

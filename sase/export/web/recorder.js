@@ -1,6 +1,8 @@
 // The microphone, enhanced in an audio worklet.
 "use strict";
 
+const START_S = 5; // a browser without an audio output may never start
+
 class Recorder {
   /** Start recording; onLevels is called with both levels in dB a few times per second. */
   static async start(context, { worklet, wasm, weights, limit, monitor }, onLevels) {
@@ -9,7 +11,8 @@ class Recorder {
       audio: { echoCancellation: false, noiseSuppression: false, autoGainControl: false, channelCount: 1 },
     });
     try {
-      await context.resume();
+      await Promise.race([context.resume(), new Promise((resolve) => setTimeout(resolve, 1000 * START_S))]);
+      if (context.state !== "running") throw new Error("The browser does not start audio; is there an output device?");
       // A data URL, since file:// pages may not load worklets from blob URLs.
       await context.audioWorklet.addModule(`data:text/javascript;charset=utf-8,${encodeURIComponent(worklet)}`);
       recorder.connect(context, { wasm, weights, limit }, onLevels);
