@@ -3,9 +3,12 @@
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_MAX_NAME = 255  # bytes
 
 
 @contextmanager
@@ -19,8 +22,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The process id separates concurrent writers; the suffix stays last, since soundfile and numpy depend on it.
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    partial = _partial(path)
     try:
         yield partial
         with open(partial, "rb") as file:
@@ -28,6 +30,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    """Return the path beside another one to write to, with a name that is no longer than file systems allow."""
+    # The process id separates concurrent writers; the suffix stays last, since soundfile and numpy depend on it.
+    rest = f".{os.getpid()}.partial{path.suffix}"
+    stem = os.fsencode(path.stem)
+    if len(stem) + len(os.fsencode(rest)) >= _MAX_NAME:
+        stem = os.fsencode(f"{zlib.crc32(stem):08x}")
+    return path.with_name(f".{os.fsdecode(stem)}{rest}")
 
 
 def write_text(path: str | Path, text: str) -> None:

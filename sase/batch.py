@@ -45,7 +45,7 @@ class Failures:
             if ends_batch(error):
                 raise
             debug_log.debug("%s", item, exc_info=True)
-            self.reasons[item] = reason_of(error)
+            self.reasons[item] = reason_of(error).removeprefix(f"{item}: ")
             self._log(f"{item}: {self.reasons[item]}")
 
 

@@ -6,8 +6,9 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import numpy as np
 
@@ -139,35 +140,53 @@ class Enhancer:
         return EnhancerStream(self._aligned(sample_rate, num_channels), num_channels)
 
     def enhance_file(
-        self, source: str | Path, target: str | Path, on_block: Callable[[float], None] | None = None
+        self,
+        source: str | Path,
+        target: str | Path | BinaryIO,
+        on_block: Callable[[float], None] | None = None,
+        *,
+        subtype: str | None = None,
+        salvage: bool = False,
     ) -> float:
-        """Enhance a sound file, preserving rate, channels and length; in bounded memory if the network is causal.
+        """Enhance a sound file; in bounded memory if the network is causal.
+
+        Sample rate, channels, channel layout, length, sample format and tags are preserved as far as the kind of the
+        output file allows.
 
         Args:
-            source: a WAV, FLAC, OGG or MP3 file.
-            target: output file with any of these suffixes, 16 bit if possible; appears once it is complete.
+            source: a file that libsndfile reads, such as WAV, FLAC, OGG or MP3; or one that ffmpeg reads.
+            target: output file with a suffix of :data:`sase.audio.CONTAINERS`; appears once it is complete. Or a binary
+                stream, such as a pipe, to which a WAV file of unknown length is written.
             on_block: called after each block with the number of seconds written.
+            subtype: sample format, such as ``PCM_24`` or ``FLOAT``; None: as in the source.
+            salvage: read what is there of a truncated or damaged file.
 
         Returns:
             The duration in seconds.
 
         Raises:
-            InputError: a missing, unreadable, truncated or empty file, or samples that are not finite.
+            InputError: a missing, unreadable, truncated or empty file, samples that are not finite, or an output that
+                cannot be written.
         """
-        if os.path.realpath(source) == os.path.realpath(target):
+        if isinstance(target, (str, Path)) and os.path.realpath(source) == os.path.realpath(target):
             raise InputError(f"{target}: same as the input; inputs are never overwritten")
         num_samples = 0
-        with (
-            audio.open_blocks(source, _BLOCK_S) as (info, blocks),
-            audio.open_writer(target, info.sample_rate, info.num_channels) as put,
-        ):
-            aligned = self._aligned(info.sample_rate, info.num_channels, whole=not self.engine.causal)
+        with ExitStack() as stack:
+            sound = stack.enter_context(audio.open_any(source, salvage))
+            rate, num_channels = sound.info.sample_rate, sound.info.num_channels
+            blocks = audio.blocks_of(sound, _BLOCK_S)
+            if isinstance(target, (str, Path)):
+                kind = sound.kind.written_as(Path(target), subtype)
+                put = stack.enter_context(audio.open_writer(target, rate, num_channels, kind))
+            else:
+                put = audio.wav_writer(target, rate, num_channels, sound.kind.written_as(Path("output.wav"), subtype))
+            aligned = self._aligned(rate, num_channels, whole=not self.engine.causal)
             for enhanced in aligned.through(blocks):
                 put(enhanced)
                 num_samples += enhanced.shape[1]
                 if on_block is not None:
-                    on_block(enhanced.shape[1] / info.sample_rate)
-        return num_samples / info.sample_rate
+                    on_block(enhanced.shape[1] / rate)
+        return num_samples / rate
 
     def _aligned(self, sample_rate: int, num_channels: int, whole: bool = False) -> _Aligned:
         """Return the whole processing of a signal: the network between two resamplers.

@@ -1,7 +1,7 @@
 """Bring signals of any level to that of the training, causally, and what a network makes of them back.
 
 Networks are trained with speech in a certain range of levels, and do worse outside of it. The level of the louder parts
-of a signal is tracked over hops, in decibels: it follows a rise within a fraction of a second and falls slowly, so that
+of a signal is tracked over hops, in decibels: it follows a rise within a second and falls slowly, so that
 words and pauses leave it where it is, and a click moves it little. Noise often comes before speech, so the first hops
 count as 15 dB below it. The gain changes only when the scaled level is 8 dB from its target, linearly over a hop: for a
 speaker who does not move it is constant. A factor on the whole signal does not change what the network receives.
@@ -14,12 +14,12 @@ import numpy as np
 from sase.fifo import Fifo
 
 TARGET_DB = -24.0  # level of the louder hops (mean square re full scale): speech of an RMS of about -30 dB
-SILENCE_DB = -110.0  # quieter hops leave level and gain unchanged
+SILENCE_DB = -125.0  # quieter hops leave level and gain unchanged
 _TOLERANCE_DB = 8.0
 _FIRST_S = 0.25  # over which the first level is measured
 _FIRST_DB = 15.0  # of speech above the first sound, which mostly is noise
-_RISE_S = 0.15  # time constant
-_FALL_DB_PER_S = 2.0
+_RISE_S = 0.5  # time constant
+_FALL_DB_PER_S = 4.0
 
 
 class Tracker:

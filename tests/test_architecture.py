@@ -10,12 +10,13 @@ import pytest
 LAYERS = [  # a module imports from its own layer or the ones before it
     "__version__ errors",
     "atomic audio batch completion config containers endpoints extras fifo filetree highs hops jsonfile level limit "
-    "machine markdown plotting private processes progress textfile waiting yamlfile",
+    "machine markdown plotting private processes progress textfile waiting workers yamlfile",
     "nn metrics native",
     "model losses data pretrained weightfile inspection profiling",
     "engines",
     "chain outputs",
     "training enhancer inspection_figure live",
+    "enhancing",
     "federated evaluation export",
     "studies bench",
     "bin",

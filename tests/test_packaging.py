@@ -1,6 +1,8 @@
 """Packaging: wheel and sdist install in an empty environment, and all places name the same versions."""
 
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -8,7 +10,10 @@ import tarfile
 import zipfile
 from importlib import metadata
 
+import numpy as np
 import pytest
+import soundfile
+from packaging.requirements import Requirement
 
 import sase
 
@@ -19,17 +24,27 @@ SUFFIXES = (
 PROGRAMS = ("ruff", "mypy", "pdoc")  # other versions check or format differently
 
 
-@pytest.fixture(scope="module")
-def built(root, tmp_path_factory):
-    """(wheel, sdist) of a copy of the repository, built without a network."""
-    copy, out = tmp_path_factory.mktemp("build") / "sase", tmp_path_factory.mktemp("dist")
+PIP = (sys.executable, "-m", "pip")
+# A PYTHONPATH with metadata of this package would be an installation of it to pip.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+def build(root, folder, **environment):
+    """Build (wheel, sdist) of a copy of the repository, without a network."""
+    copy, out = folder / "sase", folder / "dist"
     copy.mkdir()
-    shutil.copytree(root / "sase", copy / "sase", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(root / "sase", copy / "sase", ignore=shutil.ignore_patterns("__pycache__", "build", "_core.*"))
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(root / name, copy)
     calls = "from setuptools import build_meta as b; b.build_wheel({0!r}); b.build_sdist({0!r})".format(str(out))
-    subprocess.run([sys.executable, "-c", calls], cwd=copy, check=True, capture_output=True)
+    command = [sys.executable, "-c", calls]
+    subprocess.run(command, cwd=copy, env={**os.environ, **environment}, check=True, capture_output=True)
     return next(out.glob("*.whl")), next(out.glob("*.tar.gz"))
+
+
+@pytest.fixture(scope="module")
+def built(root, tmp_path_factory):
+    return build(root, tmp_path_factory.mktemp("build"))
 
 
 def test_wheel_and_sdist_hold_the_whole_package(root, built):
@@ -59,11 +74,11 @@ def test_it_installs_in_an_empty_environment(built, tmp_path, kind):
     python = tmp_path / "venv/bin/python"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
     site = next((tmp_path / "venv").glob("lib/python*/site-packages"))
-    command = [sys.executable, "-m", "pip", "--python", python, "install", "--no-index", "--no-deps"]
+    command = [*PIP, "--python", python, "install", "--no-index", "--no-deps"]
     if kind == "sdist":  # built by the setuptools of this environment
         (site / "others.pth").write_text(next(path for path in sys.path if path.endswith("site-packages")))
         command += ["--no-build-isolation"]
-    subprocess.run([*command, package], check=True, capture_output=True, cwd=tmp_path)
+    subprocess.run([*command, package], check=True, capture_output=True, cwd=tmp_path, env=ENVIRONMENT)
     (site / "others.pth").write_text(next(path for path in sys.path if path.endswith("site-packages")))
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     script = "import sase, numpy, sys; from sase import Enhancer; print(sase.__file__)\n"
@@ -75,6 +90,57 @@ def test_it_installs_in_an_empty_environment(built, tmp_path, kind):
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() == answer
+
+
+def required(names):
+    """The distributions of this environment that these requirements need, without extras, and what those need."""
+    found, waiting = {}, [Requirement(name) for name in names]
+    while waiting:
+        requirement = waiting.pop()
+        if requirement.name in found or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        found[requirement.name] = distribution = metadata.distribution(requirement.name)
+        waiting += [Requirement(line) for line in distribution.requires or []]
+    return found.values()
+
+
+@pytest.mark.recipe
+def test_with_what_the_wheel_requires_and_no_compiler_a_file_is_enhanced(root, tmp_path):
+    """The environment has the packages that the wheel's metadata requires, linked from this one, and no others."""
+    (tmp_path / "build").mkdir()
+    wheel, _ = build(root, tmp_path / "build", CC="false")
+    python = tmp_path / "venv/bin/python"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    site = next((tmp_path / "venv").glob("lib/python*/site-packages"))
+    command = [*PIP, "--python", python, "install", "--no-index", "--no-deps", wheel]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, env=ENVIRONMENT)
+    assert not list(site.glob("sase/native/_core.*"))
+    num_bytes = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
+    requirements = next(site.glob("sase-*.dist-info")).joinpath("METADATA").read_text()
+    names = re.findall(r"^Requires-Dist: ([^;\n]+)$", requirements, re.MULTILINE)
+    assert len(names) > 4
+    for distribution in required(names):
+        assert distribution.metadata["Name"].lower() not in ("torch", "scipy", "librosa", "onnx")
+        for file in distribution.files:
+            source = distribution.locate_file(file)
+            num_bytes += source.stat().st_size if source.is_file() else 0
+            top = distribution.locate_file(file.parts[0])
+            if ".." not in file.parts and not (site / top.name).exists():
+                (site / top.name).symlink_to(top)
+    assert num_bytes < 250e6
+    soundfile.write(tmp_path / "noisy.wav", 0.1 * np.random.default_rng(0).standard_normal((30000, 2)), 44100)
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    command = [python.with_name("sase"), "enhance", "noisy.wav", "-o", "enhanced.wav"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    noisy, enhanced = (soundfile.read(tmp_path / f"{name}.wav")[0] for name in ("noisy", "enhanced"))
+    assert enhanced.shape == noisy.shape
+    assert 0 < np.square(enhanced).sum() < 0.1 * np.square(noisy).sum()
+    command = [python.with_name("sase"), "enhance", "noisy.wav", "-o", "torch.wav", "--engine", "torch"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    wanted = shlex.split(done.stderr.partition("pip install ")[2])
+    assert wanted == [f"sase[train] @ {wheel.as_uri()}"]  # which pip installs from where this one came from
 
 
 def pins(path):

@@ -40,6 +40,10 @@ SUFFIXES = (  # of files with sound that only ffmpeg reads
     *(".m4r", ".m4v", ".mka", ".mkv", ".mov", ".mp2", ".mp4", ".mpc", ".mpeg", ".mpg", ".mts", ".ogv", ".ra", ".spx"),
     *(".tak", ".tta", ".webm", ".wma", ".wmv", ".wv"),
 )
+_MAGIC = (  # offset and bytes at the beginning of containers that libsndfile does not read
+    *((4, b"ftyp"), (4, b"moov"), (4, b"mdat"), (4, b"wide"), (0, b"\x1aE\xdf\xa3"), (8, b"AVI ")),
+    *((0, b"0&\xb2u\x8ef\xcf\x11"), (0, b"FLV"), (0, b"#!AMR"), (0, b"MAC "), (0, b"wvpk"), (0, b".RMF")),
+)
 _TAGS = ("title", "copyright", "artist", "comment", "date", "album", "genre")
 _SLACK_S = 0.25  # by which the declared duration of a whole file may be wrong
 _INPUT = ("-v", "error", "-protocol_whitelist", "file,pipe")  # playlists do not fetch anything
@@ -82,6 +86,13 @@ class ForeignSound:
             raise InputError(f"{self.path}: {fault}")
         if fault:
             log.warning("%s: %.2f s salvaged (%s)", self.path, done / self.info.sample_rate, fault)
+
+
+def is_foreign(path: Path) -> bool:
+    """Return whether a file begins like one of a container that libsndfile does not read."""
+    with open(path, "rb") as file:
+        head = file.read(16)
+    return any(head[offset:].startswith(magic) for offset, magic in _MAGIC)
 
 
 @contextmanager

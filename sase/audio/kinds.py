@@ -97,6 +97,13 @@ class Kind:
         endian = self.endian if soundfile.check_format(container, subtype, self.endian) and same else "FILE"
         return Kind(container, subtype, endian, self.layout, self.tags)
 
+    def apply(self, file: soundfile.SoundFile) -> None:
+        """Write the channel layout and the tags to a file that has no samples yet."""
+        if self.layout:
+            _command(file, _SET_CHANNEL_MAP, list(self.layout))
+        for name, text in self.tags.items():
+            setattr(file, name, text)
+
 
 def container_of(path: Path) -> str:
     """Return the container that a file of this name is written as; raise InputError if there is none."""
@@ -115,10 +122,7 @@ def create(path: Path, partial: Path, sample_rate: int, num_channels: int, kind:
         reason = f"{kind.container} files ({kind.subtype}) of {sample_rate} Hz and {num_channels} channels"
         text = getattr(error, "error_string", error)
         raise InputError(f"{path}: {reason} cannot be written ({text}); choose another format") from None
-    if kind.layout:
-        _command(file, _SET_CHANNEL_MAP, list(kind.layout))
-    for name, text in kind.tags.items():
-        setattr(file, name, text)
+    kind.apply(file)
     return file
 
 

@@ -182,7 +182,11 @@ def _open(path: str | Path, salvage: bool = False) -> Iterator[_Sound]:
         if not path.is_file():
             raise InputError(f"{path}: no such file")
         extent = containers.measure(path)
+    except containers.SeveralStreamsError as error:
+        raise NotReadError(f"{path}: {error}") from None
     except containers.TornError as error:
+        if ffmpeg.is_foreign(path):  # some bytes of it look like frames of an MP3
+            raise NotReadError(f"{path}: not a readable sound file ({error})") from None
         if not salvage:
             raise InputError(f"{path}: {error}") from None
         extent, fault = None, str(error)

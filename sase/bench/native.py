@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from sase.bench.stages import threads
+from sase.engines.onnx import OnnxEngine
+from sase.engines.torch import TorchEngine
 from sase.errors import InputError
 from sase.export.native import native_weights
-from sase.extras import missing_package
 from sase.model import SASE
 from sase.native import NativeModel
-from sase.nn.frozen import frozen
 
 _ROUNDS, _HOPS = 10, 50  # the engines take turns, so that other programs slow down all alike
 _Step = Callable[[np.ndarray], object]
@@ -40,12 +39,12 @@ def bench_native(models: Mapping[str, SASE], graphs: Sequence[str | Path] = ()) 
     if graphs and len(graphs) != len(models):
         raise InputError(f"{len(models)} networks need as many graphs, got {len(graphs)}")
     rows = []
-    with threads(1), torch.inference_mode():
+    with threads(1):
         for number, (name, model) in enumerate(models.items()):
             steps: dict[str, _Step] = {"native": NativeModel(native_weights(model)).stream().feed}
-            steps["torch"] = _torch_step(model)
+            steps["torch"] = TorchEngine(model).stream().feed
             if graphs:
-                steps["onnxruntime"] = _onnx_step(graphs[number])
+                steps["onnxruntime"] = OnnxEngine(graphs[number]).stream().feed
             seconds = _measure(steps, model.config.hop)
             hop_s, own = model.config.hop / model.config.sample_rate, statistics.median(seconds["native"])
             row = {
@@ -73,27 +72,3 @@ def _measure(steps: Mapping[str, _Step], hop: int) -> dict[str, list[float]]:
                 if round_number > 0:
                     seconds[engine].append(time.process_time() - start)
     return seconds
-
-
-def _torch_step(model: SASE) -> _Step:
-    stream = frozen(model).stream()
-    return lambda samples: stream.feed(torch.from_numpy(samples)[None])
-
-
-def _onnx_step(path: str | Path) -> _Step:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise InputError(f"--onnx: {missing_package('onnxruntime')}") from None
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    state = {x.name: np.zeros(x.shape, np.float32) for x in session.get_inputs() if x.name != "noisy"}
-
-    def step(samples: np.ndarray) -> None:
-        outputs = dict(zip(names, session.run(None, {"noisy": samples[None], **state})))
-        state.update({name: outputs[f"next.{name}"] for name in state})
-
-    return step

@@ -19,6 +19,19 @@ def main() -> None:
     stream.add_argument("--model", nargs="+", default=["tiny", "small"], help="shipped weights or files (tiny small)")
     stream.add_argument("--engine", default="auto", choices=["auto", "native", "onnx", "torch"], help="(%(default)s)")
     stream.add_argument("--seconds", type=float, default=10.0, help="of signal per measurement (%(default)s)")
+    levels = subjects.add_parser("levels", help="SI-SDR of recordings that are scaled")
+    levels.add_argument("--clean", required=True, help="folder")
+    levels.add_argument("--noisy", required=True, help="folder with files of the same names")
+    levels.add_argument("--gains", nargs="+", type=float, default=[-60, -40, -20, 0, 10], help="dB (-60 ... 10)")
+    highs = subjects.add_parser("highs", help="SNR of the whole band, without and with what is above the network's")
+    highs.add_argument("--clean", required=True, help="folder with speech at 44.1 or 48 kHz")
+    for subject in (levels, highs):
+        subject.add_argument("--model", nargs="+", default=["tiny", "small"], help="(tiny small)")
+        subject.add_argument("--limit", type=int, default=20, help="number of files (%(default)s)")
+    files = subjects.add_parser("files", help="time and memory of 'sase enhance' for stereo files at 48 kHz")
+    files.add_argument("--minutes", type=float, default=90, help="duration of each (%(default)s)")
+    files.add_argument("--count", type=int, default=1, help="number of files (%(default)s)")
+    files.add_argument("--model", default="small", help="(%(default)s)")
     train = subjects.add_parser("train", help="× real time of training, all cores")
     train.add_argument("--config", default="egs/voicebank_demand/conf/train_small.yaml", help="(%(default)s)")
     train.add_argument("--preset", nargs="+", help="networks instead of the config's")
@@ -38,7 +51,7 @@ def main() -> None:
 
     import json
 
-    from sase.bench import stages
+    from sase.bench import enhancing, stages
     from sase.bench.federated import outside_training, upload_bytes
     from sase.bench.native import bench_native
     from sase.bench.stream import bench_stream
@@ -56,6 +69,9 @@ def main() -> None:
         ),
         "native": lambda: bench_native({name: load(name) for name in args.model}, args.onnx),
         "stream": lambda: bench_stream(args.model, args.engine, args.seconds),
+        "levels": lambda: enhancing.bench_levels(args.model, args.clean, args.noisy, args.gains, args.limit),
+        "highs": lambda: enhancing.bench_highs(args.model, args.clean, args.limit),
+        "files": lambda: enhancing.bench_files(args.minutes, args.count, args.model),
         "train": lambda: stages.bench_train(
             [load_train_config(args.config, [f"model={{preset: {name}}}"]) for name in args.preset or ()]
             or [load_train_config(args.config)],

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sase.containers import chunks, flac, mpeg, ogg
-from sase.containers.extent import Extent, PatchedFile, TornError
+from sase.containers.extent import Extent, PatchedFile, SeveralStreamsError, TornError
 
-__all__ = ["Extent", "PatchedFile", "TornError", "measure"]
+__all__ = ["Extent", "PatchedFile", "SeveralStreamsError", "TornError", "measure"]
 
 
 def measure(path: Path) -> Extent | None:

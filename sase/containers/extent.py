@@ -10,6 +10,10 @@ class TornError(Exception):
     """The container ends too early, has a hole, or holds another amount of sound than it declares."""
 
 
+class SeveralStreamsError(TornError):
+    """The container holds several streams, of which libsndfile reads one."""
+
+
 @dataclass(frozen=True)
 class Extent:
     """What a container holds, measured without decoding.

@@ -3,7 +3,7 @@
 import zlib
 from typing import BinaryIO
 
-from sase.containers.extent import Extent, TornError, is_slack
+from sase.containers.extent import Extent, SeveralStreamsError, TornError, is_slack
 
 _BEGIN, _END = 2, 4  # flags of a page
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -25,7 +25,7 @@ def measure(file: BinaryIO, size: int, begin: int) -> Extent:
         if serial is None:
             serial = page[14:18]
         if page[14:18] != serial or ended:
-            raise TornError("contains several Ogg streams; decode it to WAV first")
+            raise SeveralStreamsError("contains several Ogg streams; decode it to WAV first")
         if int.from_bytes(page[18:22], "little") != number:
             raise TornError(f"damaged: Ogg pages are missing before byte {position}")
         ended = bool(page[5] & _END)

@@ -4,8 +4,8 @@
 
 #include "functions.h"
 
-static const double TARGET_DB = -24.0, SILENCE_DB = -110.0, TOLERANCE_DB = 8.0; /* as in sase/level.py */
-static const double FIRST_S = 0.25, FIRST_DB = 15.0, RISE_S = 0.15, FALL_DB_PER_S = 2.0;
+static const double TARGET_DB = -24.0, SILENCE_DB = -125.0, TOLERANCE_DB = 8.0; /* as in sase/level.py */
+static const double FIRST_S = 0.25, FIRST_DB = 15.0, RISE_S = 0.5, FALL_DB_PER_S = 4.0;
 static const double DB_PER_NEPER = 8.685889638065036553; /* 20 / ln 10 */
 
 typedef struct {

@@ -9,7 +9,7 @@
 
 enum { MIN_RATE = 8000, MAX_RATE = 192000, UPPER = 33 /* taps of the filter for the upper part of the network's band */ };
 
-static const float MAX_HOST_SAMPLE = 1e6f;     /* what resamplers and level make of it is below what the core refuses */
+static const float MAX_HOST_SAMPLE = 1e5f;     /* what resamplers and level make of it is below what the core refuses */
 static const float LIMIT_STEP = 1.0f / 512.0f; /* a new limit takes effect gradually, without a click */
 static const float ENERGY_DECAY = 0.5f;        /* per hop */
 static const double UPPER_EDGE = 0.75;         /* of the band: 6 of 8 kHz */

@@ -26,7 +26,7 @@ sase_status sase_live_init(void *memory, size_t size, const void *weights, size_
 /* Return to the start of a signal. */
 void sase_live_reset(sase_live *live);
 
-/* Enhance any number of samples; `out` may be `in`. NaN, infinity and magnitudes beyond 1e6 count as zero.
+/* Enhance any number of samples; `out` may be `in`. NaN, infinity and magnitudes beyond 1e5 count as zero.
  * limit: the attenuation limit as a factor, 10^(−dB / 20): at least so much of the input remains; 0 for no limit.
  */
 void sase_live_process(sase_live *live, const float *in, float *out, size_t count, float limit);
