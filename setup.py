@@ -34,6 +34,8 @@ DNSMOS = ["speechmos>=0.0.1.1", "librosa>=0.11", "requests"]  # it imports them,
 
 EXPORT = [*TRAIN, "onnx>=1.17"]
 
+LIVE = ["sounddevice>=0.4.6"]  # needs PortAudio: Debian's libportaudio2
+
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.6",
@@ -48,7 +50,7 @@ TEST = [
 CORE = Path("sase/native/src")
 NATIVE = Extension(
     "sase.native._core",  # a library for ctypes: it needs no headers of Python
-    [str(CORE / name) for name in ("sase.c", "hop.c", "hop_avx2.c")],
+    [str(CORE / name) for name in ("sase.c", "hop.c", "hop_avx2.c", "live.c")],
     depends=[str(path) for path in sorted(CORE.glob("*.[ch]"))],
     extra_compile_args=["-std=c99", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wno-psabi"],
     optional=True,  # without a C compiler everything else is installed
@@ -73,7 +75,8 @@ setup(
         "sase": ["py.typed"],
         "sase.pretrained": ["*.safetensors", "*.onnx", "*.sase", "*.json", "*.md"],
         "sase.report": ["page/*"],
-        "sase.native": ["Makefile", "src/*.c", "src/*.h"],
+        "sase.export.web": ["*.html", "*.css", "*.js"],
+        "sase.native": ["Makefile", "sase.wasm", "src/*.c", "src/*.h"],
     },
     ext_modules=[NATIVE],
     cmdclass={"build_ext": BuildLibrary},
@@ -91,6 +94,7 @@ setup(
         "federated": [*TRAIN, "flwr[simulation]==1.41.0"],
         "export": EXPORT,
         "dnsmos": DNSMOS,
+        "live": LIVE,
         "test": [*dict.fromkeys([*RECIPE, *EXPORT, *DNSMOS, *TEST])],
     },
     entry_points={"console_scripts": ["sase = sase.bin.main:main"]},

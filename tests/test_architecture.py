@@ -15,7 +15,7 @@ LAYERS = [  # a module imports from its own layer or the ones before it
     "model losses data pretrained weightfile inspection profiling",
     "engines",
     "chain outputs",
-    "training enhancer inspection_figure",
+    "training enhancer inspection_figure live",
     "enhancing",
     "federated evaluation export report",
     "studies bench",
@@ -98,7 +98,7 @@ def test_only_the_reader_of_sound_imports_its_decoder(imports):
 
 
 def test_of_what_enhances_files_only_the_engine_torch_imports_it(imports):
-    enhancing = ("sase.engines", "sase.native", "sase.hops", "sase.chain", "sase.outputs", "sase.audio")
+    enhancing = ("sase.engines", "sase.native", "sase.hops", "sase.chain", "sase.live", "sase.outputs", "sase.audio")
     importing = {m for _, m, name in imports if below(name, "torch") and any(below(m, room) for room in enhancing)}
     assert importing == {"sase.engines.torch"}
     lazy = ("sase.model", "sase.nn.frozen")  # which import torch themselves

@@ -1,6 +1,7 @@
 """The C core against the network in torch, hop by hop and as a whole, and what it refuses."""
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from helpers.audio import noise
 from helpers.native import SHIPPED, assert_same, in_torch, signals
 from sase import audio
 from sase.errors import InputError
+from sase.export.core_weights import core_weights as weights_by_name
 from sase.export.native import export_native, native_weights
 from sase.model import PRESETS, build_model
 from sase.native import NativeModel, library
@@ -250,3 +252,22 @@ def test_the_benchmark_compares_in_one_run(core_build, monkeypatch):
     assert row["native / torch"] > 0
     with pytest.raises(InputError, match="as many graphs"):
         native.bench_native({"mini": build_model("mini").eval()}, ["a.onnx", "b.onnx"])
+
+
+@pytest.mark.parametrize("format", ["native", "web"])
+def test_shipped_weights_are_exported_without_torch(tmp_path, format):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(name='torch')")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, "-m", "sase.bin.main", "export", "--model", "tiny", "--to", format, "-o"]
+    done = subprocess.run([*command, tmp_path / "out"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out").stat().st_size > 100_000
+
+
+def test_files_of_weights_are_checked_before_they_are_exported(tmp_path, core_weights):
+    contents = core_weights["tiny"].read_bytes()
+    assert weights_by_name(core_weights["tiny"]) == contents
+    for broken in (b"", b"text", contents[:-4], contents[:-1] + bytes([contents[-1] ^ 1])):
+        (tmp_path / "broken.sase").write_bytes(broken)
+        with pytest.raises(InputError, match="broken.sase: no weights for the C core"):
+            weights_by_name(tmp_path / "broken.sase")

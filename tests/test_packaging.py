@@ -17,13 +17,14 @@ from packaging.requirements import Requirement
 
 import sase
 
+SUFFIXES = (
+    *(".py", ".typed", ".safetensors", ".onnx", ".sase", ".json", ".md"),
+    *(".c", ".h", ".wasm", ".html", ".css", ".js"),
+)
 PROGRAMS = ("ruff", "mypy", "pdoc")  # other versions check or format differently
-
-
 PIP = (sys.executable, "-m", "pip")
 # A PYTHONPATH with metadata of this package would be an installation of it to pip.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-SUFFIXES = (".py", ".typed", ".safetensors", ".onnx", ".sase", ".json", ".md", ".c", ".h", ".html", ".css", ".js")
 
 
 def build(root, folder, **environment):
@@ -54,7 +55,7 @@ def test_wheel_and_sdist_hold_the_whole_package(root, built):
     source = {
         path.relative_to(root).as_posix()
         for path in (root / "sase").rglob("*")
-        if path.suffix in SUFFIXES or path.name == "Makefile"
+        if (path.suffix in SUFFIXES or path.name == "Makefile") and "build" not in path.parts
     }
     assert "sase/py.typed" in source
     assert source - in_wheel == set()

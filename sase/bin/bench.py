@@ -15,6 +15,10 @@ def main() -> None:
     native = subjects.add_parser("native", help="time of a hop in the C core, in relation to torch, one thread")
     native.add_argument("--model", nargs="+", default=["tiny", "small"], help="shipped weights or files (tiny small)")
     native.add_argument("--onnx", nargs="+", default=[], metavar="FILE", help="also in relation to ONNX Runtime")
+    stream = subjects.add_parser("stream", help="time to answer hops in real time, also on a busy machine")
+    stream.add_argument("--model", nargs="+", default=["tiny", "small"], help="shipped weights or files (tiny small)")
+    stream.add_argument("--engine", default="auto", choices=["auto", "native", "onnx", "torch"], help="(%(default)s)")
+    stream.add_argument("--seconds", type=float, default=10.0, help="of signal per measurement (%(default)s)")
     levels = subjects.add_parser("levels", help="SI-SDR of recordings that are scaled")
     levels.add_argument("--clean", required=True, help="folder")
     levels.add_argument("--noisy", required=True, help="folder with files of the same names")
@@ -52,6 +56,7 @@ def main() -> None:
     from sase.bench import enhancing, stages
     from sase.bench.federated import outside_training, upload_bytes
     from sase.bench.native import bench_native
+    from sase.bench.stream import bench_stream
     from sase.markdown import table_of_mappings
     from sase.model import build_model
     from sase.pretrained import load
@@ -65,6 +70,7 @@ def main() -> None:
             args.repeats,
         ),
         "native": lambda: bench_native({name: load(name) for name in args.model}, args.onnx),
+        "stream": lambda: bench_stream(args.model, args.engine, args.seconds),
         "levels": lambda: enhancing.bench_levels(args.model, args.clean, args.noisy, args.gains, args.limit),
         "highs": lambda: enhancing.bench_highs(args.model, args.clean, args.limit),
         "files": lambda: enhancing.bench_files(args.minutes, args.count, args.model),

@@ -1,32 +1,43 @@
-"""Convert trained weights for other programs: a streaming graph for ONNX Runtime, or weights for the C core."""
+"""Convert trained weights for other programs: ONNX Runtime, the C core, hosts of LADSPA plugins, web browsers."""
 
 import argparse
 
+EPILOG = """onnx: a streaming graph. native: weights for the C core, or C source if FILE ends in .c. ladspa: a plugin,
+compiled here with the weights in it. web: one page that enhances files and the microphone in a browser."""
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="sase export", description=__doc__)
+    parser = argparse.ArgumentParser(prog="sase export", description=__doc__, epilog=EPILOG)
     parser.add_argument("--model", required=True, help="name of shipped weights, a file such as best.pt, or its folder")
-    parser.add_argument("--to", required=True, choices=["onnx", "native"], help="the format")
-    parser.add_argument(
-        "-o", "--out", required=True, metavar="FILE", help="output file; native: C source if it ends in .c"
-    )
+    parser.add_argument("--to", required=True, choices=["onnx", "native", "ladspa", "web"], help="the format")
+    parser.add_argument("-o", "--out", required=True, metavar="FILE", help="output file")
     args = parser.parse_args()
 
-    from sase import pretrained
+    if args.to == "onnx":
+        from sase import pretrained
+        from sase.export.onnx import export_onnx
 
-    model = pretrained.load(args.model)
-    if args.to == "native":
-        from sase.export.native import export_native
-
-        export_native(model, args.out)
-        print(f"{args.out}: written")
+        path = pretrained.available().get(args.model)
+        about = (pretrained.card(args.model), pretrained.fingerprint(path)) if path else ()
+        difference = export_onnx(pretrained.load(args.model), args.out, *about)
+        print(f"{args.out}: written, differs from the network by {difference:.1e}")
         return
-    from sase.export.onnx import export_onnx
+    from sase.export.core_weights import core_weights
 
-    path = pretrained.available().get(args.model)
-    about = (pretrained.card(args.model), pretrained.fingerprint(path)) if path else ()
-    difference = export_onnx(model, args.out, *about)
-    print(f"{args.out}: written, differs from the network by {difference:.1e}")
+    weights = core_weights(args.model)
+    if args.to == "native":
+        from sase.native.weights import write_weights
+
+        write_weights(weights, args.out)
+    elif args.to == "ladspa":
+        from sase.export.ladspa import export_ladspa
+
+        export_ladspa(weights, args.out)
+    else:
+        from sase.export.web import export_web
+
+        export_web(weights, args.out, args.model)
+    print(f"{args.out}: written")
 
 
 if __name__ == "__main__":

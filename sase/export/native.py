@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from sase.atomic import atomic_path
 from sase.errors import InputError
 from sase.model import SASE
+from sase.native.weights import seal, write_weights
 from sase.nn.attention import SAGOEA, SAGUEA
 from sase.nn.band_recurrent import BandRecurrent
 from sase.nn.config import ModelConfig
@@ -22,7 +21,6 @@ from sase.nn.frozen import frozen
 from sase.nn.gates import TFGA
 from sase.nn.unit import GatedUnit
 
-MAGIC, VERSION = b"SASECORE", 1
 _PANEL = 8  # columns of a matrix that are stored together
 _SUPPORTED = {  # fields of the config that the core was written for, besides sizes
     "network": "band_recurrent",
@@ -52,9 +50,7 @@ def export_native(model: SASE, path: str | Path) -> None:
         UnsupportedError: the core does not support the network.
         InputError: a weight is NaN or infinite.
     """
-    contents = native_weights(model)
-    with atomic_path(path) as partial:
-        partial.write_bytes(_c_source(contents) if Path(path).suffix == ".c" else contents)
+    write_weights(native_weights(model), path)
 
 
 def native_weights(model: SASE) -> bytes:
@@ -68,8 +64,7 @@ def native_weights(model: SASE) -> bytes:
         raise InputError("a weight of the network is NaN or infinite")
     stft, units = (config.sample_rate, config.window, config.hop, config.fft), len(config.channels) - 1
     sizes = (*stft, config.channels[0], units, config.recurrent, config.bands, config.blocks, int(config.gates))
-    checked = struct.pack("<12I", values.size, *sizes, 0) + values.tobytes()
-    return MAGIC + struct.pack("<2I", VERSION, zlib.crc32(checked)) + checked
+    return seal(struct.pack("<12I", values.size, *sizes, 0) + values.tobytes())
 
 
 def _check_supported(config: ModelConfig) -> None:
@@ -168,14 +163,3 @@ def _linear(layer: nn.Linear) -> Iterator[torch.Tensor]:
 def _panels(matrix: torch.Tensor) -> torch.Tensor:
     """Return (depth, columns) in panels (columns / 8, depth, 8)."""
     return matrix.unflatten(1, (-1, _PANEL)).transpose(0, 1).contiguous()
-
-
-def _c_source(contents: bytes) -> bytes:
-    """Return C source that defines the file's contents as an array of words."""
-    words = np.frombuffer(contents, "<u4")
-    rows = (",".join(f"0x{word:x}" for word in words[start : start + 12]) for start in range(0, len(words), 12))
-    return (
-        "/* Weights of sase/native, written by sase export. */\n"
-        f"const unsigned int sase_weights[{len(words)}] = {{\n" + ",\n".join(rows) + "\n};\n"
-        f"const unsigned long sase_weights_size = {len(contents)};\n"
-    ).encode()

@@ -1,5 +1,6 @@
 """The C core: its build, its weights, and signals and a comparison with the network in torch."""
 
+import ctypes
 import shutil
 import subprocess
 
@@ -9,6 +10,7 @@ import torch
 
 from helpers.audio import noise
 from sase.export.native import export_native
+from sase.level import Level
 from sase.pretrained import load
 
 SHIPPED = ("tiny", "small")
@@ -51,3 +53,46 @@ def in_torch(model, wav):
 def assert_same(native, expected):
     assert native.shape == expected.shape
     assert np.abs(native - expected).max(initial=0) <= TOLERANCE * max(1.0, np.abs(expected).max(initial=0))
+
+
+def with_level(model, wav):
+    """What a model makes of a signal between the stages of sase.level: numpy's side of level.h."""
+    level = Level(model.sample_rate, model.hop, 1)
+    scaled = np.concatenate([level.scale.feed(wav[None]), level.scale.flush()], axis=1)[0]
+    return level.restore.feed(model.enhance(scaled)[None])[0]
+
+
+class Live:
+    """A stream of live.h at the rate of a host, through ctypes.
+
+    Args:
+        library: the C core's.
+        weights: a file.
+    """
+
+    def __init__(self, library, weights, rate):
+        self._library = ctypes.CDLL(str(library))
+        self._library.sase_live_size.restype = ctypes.c_size_t
+        contents = weights.read_bytes()
+        self._weights = np.frombuffer(contents, np.uint8).copy()  # aligned
+        given = (ctypes.c_void_p(self._weights.ctypes.data), ctypes.c_size_t(self._weights.size))
+        size = self._library.sase_live_size(*given, rate)
+        self._memory, self._stream = np.full(size, 0xAA, np.uint8), ctypes.c_void_p()
+        memory = (ctypes.c_void_p(self._memory.ctypes.data), ctypes.c_size_t(size))
+        self.status = self._library.sase_live_init(*memory, *given, rate, ctypes.byref(self._stream))
+        self.delay = 0 if self.status else self._library.sase_live_delay(self._stream)
+
+    def reset(self):
+        self._library.sase_live_reset(self._stream)
+
+    def feed(self, wav, limit=0.0):
+        """The output for the next samples, as many."""
+        wav = np.ascontiguousarray(wav, np.float32)
+        enhanced = np.empty_like(wav)
+        pointers = [ctypes.c_void_p(array.ctypes.data) for array in (wav, enhanced)]
+        self._library.sase_live_process(self._stream, *pointers, ctypes.c_size_t(len(wav)), ctypes.c_float(limit))
+        return enhanced
+
+    def enhance(self, wav, limit=0.0):
+        """The enhanced signal, aligned with the input and as long."""
+        return self.feed(np.pad(wav, (0, self.delay)), limit)[self.delay :]

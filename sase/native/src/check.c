@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "live.h"
 #include "sase.h"
 
 enum { HOPS = 60, MAX_HOP = 2048 };
@@ -148,6 +149,68 @@ static void check_refusals(const unsigned char *weights, size_t num_bytes)
     free(memory);
 }
 
+static sase_live *start_live(const void *weights, size_t num_bytes, int rate, void **memory)
+{
+    size_t size = sase_live_size(weights, num_bytes, rate);
+    sase_live *live = NULL;
+    *memory = malloc(size); /* exactly as much */
+    if (!*memory || sase_live_init(*memory, size, weights, num_bytes, rate, &live) != SASE_OK) {
+        puts("FAILED: a live stream cannot be created");
+        exit(1);
+    }
+    return live;
+}
+
+/* Blocks of 0 to 700 samples, in place, after a reset, against one block. */
+static int blocks_equal_the_whole(const void *weights, size_t num_bytes, int rate)
+{
+    enum { COUNT = 20000 };
+    static float x[COUNT], whole[COUNT], y[COUNT];
+    void *memory;
+    sase_live *live = start_live(weights, num_bytes, rate, &memory);
+    int finite = 1, same;
+    for (int t = 0; t < COUNT / 100; t++)
+        signal_hop(7, t, 100, x + 100 * t);
+    sase_live_process(live, x, whole, COUNT, 0.1f);
+    sase_live_reset(live);
+    memcpy(y, x, sizeof y);
+    for (size_t at = 0, block = 0; at < COUNT; at += block, block = (block * 7 + 11) % 701)
+        sase_live_process(live, y + at, y + at, block < COUNT - at ? block : COUNT - at, 0.1f);
+    same = !memcmp(y, whole, sizeof y);
+    sase_live_reset(live);
+    memcpy(y, x, sizeof y);
+    for (int i = 0; i < COUNT; i += 50)
+        y[i] = i % 3 ? NAN : i % 2 ? INFINITY : -3e38f;
+    sase_live_process(live, y, y, COUNT, 0.5f);
+    sase_live_process(live, x, y + 1, COUNT - 1, 0.0f);
+    for (int i = 0; i < COUNT; i++)
+        finite = finite && isfinite(y[i]);
+    free(memory);
+    return same && finite && sase_live_size(weights, num_bytes, rate) > 0;
+}
+
+static void check_live(const void *weights, size_t num_bytes)
+{
+    static const int rates[] = {8000, 11025, 16000, 22050, 44100, 48000, 192000}, refused[] = {0, -1, 7999, 44101, 192001};
+    size_t size = sase_live_size(weights, num_bytes, 48000);
+    void *memory = malloc(size);
+    sase_live *live = NULL;
+    int holds = 1;
+    for (size_t i = 0; i < sizeof rates / sizeof *rates; i++)
+        holds = holds && blocks_equal_the_whole(weights, num_bytes, rates[i]);
+    expect(holds, "at the rates of hosts, blocks of any size equal one block, and NaN leaves no trace");
+    holds = 1;
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
+        holds = holds && !sase_live_size(weights, num_bytes, refused[i])
+                && sase_live_init(memory, size, weights, num_bytes, refused[i], &live) == SASE_BAD_RATE;
+    expect(holds && !live, "other rates are refused");
+    holds = sase_live_init(memory, size - 1, weights, num_bytes, 48000, &live) == SASE_BAD_MEMORY
+            && sase_live_init(NULL, size, weights, num_bytes, 48000, &live) == SASE_BAD_MEMORY
+            && sase_live_init(memory, size, weights, num_bytes - 4, 48000, &live) == SASE_BAD_LENGTH;
+    expect(holds && !live, "a live stream needs memory and whole weights");
+    free(memory);
+}
+
 int main(int argc, char **argv)
 {
     FILE *file = argc == 2 ? fopen(argv[1], "rb") : NULL;
@@ -164,6 +227,7 @@ int main(int argc, char **argv)
     free(weights);
     check_streams(exact, num_bytes);
     check_refusals(exact, num_bytes);
+    check_live(exact, num_bytes);
     free(exact);
     return failures != 0;
 }

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "level.h"
 #include "sase.h"
 
 #ifdef SASE_COMPILED_WEIGHTS /* make WEIGHTS=FILE.c */
@@ -71,12 +72,20 @@ static void to_bytes(const float *samples, size_t count, int is_float, unsigned 
         }
 }
 
-/* Enhance everything; the output is aligned with the input and as long. Returns the exit status. */
-static int denoise(sase_stream *stream, int is_float, unsigned char *bytes, float *samples)
+/* Enhance everything; the output is aligned with the input and as long. Returns the exit status.
+ * samples: memory for two hops, the delay and one more hop.
+ */
+static int denoise(sase_stream *stream, int is_float, float *samples)
 {
-    size_t hop = (size_t)sase_hop(stream), size = is_float ? 4 : 2, to_drop = (size_t)sase_delay(stream);
+    size_t hop = (size_t)sase_hop(stream), lag = (size_t)sase_delay(stream), size = is_float ? 4 : 2, to_drop = lag;
+    float *scales = samples + 2 * hop; /* of the level, for the samples that are in the network */
+    unsigned char *bytes = (unsigned char *)(samples + hop);
+    level scale;
     size_t missing = 0; /* samples that were read and not yet written */
     int ended = 0, status = 0;
+    start_level(&scale, (int)hop, sase_sample_rate(stream));
+    for (size_t i = 0; i < lag; i++)
+        scales[i] = 1.0f;
     while (!ended || missing) {
         size_t got = ended ? 0 : fread(bytes, 1, hop * size, stdin), dropped, count;
         sase_status result;
@@ -91,9 +100,13 @@ static int denoise(sase_stream *stream, int is_float, unsigned char *bytes, floa
         for (size_t i = got / size; i < hop; i++)
             samples[i] = 0.0f;
         missing += got / size;
+        scale_hop(&scale, (int)hop, samples, samples, scales + lag);
         result = sase_process(stream, samples, samples);
         if (result != SASE_OK)
             return fail("standard input", sase_message(result));
+        for (size_t i = 0; i < hop; i++)
+            samples[i] /= scales[i];
+        memmove(scales, scales + hop, lag * sizeof *scales);
         dropped = to_drop < hop ? to_drop : hop;
         to_drop -= dropped;
         count = hop - dropped < missing ? hop - dropped : missing;
@@ -145,10 +158,10 @@ int main(int argc, char **argv)
     result = memory ? sase_init(memory, size, weights, num_bytes, &stream) : SASE_BAD_MEMORY;
     if (result != SASE_OK)
         fail(path ? path : "compiled-in weights", sase_message(result));
-    else if (!(buffer = malloc((size_t)sase_hop(stream) * 2 * sizeof(float))))
+    else if (!(buffer = malloc((size_t)(3 * sase_hop(stream) + sase_delay(stream)) * sizeof(float))))
         fail("memory", "cannot be allocated");
     else
-        status = denoise(stream, is_float, (unsigned char *)buffer + (size_t)sase_hop(stream) * sizeof(float), buffer);
+        status = denoise(stream, is_float, buffer);
     free(buffer);
     free(memory);
     free(contents);

@@ -77,6 +77,9 @@ struct sase_stream {
     float *mask;                  /* [STRIDE · (coarse + 1)][2] */
 };
 
+/* Read the sizes of a stream from the header of its weights, which are checked; the rest of the stream is undefined. */
+sase_status sase_check_header(const void *weights, size_t num_bytes, sase_stream *stream);
+
 void sase_hop_generic(sase_stream *stream, const float *in, float *out);
 void sase_hop_avx2(sase_stream *stream, const float *in, float *out);
 

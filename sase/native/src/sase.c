@@ -3,6 +3,7 @@
 
 #include <stdint.h>
 
+#include "memory.h"
 #include "network.h"
 
 enum { HEADER = 64, VERSION = 1 }; /* bytes; of the format */
@@ -69,26 +70,7 @@ static sizes read_sizes(const uint32_t *words)
     return n;
 }
 
-/* Takes pieces of a buffer one after the other; with a null base it only counts. */
-typedef struct {
-    uintptr_t base;
-    size_t used; /* floats */
-} cursor;
-
-static uintptr_t take(cursor *c, int rows, int columns)
-{
-    uintptr_t piece = c->base ? c->base + c->used * sizeof(float) : 0;
-    c->used += (size_t)rows * (size_t)columns;
-    return piece;
-}
-
 static const float *weights_of(cursor *c, int rows, int columns) { return (const float *)take(c, rows, columns); }
-
-static float *memory_of(cursor *c, int rows, int columns)
-{
-    c->used = (c->used + 15) / 16 * 16; /* cache lines */
-    return (float *)take(c, rows, columns);
-}
 
 static linear linear_of(cursor *c, int depth, int columns, int bias)
 {
@@ -210,10 +192,7 @@ static void place_scratch(cursor *c, sase_stream *s)
     s->mask = memory_of(c, STRIDE * (n->coarse + 1), 2);
 }
 
-/* The stream's own structure, then the floats from the next multiple of 64 bytes on. */
-static uintptr_t aligned(uintptr_t address) { return (address + 63) & ~(uintptr_t)63; }
-
-static sase_status check_header(const void *weights, size_t num_bytes, sase_stream *s)
+sase_status sase_check_header(const void *weights, size_t num_bytes, sase_stream *s)
 {
     const unsigned char *bytes = weights;
     const uint32_t *words = weights;
@@ -247,7 +226,7 @@ size_t sase_size(const void *weights, size_t num_bytes)
 {
     sase_stream stream;
     cursor count = {0, 0};
-    if (check_header(weights, num_bytes, &stream) != SASE_OK)
+    if (sase_check_header(weights, num_bytes, &stream) != SASE_OK)
         return 0;
     place_state(&count, &stream);
     place_scratch(&count, &stream);
@@ -290,14 +269,13 @@ sase_status sase_init(void *memory, size_t size, const void *weights, size_t num
         return SASE_BAD_MEMORY;
     if (!needed) {
         sase_stream unused;
-        return check_header(weights, num_bytes, &unused);
+        return sase_check_header(weights, num_bytes, &unused);
     }
     if (checksum((const unsigned char *)weights + 16, num_bytes - 16) != ((const uint32_t *)weights)[WORD_CHECKSUM])
         return SASE_BAD_CHECKSUM;
     if (!all_within((const float *)weights + HEADER / 4, (num_bytes - HEADER) / 4, MAX_WEIGHT))
         return SASE_BAD_WEIGHTS;
-    for (uintptr_t at = start; at < (uintptr_t)memory + needed; at++)
-        *(volatile unsigned char *)at = 0; /* volatile: no call of memset */
+    clear((void *)start, (uintptr_t)memory + needed - start);
     s->n = read_sizes(weights);
     place.base = (uintptr_t)weights + HEADER;
     place_weights(&place, s);
@@ -312,8 +290,7 @@ sase_status sase_init(void *memory, size_t size, const void *weights, size_t num
 
 void sase_reset(sase_stream *s)
 {
-    for (volatile float *at = s->state; at < s->state_end; at++)
-        *at = 0.0f;
+    clear(s->state, (size_t)(s->state_end - s->state) * sizeof(float));
 }
 
 sase_status sase_process(sase_stream *s, const float *in, float *out)
@@ -340,6 +317,7 @@ const char *sase_message(sase_status status)
     case SASE_BAD_WEIGHTS: return "weights that are NaN, infinite or beyond 1e9";
     case SASE_BAD_MEMORY: return "less memory than the network needs";
     case SASE_BAD_SAMPLES: return "samples contain NaN, infinity or magnitudes beyond 1e12";
+    case SASE_BAD_RATE: return "a sample rate that the C core does not resample: 8 to 192 kHz, in multiples of 100 Hz";
     }
     return "unknown status";
 }

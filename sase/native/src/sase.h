@@ -29,7 +29,8 @@ typedef enum {
     SASE_BAD_CHECKSUM, /* the contents are corrupt */
     SASE_BAD_WEIGHTS,  /* a weight is NaN, infinite or beyond 1e9 */
     SASE_BAD_MEMORY,   /* less than sase_size() */
-    SASE_BAD_SAMPLES   /* a sample is NaN, infinite or beyond 1e12; the stream is unchanged */
+    SASE_BAD_SAMPLES,  /* a sample is NaN, infinite or beyond 1e12; the stream is unchanged */
+    SASE_BAD_RATE      /* a sample rate of live.h that is not supported */
 } sase_status;
 
 /* The bytes of memory that a stream needs; 0 if the header of the weights is refused. */
