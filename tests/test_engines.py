@@ -193,6 +193,30 @@ def test_graphs_that_are_no_networks_of_ours_are_refused(tmp_path, key, value, m
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("size, message", [(1 << 27, "too large"), ("frames", "shapes of its inputs"), (8, None)])
+def test_states_of_any_size_are_not_allocated(tmp_path, size, message):
+    """A graph that passes its input and one state on."""
+    pairs = {"noisy": "enhanced", "past": "next.past"}
+    shapes = {"noisy": [1, 4], "past": [size], "enhanced": [1, 4], "next.past": [size]}
+    value = {name: onnx.helper.make_tensor_value_info(name, 1, shape) for name, shape in shapes.items()}
+    nodes = [onnx.helper.make_node("Identity", [name], [output]) for name, output in pairs.items()]
+    inputs, outputs = [value[name] for name in pairs], [value[name] for name in pairs.values()]
+    graph = onnx.helper.make_model(
+        onnx.helper.make_graph(nodes, "g", inputs, outputs),
+        opset_imports=[onnx.helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    metadata = {"format": "sase-1", "sample_rate": "16000", "hop": "4", "delay": "3", "latency_s": "1e-3"}
+    onnx.helper.set_model_props(graph, {**metadata, "states": '["past"]'})
+    onnx.save(graph, tmp_path / "a.onnx")
+    if message is None:
+        wav = noise(10)
+        np.testing.assert_array_equal(OnnxEngine(tmp_path / "a.onnx").enhance(wav), [*wav[3:], 0, 0, 0])
+        return
+    with pytest.raises(InputError, match=message):
+        OnnxEngine(tmp_path / "a.onnx")
+
+
 def test_only_torch_has_a_model_and_offline_networks_need_it(core):
     offline = TorchEngine(build_model({"preset": "mini", "causal": False}))
     assert (offline.causal, offline.delay, offline.latency_s) == (False, 0, float("inf"))
