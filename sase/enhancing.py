@@ -123,9 +123,13 @@ def _enhance_pairs(enhancer: Enhancer, pairs: Sequence[tuple[Path, Path]], optio
         return enhancer.enhance_file(*pair, report, subtype=options.subtype, salvage=options.salvage)
 
     with _bar(pairs, options) as bar:
+        seconds_done = 0.0
 
         def on_report(index: int, seconds: float) -> None:
-            bar.update(seconds if single else 0)
+            nonlocal seconds_done
+            seconds_done += seconds
+            if single:
+                bar.update(int(seconds_done) - bar.n)
 
         num_workers = min(options.jobs or len(os.sched_getaffinity(0)), len(pairs))
         with closing(workers.run(work, pairs, num_workers, on_report)) as results:

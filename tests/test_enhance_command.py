@@ -363,7 +363,7 @@ def test_progress_is_a_line_now_and_then_without_a_terminal(tmp_path, enhance, m
     assert any("2 of 3 files enhanced" in line and "left" in line for line in lines)
     assert all(line.startswith("sase enhance: ") for line in lines)
     audio.write(tmp_path / "long.wav", noise(16000 * 20), 16000)
-    assert "of 20 s enhanced" in enhance("long.wav", "-o", "long.flac")[2]
+    assert "sase enhance: 2 of 20 s enhanced" in enhance("long.wav", "-o", "long.flac")[2]
 
 
 def test_limit_and_highs_are_options(tmp_path, enhance, model):

@@ -6,6 +6,7 @@ import torch
 
 from helpers.audio import noise
 from sase import Enhancer
+from sase.bench.enhancing import bench_files, bench_highs, bench_levels
 from sase.errors import InputError
 from sase.model import build_model
 
@@ -121,3 +122,23 @@ def test_the_attenuation_limit_mixes_the_aligned_input(rate, limit_db):
 def test_options_that_make_no_sense_are_refused(options, words):
     with pytest.raises(InputError, match=words):
         enhancer(**options)
+
+
+def test_keeping_the_highs_of_real_speech_is_worth_it(real_audio):
+    rows = bench_highs(["tiny"], real_audio / "cv-corpus-zh-CN/zh-CN/clips", 4)
+    gains = {row["noise"]: row["gain"] for row in rows}
+    assert gains["none"] > 1.5
+    assert min(gains["white"], gains["pink"]) > 0.4
+
+
+def test_the_measurements_of_levels_and_files_measure_what_they_say(real_audio):
+    pairs = real_audio / "vbd_test_part"
+    clean, noisy = (pairs / f"{kind}_testset_wav" for kind in ("clean", "noisy"))
+    loud, quiet = bench_levels(["tiny"], clean, noisy, [0.0, -40.0], 2)
+    assert abs(loud["adapting"] - quiet["adapting"]) < 0.3
+    assert quiet["as it is"] < quiet["adapting"] - 2
+    assert abs(loud["noisy"] - quiet["noisy"]) < 1e-3
+    [row] = bench_files(0.05, 2, "tiny")
+    assert row["files"] == 2
+    assert row["CPU s"] > 0
+    assert 20 < row["peak MB"] < 1000

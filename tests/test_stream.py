@@ -1,5 +1,6 @@
 """``sase stream``: pipes that are answered hop by hop, WAV files of open length, and the microphone."""
 
+import contextlib
 import io
 import os
 import signal
@@ -36,7 +37,7 @@ def through(enhancer, data, raw, **options):
     parts = []
 
     def write():
-        with open(feed, "wb", buffering=0) as file:
+        with contextlib.suppress(BrokenPipeError), open(feed, "wb", buffering=0) as file:
             for start in range(0, len(data), 777):
                 file.write(data[start : start + 777])
 

@@ -39,6 +39,8 @@ def main() -> None:
 
     if args.threads < 1 or (args.jobs is not None and args.jobs < 1):
         parser.error("--threads and --jobs must be 1 or more")
+    if args.device != "cpu" and (args.jobs or 1) > 1:
+        parser.error("--jobs needs the CPU")
 
     from functools import partial
 
@@ -50,7 +52,7 @@ def main() -> None:
         args.subtype,
         args.salvage,
         "overwrite" if args.overwrite else "skip" if args.skip_existing else "error",
-        1 if args.device != "cpu" or args.threads > 1 else args.jobs,
+        args.jobs or (1 if args.device != "cpu" or args.threads > 1 else None),
         args.json,
     )
     load = partial(Enhancer.from_pretrained, args.model, args.device, args.engine, args.threads)
