@@ -148,6 +148,20 @@ def test_what_only_ffmpeg_reads_becomes_wav_and_that_is_said(tmp_path, enhance, 
     assert "there is no sound track" in enhance("silent.mp4", "-o", "x.wav")[2]
 
 
+@needs_ffmpeg
+def test_several_streams_in_one_ogg_file_are_read_by_ffmpeg(tmp_path, enhance, monkeypatch):
+    audio.write(tmp_path / "a.ogg", noise(32000), 16000)
+    ffmpeg("-i", tmp_path / "a.ogg", "-c:a", "copy", tmp_path / "b.ogg")  # of another serial number
+    joined = (tmp_path / "a.ogg").read_bytes() + (tmp_path / "b.ogg").read_bytes()
+    (tmp_path / "joined.ogg").write_bytes(joined)
+    assert enhance("joined.ogg", "-o", "out.ogg")[0] == 0
+    assert abs(audio.info(tmp_path / "out.ogg").num_samples - 64000) < 2000
+    monkeypatch.setenv("PATH", str(tmp_path))
+    _, _, err = enhance("joined.ogg", "-o", "other.ogg")
+    assert "contains several Ogg streams" in err
+    assert "with ffmpeg installed" in err
+
+
 def test_without_ffmpeg_one_line_says_so_also_in_folders(tmp_path, enhance, monkeypatch):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/talk.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(range(256)) * 20)
@@ -363,7 +377,7 @@ def test_progress_is_a_line_now_and_then_without_a_terminal(tmp_path, enhance, m
     assert any("2 of 3 files enhanced" in line and "left" in line for line in lines)
     assert all(line.startswith("sase enhance: ") for line in lines)
     audio.write(tmp_path / "long.wav", noise(16000 * 20), 16000)
-    assert "sase enhance: 2 of 20 s enhanced" in enhance("long.wav", "-o", "long.flac")[2]
+    assert "sase enhance: 20 of 20 s enhanced" in enhance("long.wav", "-o", "long.flac")[2]
 
 
 def test_limit_and_highs_are_options(tmp_path, enhance, model):
