@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 import numpy as np
 
 from sase import audio, engines, pretrained
-from sase.chain import Chain, Stage, Streams, Whole
 from sase.errors import InputError
-from sase.highs import Highs
 from sase.hops import MAX_SAMPLE
-from sase.level import Level
-from sase.limit import Limit
+from sase.stages.chain import Chain, Stage, Streams, Whole
+from sase.stages.highs import Highs
+from sase.stages.level import Level
+from sase.stages.limit import Limit
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ class Enhancer:
         enhancer.enhance_file("noisy.wav", "enhanced.wav")
 
     The network operates at its own sample rate, ``enhancer.sample_rate``. Frequencies above half of it are turned down
-    as much as those just below it (:mod:`sase.highs`). The input may have any level (:mod:`sase.level`).
+    as much as those just below it (:mod:`sase.stages.highs`). The input may have any level (:mod:`sase.stages.level`).
 
     Args:
         engine: a network of :func:`sase.engines.load`; or a :class:`sase.model.SASE`, which is copied for the engine

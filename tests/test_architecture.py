@@ -9,12 +9,12 @@ import pytest
 
 LAYERS = [  # a module imports from its own layer or the ones before it
     "__version__ errors",
-    "atomic audio batch completion config containers endpoints extras fifo filetree highs hops jsonfile level limit "
+    "atomic audio batch completion config containers endpoints extras filetree hops jsonfile "
     "machine markdown plotting private processes progress textfile waiting workers yamlfile",
     "nn metrics native",
     "model losses data pretrained weightfile inspection profiling",
     "engines",
-    "chain outputs",
+    "stages outputs",
     "training enhancer inspection_figure live",
     "enhancing",
     "federated evaluation export report",
@@ -98,7 +98,7 @@ def test_only_the_reader_of_sound_imports_its_decoder(imports):
 
 
 def test_of_what_enhances_files_only_the_engine_torch_imports_it(imports):
-    enhancing = ("sase.engines", "sase.native", "sase.hops", "sase.chain", "sase.live", "sase.outputs", "sase.audio")
+    enhancing = ("sase.engines", "sase.native", "sase.hops", "sase.stages", "sase.live", "sase.outputs", "sase.audio")
     importing = {m for _, m, name in imports if below(name, "torch") and any(below(m, room) for room in enhancing)}
     assert importing == {"sase.engines.torch"}
     lazy = ("sase.model", "sase.nn.frozen")  # which import torch themselves

@@ -5,7 +5,7 @@ import pytest
 
 from helpers.audio import noise
 from sase import Enhancer, audio
-from sase.level import TARGET_DB, Level
+from sase.stages.level import TARGET_DB, Level
 
 RATE, HOP = 16000, 256
 

@@ -10,8 +10,8 @@ import torch
 
 from helpers.audio import noise
 from sase.export.native import export_native
-from sase.level import Level
 from sase.pretrained import load
+from sase.stages.level import Level
 
 SHIPPED = ("tiny", "small")
 TOLERANCE = 1e-5
@@ -56,7 +56,7 @@ def assert_same(native, expected):
 
 
 def with_level(model, wav):
-    """What a model makes of a signal between the stages of sase.level: numpy's side of level.h."""
+    """What a model makes of a signal between the stages of sase.stages.level: numpy's side of level.h."""
     level = Level(model.sample_rate, model.hop, 1)
     scaled = np.concatenate([level.scale.feed(wav[None]), level.scale.flush()], axis=1)[0]
     return level.restore.feed(model.enhance(scaled)[None])[0]

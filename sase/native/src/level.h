@@ -1,10 +1,10 @@
-/* Bring a signal of any level to that of the training, hop by hop, and back: the same as sase/level.py, which says why. */
+/* Bring a signal of any level to that of the training, hop by hop, and back: the same as sase/stages/level.py, which says why. */
 #ifndef SASE_LEVEL_H
 #define SASE_LEVEL_H
 
 #include "functions.h"
 
-static const double TARGET_DB = -24.0, SILENCE_DB = -125.0, TOLERANCE_DB = 8.0; /* as in sase/level.py */
+static const double TARGET_DB = -24.0, SILENCE_DB = -125.0, TOLERANCE_DB = 8.0; /* as in sase/stages/level.py */
 static const double FIRST_S = 0.25, FIRST_DB = 15.0, RISE_S = 0.5, FALL_DB_PER_S = 4.0;
 static const double DB_PER_NEPER = 8.685889638065036553; /* 20 / ln 10 */
 

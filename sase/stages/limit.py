@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sase.fifo import Fifo, Tap
+from sase.stages.fifo import Fifo, Tap
 
 
 class Limit:

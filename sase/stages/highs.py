@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sase.fifo import Fifo, Tap
+from sase.stages.fifo import Fifo, Tap
 
 _BLOCK = 256  # samples of the network's rate that are processed at a time
 _FRAME = 128  # for each of which there is a gain

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sase.fifo import Fifo
+from sase.stages.fifo import Fifo
 
 TARGET_DB = -24.0  # level of the louder hops (mean square re full scale): speech of an RMS of about -30 dB
 SILENCE_DB = -125.0  # quieter hops leave level and gain unchanged
