@@ -12,6 +12,7 @@ from multiprocessing.context import ForkProcess
 from typing import Any, TypeVar
 
 from sase.batch import reason_of
+from sase.errors import InputError
 from sase.processes import kill_with_parent, terminated_as_exit
 
 Item = TypeVar("Item")
@@ -19,7 +20,7 @@ Result = TypeVar("Result")
 _END_S = 5.0  # that a worker has to clean up
 
 
-class WorkerKilledError(Exception):
+class WorkerKilledError(InputError):
     """The process that worked on an item ended without an answer."""
 
 

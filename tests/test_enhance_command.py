@@ -338,7 +338,7 @@ def test_jobs_do_not_change_the_result_and_a_killed_one_is_one_failure(tmp_path,
     status, out, err = enhance("in", "-o", "out", "--jobs", 2)
     assert status == 1
     assert "4 files" in out
-    assert "in/2.wav: WorkerKilledError: its process was killed by SIGKILL" in err
+    assert "in/2.wav: its process was killed by SIGKILL" in err
     assert "1 of 5 failed" in err
 
 

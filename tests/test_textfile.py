@@ -119,7 +119,7 @@ def test_linked_folders_are_searched_once_and_circles_end(tmp_path):
     assert files_below(tmp_path / "in") == found
     assert audio.sound_files(tmp_path / "in") == found
     outputs = [tmp_path / "out" / name for name in ("a.wav", "broken.wav", "linked/deep/b.wav")]
-    assert plan_outputs([tmp_path / "in"], tmp_path / "out") == list(zip(found, outputs))
+    assert plan_outputs([tmp_path / "in"], tmp_path / "out").pairs == list(zip(found, outputs))
     (tmp_path / "elsewhere/train.tsv").write_text("client_id\tpath\n")
     with pytest.raises(InputError, match=r"in/linked: dev\.tsv not found"):  # it is taken for Common Voice
         folders.prepare([tmp_path / "in"], [tmp_path / "in"], tmp_path / "data", log=lambda line: None)
