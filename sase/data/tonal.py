@@ -180,7 +180,7 @@ def _on_and_off(
         gate[max(0, int(start)) : max(0, int(end))] = 1.0
         start = end + generator.uniform(*off_s) * sample_rate
     ramp = max(1, int(0.005 * sample_rate))
-    return np.convolve(gate, np.ones(ramp) / ramp)[:num_samples]
+    return np.convolve(gate, np.ones(ramp) / ramp)[:num_samples] if num_samples else gate
 
 
 def _strokes(
