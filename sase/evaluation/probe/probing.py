@@ -52,13 +52,12 @@ def identity(wav: np.ndarray) -> np.ndarray:
 
 
 def _mixtures(material: Material) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (clean, noise): every talker with as many kinds of noise as there are SNRs, in turn."""
-    kinds, number = list(material.noises.values()), 0
-    for speech in material.speech:
-        for snr_db in _SNRS_DB:
-            wav = np.resize(kinds[number % len(kinds)][0], len(speech))
-            yield speech, at_level(wav, LEVEL_DB - snr_db)
-            number += 1
+    """Yield (clean, noise): every talker at every SNR, with the kinds of noise in turn; a kind meets several SNRs."""
+    kinds, count = list(material.noises.values()), len(_SNRS_DB)
+    for talker, speech in enumerate(material.speech):
+        for turn in range(count):
+            wav = np.resize(kinds[(talker * count + turn) % len(kinds)][0], len(speech))
+            yield speech, at_level(wav, LEVEL_DB - _SNRS_DB[(talker + turn) % count])
 
 
 def _suppression(system: System, material: Material) -> Section:
