@@ -127,6 +127,7 @@ def peer_of(name: str) -> Peer:
 
     def make() -> System:
         import torch
+
         from sase import Enhancer
 
         torch.set_num_threads(1)
