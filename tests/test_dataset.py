@@ -74,7 +74,9 @@ def test_a_batch_is_the_same_whenever_it_is_drawn(pairs):
     assert not torch.equal(Mixtures(pairs, config, 6).batch(7).noisy, first.batch(7).noisy)
 
 
-@pytest.mark.parametrize("more", [{}, {"babble": 1.0}, {"coloured": 1.0}, {"second_noise": 1.0}, {"tilt_db": 3.0}])
+@pytest.mark.parametrize(
+    "more", [{}, {"babble": 1.0}, {"coloured": 1.0}, {"computed": 1.0}, {"second_noise": 1.0}, {"tilt_db": 3.0}]
+)
 def test_mixtures_have_the_snr_and_the_level_asked_for(pairs, more):
     config = DataConfig(batch_size=16, segment_s=0.25, snr_db=(3.0, 6.0), level_db=(-30.0, -25.0), **more)
     batch = Mixtures(pairs, config, 0).batch(3)
@@ -140,6 +142,14 @@ def test_a_room_tone_is_part_of_the_clean_signal(pairs):
     ratio = ratio_db(without.clean, with_tone.clean - without.clean)
     assert 24.9 < ratio.min() < 32
     assert 48 < ratio.max() < 55.1
+
+
+def test_computed_noise_is_another_one_in_every_segment(pairs):
+    config = DataConfig(batch_size=40, segment_s=0.25, computed=1.0)
+    batch, again = (Mixtures(pairs, config, 0).batch(0) for _ in range(2))
+    assert torch.equal(batch.noisy, again.noisy)
+    noise = torch.nn.functional.normalize(batch.noisy - batch.clean)
+    assert (noise @ noise.T - torch.eye(40)).abs().max() < 0.99
 
 
 def test_shares_without_noise_and_without_speech(pairs):

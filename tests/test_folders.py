@@ -64,3 +64,13 @@ def test_insufficient_input_is_rejected(sounds, tmp_path, speech, noise, words):
     with pytest.raises(InputError, match=words):
         prepare([sounds / speech], [sounds / noise], tmp_path)
     assert not (tmp_path / "tr").exists()
+
+
+def test_held_out_noises_are_in_neither_set(sounds, tmp_path):
+    names = {}
+    for held_out in ((), ("t*",), ("saw",)):
+        sets = prepare([sounds / "speech"], [sounds / "noise"], tmp_path, generated=1, held_out=held_out)
+        names[held_out] = {m.noise for part in sets.values() for m in part.values() if "generated" not in m.noise}
+    assert names == {(): {"saw", "tap"}, ("t*",): {"saw"}, ("saw",): {"tap"}}
+    with pytest.raises(InputError, match="--held-out: no noise named siren in the given folders"):
+        prepare([sounds / "speech"], [sounds / "noise"], tmp_path, held_out=["tap", "siren"])

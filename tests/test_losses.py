@@ -78,6 +78,22 @@ def test_mse_and_compressed_spectral_equal_numpy():
     assert LOSSES["compressed_spectral"](enhanced, clean).item() == pytest.approx(expected, rel=1e-3)
 
 
+def test_compressed_complex_and_over_suppression_equal_numpy():
+    clean, enhanced = speech_like(1, 7000)
+    a, b = (abs(x) ** 0.3 * np.exp(1j * np.angle(x)) for x in reference_spectra(enhanced, clean))
+    assert LOSSES["compressed_complex"](enhanced, clean).item() == pytest.approx(np.mean(abs(a - b) ** 2), rel=1e-3)
+    expected = np.mean(np.maximum(abs(b) - abs(a), 0.0) ** 2)
+    assert LOSSES["over_suppression"](enhanced, clean).item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_over_suppression_is_of_speech_that_is_lost():
+    clean, _ = speech_like(2)
+    assert LOSSES["over_suppression"](2.0 * clean, clean).item() == 0.0
+    power = np.mean([np.mean(abs(reference_spectra(wav[None], wav[None])[0]) ** 0.6) for wav in clean])
+    lost = LOSSES["over_suppression"](0.5 * clean, clean).item()
+    assert lost == pytest.approx((1 - 0.5**0.3) ** 2 * power, rel=1e-3)
+
+
 def test_log_mel_equals_librosa():
     clean, enhanced = speech_like(1, 7000)
     powers = [abs(x) ** 2 for x in reference_spectra(enhanced, clean)]

@@ -24,6 +24,9 @@ def main() -> None:
     own.add_argument("--speech", action="append", required=True, help="folder of clean speech; may be repeated")
     own.add_argument("--noise", action="append", required=True, help="folder of noises; may be repeated")
     own.add_argument("--generated", type=int, default=0, help="additional files of each computed noise (%(default)s)")
+    own.add_argument(
+        "--held-out", default="", help="noises that are not used, patterns separated by spaces: '*siren* crowd'"
+    )
     own.add_argument("--seed", type=int, default=0, help="same seed, same lists (default: %(default)s)")
 
     for each in (pairs, mixed):
@@ -39,7 +42,9 @@ def main() -> None:
         from sase.data.corpora import commonvoice, folders
 
         if args.corpus == "folders":
-            sets = folders.prepare(args.speech, args.noise, args.data, args.generated, seed=args.seed)
+            sets = folders.prepare(
+                args.speech, args.noise, args.data, args.generated, seed=args.seed, held_out=args.held_out.split()
+            )
         elif args.silos < 1:
             parser.error("--silos must be 1 or more")
         else:

@@ -14,6 +14,7 @@ import torch
 from sase.config import Ascending, Range, Share
 from sase.data.datadir import read_data_dir
 from sase.data.dump import FULL_SCALE, Entry, read_entry
+from sase.data.tonal import draw
 from sase.errors import InputError
 
 MAX_CACHED_BYTES = 4 << 30  # largest set kept in memory, about 19 hours; larger ones are read from disk
@@ -37,6 +38,8 @@ class DataConfig:
         level_db: range of the level of the clean speech (RMS, dB below full scale) when remixing.
         babble: share of segments whose noise is several simultaneous training speakers.
         coloured: share of segments with Gaussian noise of a random spectral tilt.
+        computed: share of segments with a noise of :data:`sase.data.noises.NOISES` or, twice as often, one of
+            :data:`sase.data.tonal.TONAL`, each computed for its segment.
         second_noise: share of segments with the noises of two pairs.
         tilt_db: speech and noise are each tilted at random by up to this many dB per octave around 1 kHz.
         equaliser_db: speech and noise each pass a random equaliser, with gains of up to this many dB in octave bands.
@@ -55,6 +58,7 @@ class DataConfig:
     level_db: Annotated[tuple[_Decibels, _Decibels], Ascending()] = (-38.0, -16.0)
     babble: Share = 0.0
     coloured: Share = 0.0
+    computed: Share = 0.0
     second_noise: Share = 0.0
     tilt_db: Annotated[float, Range(0, 200)] = 0.0
     equaliser_db: Annotated[float, Range(0, 200)] = 0.0
@@ -308,7 +312,16 @@ class Mixtures:
         if len(rows := chosen(config.babble)):
             _, speech, _ = cut(_TALKERS * len(rows))
             noise[rows] = _unit_power(speech).view(_TALKERS, len(rows), num_samples).sum(0)
+        if len(rows := chosen(config.computed)):
+            noise[rows] = self._computed(len(rows), generator)
         return noise
+
+    def _computed(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Return computed noise, another one per segment, (count, time)."""
+        seed = int(torch.randint(2**62, (1,), generator=generator))
+        rng = np.random.default_rng(seed)
+        wavs = [draw(self.num_samples, self.pairs.sample_rate, rng) for _ in range(count)]
+        return torch.from_numpy(np.stack(wavs)).to(self.pairs.device)
 
     def _coloured(self, db_per_octave: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Return Gaussian noise, one segment per spectral slope (count, 1)."""

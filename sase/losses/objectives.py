@@ -17,6 +17,7 @@ MAX_RATIO_DB = 30.0  # ratios are clamped here, so that the gradient comes from 
 SILENCE_RMS = 1e-5  # -100 dB re full scale, below the resolution of 16 bits
 SAMPLE_RATE = 16000
 WINDOW, HOP = 512, 256  # 32 ms and 16 ms, for all spectral objectives
+_EXPONENT = 0.3  # of compressed spectra
 _POWER_FLOOR = 1e-8  # below the noise of 16-bit samples in one bin; bounds the gradient of compression at silence
 _MEL_FLOOR = 1e-6  # about 60 dB below a mel band of speech at a normal level
 _MEL_BANDS = (16, 32, 64)
@@ -72,6 +73,12 @@ class Pair:
     def powers(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Enhanced and clean power spectra, each (batch, freq, frames)."""
         enhanced, clean = (spec.real.square() + spec.imag.square() for spec in self.spectra)
+        return enhanced, clean
+
+    @cached_property
+    def compressed(self) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+        """(gain, magnitude) of the compressed enhanced and clean spectra, each (batch, freq, frames)."""
+        enhanced, clean = (_compress(power) for power in self.powers)
         return enhanced, clean
 
     @cached_property
@@ -157,22 +164,39 @@ def _mse(pair: Pair) -> torch.Tensor:
     return (pair.enhanced - pair.clean).square().sum(-1) / pair.lengths.clamp(min=1)
 
 
-def _compressed_spectral(pair: Pair, exponent: float = 0.3, magnitude_weight: float = 0.7) -> torch.Tensor:
+def _compressed_spectral(pair: Pair, magnitude_weight: float = 0.7) -> torch.Tensor:
     """Mean squared difference of |X|^0.3 (weight 0.7) and of |X|^0.3 with the phase of X (weight 0.3)."""
-    (enhanced, clean), (enhanced_power, clean_power) = pair.spectra, pair.powers
-    enhanced_gain, enhanced_magnitude = _compress(enhanced_power, exponent)
-    clean_gain, clean_magnitude = _compress(clean_power, exponent)
-    real = enhanced.real * enhanced_gain - clean.real * clean_gain
-    imag = enhanced.imag * enhanced_gain - clean.imag * clean_gain
+    (_, enhanced_magnitude), (_, clean_magnitude) = pair.compressed
     distance = magnitude_weight * (enhanced_magnitude - clean_magnitude).square()
-    distance = distance + (1.0 - magnitude_weight) * (real.square() + imag.square())
+    distance = distance + (1.0 - magnitude_weight) * _complex_distance(pair)
     return pair.mean_over_frames(distance.mean(1))
 
 
-def _compress(power: torch.Tensor, exponent: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _compressed_complex(pair: Pair) -> torch.Tensor:
+    """Mean squared difference of |X|^0.3 with the phase of X."""
+    return pair.mean_over_frames(_complex_distance(pair).mean(1))
+
+
+def _complex_distance(pair: Pair) -> torch.Tensor:
+    (enhanced, clean), ((enhanced_gain, _), (clean_gain, _)) = pair.spectra, pair.compressed
+    real = enhanced.real * enhanced_gain - clean.real * clean_gain
+    imag = enhanced.imag * enhanced_gain - clean.imag * clean_gain
+    return real.square() + imag.square()
+
+
+def _over_suppression(pair: Pair) -> torch.Tensor:
+    """Mean square of |X|^0.3 of the clean speech minus that of the enhanced one, where it is positive.
+
+    The asymmetric term of Eskimez et al. (Interspeech 2021): speech that is lost counts, noise that remains does not.
+    """
+    (_, enhanced_magnitude), (_, clean_magnitude) = pair.compressed
+    return pair.mean_over_frames((clean_magnitude - enhanced_magnitude).clamp(min=0.0).square().mean(1))
+
+
+def _compress(power: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the gain that compresses bins of this power, and the compressed magnitude."""
     power = power + _POWER_FLOOR
-    gain = power.pow(0.5 * exponent - 0.5)
+    gain = power.pow(0.5 * _EXPONENT - 0.5)
     return gain, gain * power.sqrt()
 
 
@@ -264,6 +288,8 @@ OBJECTIVES: dict[str, Objective] = {
     "stoi": Objective(_stoi, needs_reference=True, needs_rate=True),
     "pmsqe": Objective(_pmsqe, needs_reference=True, needs_rate=True),
     "compressed_spectral": Objective(_compressed_spectral),
+    "compressed_complex": Objective(_compressed_complex),
+    "over_suppression": Objective(_over_suppression),
     "contrastive": Objective(_contrastive, needs_reference=True),
 }
 

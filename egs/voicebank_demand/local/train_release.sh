@@ -14,6 +14,7 @@ corpus_dir=downloads/voicebank_demand
 dev_speakers="p226 p287"
 presets="tiny small"
 generated=12
+held_out=
 threads=
 work_dir=release
 out=
@@ -23,6 +24,8 @@ help_message="Usage: $0 --speech \"DIR DIR\" --noise \"DIR DIR\" [options]
   --speech \"A B\"             folders of clean training speech; Common Voice is read by its tables
   --noise \"A B\"              folders of training noise; never DEMAND, which the test set is made of
   --generated N              additional files of each computed noise ($generated)
+  --held_out \"A B\"           noises that training must not hear, as patterns of names; conf/held_out_noises lists
+                             those of \`sase probe\`
   --corpus_dir DIR           VoiceBank+DEMAND, whose test set is scored ($corpus_dir)
   --dev_speakers \"A B\"       its development speakers; not used here ($dev_speakers)
   --presets \"A B\"           weights to train, with conf/release_PRESET.yaml ($presets); if
@@ -55,7 +58,8 @@ cd "$recipe"
 
 if run_stage 1 "data directories and arks in $work_dir"; then
   [ -n "$speech" ] && [ -n "$noise" ] || fail "--speech and --noise are needed"
-  sase prepare folders "${sources[@]}" --data "$work_dir/data" --generated "$generated"
+  sase prepare folders "${sources[@]}" --data "$work_dir/data" --generated "$generated" \
+    ${held_out:+--held-out "$held_out"}
   sase prepare voicebank_demand --corpus "$corpus_dir" --data "$work_dir/test" --dev-speakers "$dev_speakers"
   for set in data/tr data/cv test/tt; do
     keep=()

@@ -4,6 +4,7 @@ For training across corpora: only ``tr`` and ``cv``; the test set is another cor
 file. Each utterance has one noise; training remixes with other noises and SNRs.
 """
 
+import fnmatch
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,6 +40,7 @@ def prepare(
     dev_utterances: int = 64,
     seed: int = 0,
     log: Callable[[str], None] = print,
+    held_out: Sequence[str] = (),
 ) -> dict[str, dict[str, Mixture]]:
     """Write ``tr`` and ``cv``, each a folder with ``mixtures.tsv``, both or none.
 
@@ -54,16 +56,17 @@ def prepare(
         dev_utterances: size of ``cv``, evenly spaced over all candidates.
         seed: same seed, same lists.
         log: called with one line for everything that was skipped.
+        held_out: patterns (``*siren*``) of noises of ``noise_dirs`` that neither set may use.
 
     Returns:
         Set to utterance to mixture.
 
     Raises:
-        InputError: a set without speech or noise, or too few speakers.
+        InputError: a set without speech or noise, too few speakers, or a noise to be held out that does not exist.
     """
     data_dir = Path(os.path.abspath(data_dir))
     clips = _read_speech(speech_dirs, dev_speakers, np.random.default_rng([seed, 0]), log)
-    files = _read_noises(noise_dirs)
+    files = _read_noises(noise_dirs, held_out)
     for name, kinds in _generate(data_dir / "noise", generated, seed).items():
         for kind, paths in kinds.items():
             files[name][kind] += paths
@@ -118,13 +121,18 @@ def _read_speech(
     return {name: dict(sorted(part.items())) for name, part in clips.items()}
 
 
-def _read_noises(folders: Sequence[str | Path]) -> dict[str, dict[str, list[Path]]]:
-    """Return set to kind of noise to files."""
+def _read_noises(folders: Sequence[str | Path], held_out: Sequence[str]) -> dict[str, dict[str, list[Path]]]:
+    """Return set to kind of noise to files, without the noises that match a pattern."""
     found: dict[str, list[Path]] = defaultdict(list)
     for folder in folders:
         for path in audio.sound_files(os.path.abspath(folder)):
             head, mark, _ = path.stem.rpartition("_")
             found[head if mark and head else path.stem].append(path)
+    for pattern in held_out:
+        if not (kinds := fnmatch.filter(found, pattern)):
+            raise InputError(f"--held-out: no noise named {pattern} in the given folders")
+        for kind in kinds:
+            del found[kind]
     files: dict[str, dict[str, list[Path]]] = {name: defaultdict(list) for name in SETS}
     for kind, paths in found.items():
         count = max(1, round(_DEV_SHARE * len(paths))) if len(paths) > 1 else 0
