@@ -270,6 +270,7 @@ def test_a_file_of_other_weights_beside_the_rest_is_noticed(core, shipped, suffi
             engines.load("tiny")
 
 
+@pytest.mark.recipe
 def test_refresh_ties_new_weights_to_new_formats(core, shipped, monkeypatch):
     monkeypatch.setattr(
         release, "profile", lambda model: {"parameters": count_parameters(model)}
@@ -340,7 +341,7 @@ def test_what_needs_no_torch_runs_without_it(root):
         ("enhance", "--model", "{model}", "{in}", "-o", "{out}"),
         ("info",),
         ("info", "--model", "{model}"),
-        ("export", "--model", "tiny", "--to", "native", "-o", "{out}"),
+        ("export", "--model", "tiny", "--to", "onnx", "-o", "{out}"),
         ("inspect", "{in}", "-o", "{out}"),
         ("decode", "--model", "{model}", "--data", "{out}", "--out", "{out}"),
         ("train", "--config", "c", "--train-set", "t", "--dev-set", "v", "--exp", "{out}"),

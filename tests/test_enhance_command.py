@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,12 +13,11 @@ import pytest
 import soundfile
 import torch
 
+from helpers import programs
 from helpers.audio import noise
 from sase import Enhancer, audio, enhancing, filetree, progress
 from sase.bin.main import main
 from sase.model import build_model, save_model
-
-needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +46,8 @@ def enhance(monkeypatch, capfd, model, tmp_path):
 
 
 def ffmpeg(*words):
-    subprocess.run(["ffmpeg", "-nostdin", "-v", "error", *map(str, words)], check=True)
+    (program,) = programs.find("ffmpeg")
+    subprocess.run([program, "-nostdin", "-v", "error", *map(str, words)], check=True)
 
 
 KINDS = [
@@ -113,7 +112,7 @@ def test_format_and_subtype_change_what_is_written(tmp_path, enhance):
     assert soundfile.info(tmp_path / "f.flac").subtype == "PCM_24"  # the nearest
 
 
-@needs_ffmpeg
+@pytest.mark.recipe
 def test_what_only_ffmpeg_reads_becomes_wav_and_that_is_said(tmp_path, enhance, caplog):
     audio.write(tmp_path / "tone.wav", 0.1 * np.sin(np.arange(96000) * 0.05), 48000)
     (tmp_path / "in").mkdir()
@@ -148,7 +147,6 @@ def test_what_only_ffmpeg_reads_becomes_wav_and_that_is_said(tmp_path, enhance, 
     assert "there is no sound track" in enhance("silent.mp4", "-o", "x.wav")[2]
 
 
-@needs_ffmpeg
 def test_several_streams_in_one_ogg_file_are_read_by_ffmpeg(tmp_path, enhance, monkeypatch):
     audio.write(tmp_path / "a.ogg", noise(32000), 16000)
     ffmpeg("-i", tmp_path / "a.ogg", "-c:a", "copy", tmp_path / "b.ogg")  # of another serial number
@@ -261,6 +259,7 @@ def test_standard_input_and_output(tmp_path, enhance, monkeypatch, subtype, chan
     assert (tmp_path / "c.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
 
 
+@pytest.mark.recipe
 def test_pipes_of_processes(tmp_path, model, root):
     audio.write(tmp_path / "a.flac", noise(20000), 16000)
     command = [sys.executable, "-m", "sase.bin.main", "enhance", "-", "-o", "-", "--model", model]
@@ -389,6 +388,7 @@ def test_limit_and_highs_are_options(tmp_path, enhance, model):
     assert "limit_db must be 0 or more" in enhance("a.wav", "-o", "c.wav", "--limit", -1)[2]
 
 
+@pytest.mark.recipe
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_all_jobs_and_leaves_nothing(tmp_path, model, root, number):
     for name in "abcd":

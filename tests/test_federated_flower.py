@@ -134,6 +134,7 @@ def test_rounds_through_flower_equal_inproc_to_the_bit(experiment, silos_dir, de
     assert (tmp_path / "flower/rounds.jsonl").read_text() == (tmp_path / "inproc/rounds.jsonl").read_text()
 
 
+@pytest.mark.recipe
 def test_silos_with_personal_norms_are_scored_with_them(experiment, tmp_path):
     settings = experiment("own", fed_config(norm="local"), norm="batch")
     serve(settings)

@@ -64,6 +64,7 @@ def test_silos_are_left_out_greedily():
     assert next(leave_out("abc", 1, undefined)) == ["a", "c"]
 
 
+@pytest.mark.recipe
 def test_a_collapsed_round_equals_one_without_the_silo(silos_dir, dev_set, tmp_path):
     """Stateful: momentum, moving average and control variates are also those of a round without the silo."""
     options = {"server": "momentum", "average_decay": 0.1, "scaffold": True}

@@ -209,6 +209,7 @@ def test_invalid_reply_is_rejected_and_counted(silos_dir, dev_set, tmp_path, spo
     assert results["absent"].history[0]["failed"] == ["silo 1 failed: it is off"]
 
 
+@pytest.mark.recipe
 def test_repeated_round_equals_the_first_attempt(silos_dir, dev_set, tmp_path):
     config, fed = train_config("batch"), fed_config(min_silos=3, norm="local", scaffold=True, num_rounds=2)
     run(config, fed, silos_dir, dev_set, tmp_path / "whole")
@@ -267,6 +268,7 @@ def test_local_norms_differ_between_silos_and_are_averaged_globally(silos_dir, d
     assert scores[0]["utterances"] == 2
 
 
+@pytest.mark.recipe
 def test_silos_continue_from_the_newest_model_while_its_average_is_saved(silos_dir, dev_set, tmp_path):
     decay, expected = 0.6, None
     servers = {

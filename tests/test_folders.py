@@ -66,6 +66,7 @@ def test_insufficient_input_is_rejected(sounds, tmp_path, speech, noise, words):
     assert not (tmp_path / "tr").exists()
 
 
+@pytest.mark.recipe
 def test_held_out_noises_are_in_neither_set(sounds, tmp_path):
     names = {}
     for held_out in ((), ("t*",), ("saw",)):

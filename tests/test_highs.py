@@ -124,6 +124,7 @@ def test_options_that_make_no_sense_are_refused(options, words):
         enhancer(**options)
 
 
+@pytest.mark.recipe
 def test_keeping_the_highs_of_real_speech_is_worth_it(real_audio):
     rows = bench_highs(["tiny"], real_audio / "cv-corpus-zh-CN/zh-CN/clips", 4)
     gains = {row["noise"]: row["gain"] for row in rows}
@@ -131,6 +132,7 @@ def test_keeping_the_highs_of_real_speech_is_worth_it(real_audio):
     assert min(gains["white"], gains["pink"]) > 0.4
 
 
+@pytest.mark.recipe
 def test_the_measurements_of_levels_and_files_measure_what_they_say(real_audio):
     pairs = real_audio / "vbd_test_part"
     clean, noisy = (pairs / f"{kind}_testset_wav" for kind in ("clean", "noisy"))

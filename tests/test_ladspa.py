@@ -45,6 +45,7 @@ def apply(plugin, source, target, *arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, **options)
 
 
+@pytest.mark.recipe
 def test_a_host_sees_its_ports(plugin):
     report = analyse(plugin)
     assert 'Plugin Label: "sase"' in report
@@ -101,6 +102,7 @@ def test_pipewire_makes_a_microphone_of_it(root, plugin, tmp_path):
     assert 'node.description = "Microphone without noise"' in nodes
 
 
+@pytest.mark.recipe
 def test_sanitizers_find_nothing_in_the_plugin(root, tmp_path):
     """applyplugin itself is not instrumented: the sanitizer's library is loaded before it."""
     programs.find("/usr/include/ladspa.h", "applyplugin")

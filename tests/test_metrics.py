@@ -239,6 +239,7 @@ def test_estoi_is_reproducible_and_restores_the_global_generator():
     assert METRICS["ESTOI"](clean, enhanced, RATE) == first
 
 
+@pytest.mark.recipe
 def test_long_signals_are_scored_in_pieces_within_the_limits_of_pesq():
     # 70 s of short bursts have more segments of speech than the buffer of the pesq library: it would crash.
     clean = np.tile(speech(1.0), 70)
@@ -356,6 +357,7 @@ def test_sample_types_and_strides_do_not_matter():
 # --- without a clean signal -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.recipe
 def test_dnsmos_equals_the_package_and_prefers_clean_speech(real_audio):
     dnsmos = pytest.importorskip("speechmos.dnsmos")
     clean, _ = audio.read_mono(min((real_audio / "vbd_test_part/clean_testset_wav").iterdir()), RATE)
