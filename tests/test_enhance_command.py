@@ -256,7 +256,9 @@ def test_standard_input_and_output(tmp_path, enhance, monkeypatch, subtype, chan
     np.testing.assert_array_equal(piped, audio.read(tmp_path / "b.wav")[0])
     monkeypatch.setattr(sys, "stdin", Stream((tmp_path / "a.wav").read_bytes()))
     assert enhance("-", "-o", "c.wav")[0] == 0
-    assert (tmp_path / "c.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+    assert soundfile.info(tmp_path / "c.wav").subtype == subtype
+    # Not the bytes: libsndfile writes the time into a WAV file of floats.
+    np.testing.assert_array_equal(audio.read(tmp_path / "c.wav")[0], audio.read(tmp_path / "b.wav")[0])
 
 
 @pytest.mark.recipe
