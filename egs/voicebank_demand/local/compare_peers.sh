@@ -32,7 +32,7 @@ cd "$recipe"
 . ./path.sh
 [ -f "$test_set/wav.scp" ] || { echo "$0: $test_set: no dumped set; run stages 0 to 2 first" >&2; exit 1; }
 
-if [ -n "${peers// /}" ] || $dnsmos; then
+if [ -n "${peers// /}" ]; then
   if [ ! -f "$out/venv/.installed" ]; then
     "$python" -m venv "$out/venv"
     "$out/venv/bin/pip" install --quiet --requirement local/peers.txt
@@ -40,16 +40,14 @@ if [ -n "${peers// /}" ] || $dnsmos; then
   fi
 fi
 
-opinion() { # opinion TABLE OUT: DNSMOS of the signals of a table
-  if $dnsmos && [ ! -f "$2/DNSMOS_OVRL" ]; then "$out/venv/bin/python" local/dnsmos.py "$1" "$2"; fi
-}
+opinion=()
+if $dnsmos; then opinion=(--dnsmos); fi
 
 if [ -z "${peers// /}${models// /}" ]; then
   echo "$0: --peers or --models must name a system" >&2
   exit 1
 fi
 folders=()
-opinion "$test_set/wav.scp" "$out/unprocessed"
 systems=()
 for name in $peers; do systems+=("$name"); done
 for name in $models; do systems+=("sase:$name"); done
@@ -60,13 +58,9 @@ for system in "${systems[@]}"; do
   if [ ! -f "$folder/spk1.scp" ]; then
     foreground "$interpreter" local/peers.py "$system" "$test_set" "$folder"
   fi
-  foreground sase score --data "$test_set" --enhanced "$folder" --out "$folder/scoring" --results "$folder" --nj "$nj"
-  opinion "$folder/spk1.scp" "$folder/scoring"
+  foreground sase score --data "$test_set" --enhanced "$folder" --out "$folder/scoring" --results "$folder" --nj "$nj" \
+    --unprocessed "$out/unprocessed" "${opinion[@]}"
   folders+=("$folder")
 done
 
-mkdir -p "$out/unprocessed"
-for scores in "$test_set/scoring_unprocessed" "${folders[0]}/scoring/scoring_unprocessed"; do # the other if read-only
-  if [ -f "$scores/PESQ_WB" ]; then find "$scores" -maxdepth 1 -type f -exec cp {} "$out/unprocessed/" \; && break; fi
-done
 python local/peers_table.py "$out/unprocessed" "${folders[@]}" | tee "$out/PEERS.md"

@@ -13,11 +13,10 @@ from pathlib import Path
 
 from sase.data.datadir import read_table
 from sase.markdown import table
-from sase.metrics.measures import METRICS
+from sase.metrics.measures import MEASURES, measures_in
 from sase.studies.evidence import bootstrap_interval
 
-DECIMALS = {name: measure.decimals for name, measure in METRICS.items()}
-DECIMALS |= dict.fromkeys(("DNSMOS_SIG", "DNSMOS_BAK", "DNSMOS_OVRL"), 2)
+DECIMALS = {name: MEASURES[name].decimals for name in measures_in(MEASURES)}
 
 
 def cell(folder: Path, name: str, decimals: int) -> str:
