@@ -12,7 +12,8 @@ from helpers.federation import fed_config, train_config
 from sase.errors import InputError
 from sase.federated import development
 from sase.federated.inproc import local_exchange, local_silos
-from sase.federated.server import Server, run_rounds
+from sase.federated.rounds import run_rounds
+from sase.federated.server import Server
 from sase.training.trainer import discard_training
 
 

@@ -16,7 +16,8 @@ from sase.federated.development import Development
 from sase.federated.exchange import Reply
 from sase.federated.inproc import local_exchange, local_silos
 from sase.federated.rollback import leave_out
-from sase.federated.server import Server, run_rounds
+from sase.federated.rounds import run_rounds
+from sase.federated.server import Server
 
 
 def flipped(reply, instruction, scale=-30.0):

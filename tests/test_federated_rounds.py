@@ -19,7 +19,8 @@ from sase.config import to_mapping
 from sase.errors import InputError
 from sase.federated.exchange import Reply
 from sase.federated.inproc import local_exchange, local_silos, run
-from sase.federated.server import Server, run_rounds
+from sase.federated.rounds import run_rounds
+from sase.federated.server import Server
 from sase.federated.silo import Silo
 from sase.model import load_model
 from sase.training.distributed import init_workers

@@ -9,7 +9,8 @@ from pathlib import Path
 from sase.errors import InputError, one_line
 from sase.federated.config import FederatedConfig
 from sase.federated.exchange import Exchange, Instruction, Reply
-from sase.federated.server import Server, run_rounds
+from sase.federated.rounds import run_rounds
+from sase.federated.server import Server
 from sase.federated.silo import Silo
 from sase.training.config import TrainConfig
 
@@ -28,7 +29,7 @@ def run(
     """Train in this process; return the server. For the arguments see :class:`sase.federated.Engine`.
 
     Raises:
-        InputError: see :func:`sase.federated.server.run_rounds`; or something that this engine does not support.
+        InputError: see :func:`sase.federated.rounds.run_rounds`; or something that this engine does not support.
     """
     if options:
         raise InputError(f"--engine inproc: unknown option {next(iter(options))}")
@@ -63,7 +64,7 @@ def local_silos(silos_dir: str | Path, num_silos: int, exp_dir: str | Path, devi
 
 
 def local_exchange(silos: Sequence[Silo]) -> Exchange:
-    """Return the function for :func:`sase.federated.server.run_rounds` that runs these silos sequentially."""
+    """Return the function for :func:`sase.federated.rounds.run_rounds` that runs these silos sequentially."""
 
     def exchange(instruction: Instruction) -> tuple[list[Reply], list[str]]:
         replies, failures = [], []

@@ -23,7 +23,7 @@ from sase.federated.admission import Admitted, admit
 from sase.federated.attempts import Attempts
 from sase.federated.config import LENGTH, FederatedConfig, checked
 from sase.federated.development import SI_SNR, Development
-from sase.federated.exchange import CONTROL, Exchange, Instruction, Reply
+from sase.federated.exchange import CONTROL, Instruction, Reply
 from sase.federated.global_model import GlobalModel, new_optimiser
 from sase.federated.layout import layout_of, load_arrays, to_arrays
 from sase.federated.payload import num_bytes
@@ -357,39 +357,6 @@ class Server:
         log.info(
             "resumed from %s: %d of %d rounds completed", self.state_path, len(self.history), self.config.num_rounds
         )
-
-
-def run_rounds(server: Server, exchange: Exchange) -> None:
-    """Run all remaining rounds.
-
-    Args:
-        server: with the state after the last completed round.
-        exchange: called with an instruction; returns the replies and a line for each silo that failed, within
-            ``round_timeout_s``.
-
-    Raises:
-        InputError: a round failed in all of its ``1 + max_repeats`` attempts. The last valid model is kept.
-    """
-    config = server.config
-    while not server.finished:
-        instruction, number = server.instruction(), server.next_round
-        for attempt in range(config.max_repeats + 1):
-            if attempt:
-                log.warning("retrying round %d (%d of %d)", number, attempt, config.max_repeats)
-                time.sleep(config.repeat_wait_s)
-            try:
-                replies, failures = exchange(instruction)
-            except (KeyboardInterrupt, SystemExit):
-                log.info("interrupted in round %d, which will be repeated; run the same command to resume", number)
-                raise
-            if server.finish_round(replies, failures):
-                break
-        else:
-            kept = f"the model of round {number - 1} is kept" if number > 1 else "there is no model yet"
-            raise InputError(
-                f"round {number} failed {config.max_repeats + 1} times: fewer than {config.needed_silos} valid replies "
-                f"({server.last_failure}); {kept}; run the same command to resume"
-            )
 
 
 def _experiment_id(config: Mapping[str, Any]) -> str:

@@ -26,7 +26,8 @@ from sase.errors import InputError
 from sase.federated.config import FederatedConfig, load_federated_config
 from sase.federated.inproc import count_silos, local_exchange, local_silos
 from sase.federated.records import resume_key
-from sase.federated.server import Server, run_rounds
+from sase.federated.rounds import run_rounds
+from sase.federated.server import Server
 from sase.federated.silo import Silo
 from sase.jsonfile import read_jsonl
 from sase.model import load_model

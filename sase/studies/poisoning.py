@@ -25,7 +25,8 @@ from sase.federated.exchange import Exchange, Instruction, Reply
 from sase.federated.inproc import count_silos, local_exchange, local_silos
 from sase.federated.layout import Layout
 from sase.federated.records import resume_key
-from sase.federated.server import Server, run_rounds
+from sase.federated.rounds import run_rounds
+from sase.federated.server import Server
 from sase.processes import folder_lock, sase_command
 from sase.studies.grid import Grid, Jobs, Result, Results, Seeds, load_plan
 from sase.training.config import build_train_config, load_train_config

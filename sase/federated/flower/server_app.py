@@ -57,7 +57,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _run(grid: Grid, settings: dict[str, Any]) -> None:
-    from sase.federated.server import run_rounds
+    from sase.federated.rounds import run_rounds
 
     server = _make_server(settings)
     config = server.config

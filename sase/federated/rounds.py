@@ -1,0 +1,45 @@
+"""All rounds of a federation, with an engine that carries instructions and replies."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from sase.errors import InputError
+from sase.federated.exchange import Exchange
+from sase.federated.server import Server
+
+log = logging.getLogger(__name__)
+
+
+def run_rounds(server: Server, exchange: Exchange) -> None:
+    """Run all remaining rounds.
+
+    Args:
+        server: with the state after the last completed round.
+        exchange: called with an instruction; returns the replies and a line for each silo that failed, within
+            ``round_timeout_s``.
+
+    Raises:
+        InputError: a round failed in all of its ``1 + max_repeats`` attempts. The last valid model is kept.
+    """
+    config = server.config
+    while not server.finished:
+        instruction, number = server.instruction(), server.next_round
+        for attempt in range(config.max_repeats + 1):
+            if attempt:
+                log.warning("retrying round %d (%d of %d)", number, attempt, config.max_repeats)
+                time.sleep(config.repeat_wait_s)
+            try:
+                replies, failures = exchange(instruction)
+            except (KeyboardInterrupt, SystemExit):
+                log.info("interrupted in round %d, which will be repeated; run the same command to resume", number)
+                raise
+            if server.finish_round(replies, failures):
+                break
+        else:
+            kept = f"the model of round {number - 1} is kept" if number > 1 else "there is no model yet"
+            raise InputError(
+                f"round {number} failed {config.max_repeats + 1} times: fewer than {config.needed_silos} valid replies "
+                f"({server.last_failure}); {kept}; run the same command to resume"
+            )
