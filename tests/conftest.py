@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,11 @@ def make_recipe(root, tmp_path_factory):
         return Recipe(root, copy, name, corpus)
 
     return make
+
+
+def pytest_configure():
+    """Restore Ctrl-C, which a shell has background processes ignore, and they their children: tests send it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from helpers.federation import train_config
+from sase import jsonfile
 from sase.config import to_mapping
 from sase.data.datadir import Tables, read_data_dir, write_data_dir
 from sase.errors import InputError
@@ -143,7 +144,8 @@ def test_finished_runs_of_other_data_or_settings_are_not_reused(plan, folders, t
 def test_rows_are_trained_and_scored_and_shown(plan, folders):
     pool_silos(folders)
     results = {row: run_one(plan, folders, row, 0) for row in plan.rows}
-    assert read_results(plan, folders)["FedBN"] == {0: json.loads(json.dumps(results["FedBN"]))}
+    stored = json.loads(json.dumps(jsonfile.nan_to_null(results["FedBN"])))
+    assert read_results(plan, folders)["FedBN"] == {0: jsonfile.null_to_nan(stored)}
     steps = {row: sum(part["steps"] for part in result["trained"]) for row, result in results.items()}
     assert steps == {"silos alone": 12, "central": 4, "examples": 12, "FedBN": 12}
     assert len(results["silos alone"]["trained"]) == 3

@@ -80,7 +80,7 @@ def generate_decoding(model, data_dir, out, nj):
 def generate_scores(data_dir, enhanced, out, nj):
     """Generate the output of scoring for shards 2 to ``nj``."""
     generator = np.random.default_rng(0)
-    for _, pairs, folder in scoring._tasks(read_data_dir(data_dir), data_dir, enhanced, out):
+    for _, pairs, folder in scoring._tasks(read_data_dir(data_dir), data_dir, enhanced, out, None):
         for job in range(2, nj + 1):
             part = scoring._shard(pairs, nj, job)
             values = {pair.utt: dict(zip(METRICS, generator.uniform(1, 4, len(METRICS)).tolist())) for pair in part}
