@@ -310,7 +310,7 @@ def _check_rate(sample_rate: float) -> None:
 
 def _samples(wav: Any) -> np.ndarray:
     """Return a numpy array or torch tensor as float32 numpy; raise InputError unless it holds finite floats."""
-    torch = sys.modules.get("torch")  # whoever has a tensor has imported it
+    torch = sys.modules.get("torch")  # a caller with a tensor has imported it
     if torch is not None and isinstance(wav, torch.Tensor):
         is_float, noisy = wav.is_floating_point(), wav.detach().float().cpu().numpy()
     elif isinstance(wav, np.ndarray):

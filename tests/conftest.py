@@ -7,10 +7,12 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from helpers import native
 from helpers.dumps import dumped
 from helpers.recipes import Recipe
+from sase.model import build_model, save_model
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -85,6 +87,15 @@ def silos_dir(tmp_path_factory):
 def dev_set(tmp_path_factory):
     """A small dumped development set; tests only read it."""
     return dumped(tmp_path_factory.mktemp("dev"), [9000, 7000, 8000, 5000], seed=9)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """A ``best.pt`` of an untrained network of the preset mini; tests only read it."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("untrained") / "best.pt"
+    save_model(build_model("mini"), path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,6 @@ from sase.enhancer import Enhancer
 from sase.errors import DiskFullError, InputError
 from sase.evaluation import decoding, scoring
 from sase.evaluation.locking import output_lock
-from sase.model import build_model, save_model
 from sase.processes import folder_lock
 
 
@@ -61,13 +60,6 @@ def test_what_meets_every_item_ends_the_batch(error):
     with pytest.raises(type(error)), failures.of("a"):
         raise error
     assert not failures
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "best.pt"
-    save_model(build_model("mini"), path)
-    return path
 
 
 def call(monkeypatch, command, *words):

@@ -21,7 +21,6 @@ from helpers.dumps import dump_all, make_set
 from sase import Enhancer, audio, extras, pretrained
 from sase.bin.main import main, run
 from sase.data import datadir
-from sase.model import build_model, save_model
 
 COMMANDS = sorted(module.name for module in pkgutil.iter_modules(sase.bin.__path__) if module.name != "main")
 
@@ -42,14 +41,6 @@ def command(monkeypatch, capsys):
 
     yield call
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("exp") / "best.pt"
-    save_model(build_model("mini"), path)
-    return path
 
 
 def everything_below(folder):

@@ -11,21 +11,11 @@ import time
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from helpers import programs
 from helpers.audio import noise
 from sase import Enhancer, audio, enhancing, filetree, progress
 from sase.bin.main import main
-from sase.model import build_model, save_model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("exp") / "best.pt"
-    save_model(build_model("mini"), path)
-    return path
 
 
 @pytest.fixture

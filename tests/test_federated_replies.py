@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from helpers.dumps import RATE, dumped
-from helpers.federation import fed_config, train_config
+from helpers.federation import fed_config, first_round, train_config
 from sase.data import datadir, dump
 from sase.errors import InputError
 from sase.federated.admission import admit
@@ -24,12 +24,7 @@ VARIANCES = ("running_cov", "running_var")
 
 @pytest.fixture(scope="module")
 def training(silos_dir, dev_set, tmp_path_factory):
-    """A server of batch-normalised networks with SCAFFOLD, and the honest replies of its first round."""
-    folder = tmp_path_factory.mktemp("replies")
-    server = Server(train_config("batch"), fed_config(scaffold=True, fednova=True, local_steps=2), dev_set, folder)
-    replies, failures = local_exchange(local_silos(silos_dir, 3, folder))(server.instruction())
-    assert not failures
-    return server, replies
+    return first_round(silos_dir, dev_set, tmp_path_factory.mktemp("replies"))
 
 
 def judged(training, change, history=(), config=None, silos=(0, 1, 2)):

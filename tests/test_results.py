@@ -10,8 +10,8 @@ from sase import audio, plotting
 from sase.data import left_out
 from sase.data.datadir import Tables, write_data_dir, write_table
 from sase.errors import InputError
-from sase.evaluation import figures, results, scoring
-from sase.evaluation.scores import Scores
+from sase.evaluation import figures, results, shards
+from sase.evaluation.scores import MISSING, Scores
 from sase.metrics.measures import METRICS, Measure
 
 RATE = 16000
@@ -52,7 +52,7 @@ def scored(tmp_path, monkeypatch):
     times = [{"epoch": 1, "seconds": 30.5}, {"epoch": 2, "seconds": 35.5}]
     for name, entries in (("history", history), ("timing", times)):
         (tmp_path / f"exp/x/{name}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-    scoring.score_shard("data/tt", "exp/x/enhanced_tt", "exp/x/enhanced_tt/scoring", log=lambda _: None)
+    shards.score_shard("data/tt", "exp/x/enhanced_tt", "exp/x/enhanced_tt/scoring", log=lambda _: None)
     return tmp_path / "exp/x"
 
 
@@ -172,7 +172,7 @@ def test_the_example_utterance_can_be_chosen(scored):
 
 
 def test_improvement_is_over_common_utterances():
-    unprocessed, enhanced = made_scores(UTTS), made_scores(UTTS[:3], 0.5, {"b_2": "is silent", "b_3": scoring.MISSING})
+    unprocessed, enhanced = made_scores(UTTS), made_scores(UTTS[:3], 0.5, {"b_2": "is silent", "b_3": MISSING})
     summary = results.summarise("tt", unprocessed, enhanced, LABELS, {})
     improvement = results.table(summary)[-1]
     assert improvement.startswith("| improvement | 3 | +0.500 | +0.5000 |")
@@ -207,7 +207,7 @@ def test_a_measure_that_is_registered_once_is_in_every_table_and_figure(scored, 
     monkeypatch.setattr(figures, "_boxes", lambda axis, values: drawn.append(axis))
     added = Measure(lambda clean, enhanced, rate: -float(np.abs(clean - enhanced).max()), decimals=1, unit="V")
     monkeypatch.setitem(METRICS, "Deviation", added)
-    scoring.score_shard("data/tt", "exp/x/enhanced_tt", "exp/x/enhanced_tt/scoring", log=lambda _: None)
+    shards.score_shard("data/tt", "exp/x/enhanced_tt", "exp/x/enhanced_tt/scoring", log=lambda _: None)
     summary = finish()
     assert summary["mean"]["Deviation"] > summary["unprocessed"]["mean"]["Deviation"]
     text = (scored / "RESULTS.md").read_text()

@@ -14,7 +14,7 @@ from sase import audio
 from sase.data import dump
 from sase.data.datadir import Tables, read_data_dir, read_table, write_data_dir, write_table
 from sase.errors import InputError
-from sase.evaluation import results, scoring
+from sase.evaluation import results, scoring, shards
 from sase.evaluation.scores import Scores, groups, write_csv
 from sase.evaluation.scoring import Method, Pair
 from sase.metrics.measures import METRICS, evaluate
@@ -245,27 +245,27 @@ def results_of(out):
 
 def test_shards_equal_one_process(dumped, tmp_path):
     data, enhanced, out = dumped
-    scoring.score_shard(data, enhanced, out, log=silently)
-    whole = scoring.join_shards(data, enhanced, out)
-    expected = results_of(tmp_path / out), results_of(tmp_path / data / scoring.UNPROCESSED)
-    (tmp_path / data / scoring.UNPROCESSED / "scores.json").unlink()
+    shards.score_shard(data, enhanced, out, log=silently)
+    whole = shards.join_shards(data, enhanced, out)
+    expected = results_of(tmp_path / out), results_of(tmp_path / data / shards.UNPROCESSED)
+    (tmp_path / data / shards.UNPROCESSED / "scores.json").unlink()
     (tmp_path / out / "scores.json").unlink()
     for job in (3, 1, 2):
-        scoring.score_shard(data, enhanced, out, nj=3, job=job, log=silently)
-    joined = scoring.join_shards(data, enhanced, out, nj=3)
+        shards.score_shard(data, enhanced, out, nj=3, job=job, log=silently)
+    joined = shards.join_shards(data, enhanced, out, nj=3)
     assert joined.unprocessed.values == whole.unprocessed.values
     assert joined.enhanced.values == whole.enhanced.values
-    assert (results_of(tmp_path / out), results_of(tmp_path / data / scoring.UNPROCESSED)) == expected
+    assert (results_of(tmp_path / out), results_of(tmp_path / data / shards.UNPROCESSED)) == expected
     assert joined.enhanced.values["a_1"]["SI_SDR"] > joined.unprocessed.values["a_1"]["SI_SDR"] + 6
 
 
 def test_a_missing_or_unfinished_shard_is_reported(dumped):
     data, enhanced, out = dumped
-    scoring.score_shard(data, enhanced, out, nj=2, job=2, log=silently)
+    shards.score_shard(data, enhanced, out, nj=2, job=2, log=silently)
     with pytest.raises(InputError, match="dump/tt unprocessed: shards 1 of 2 are missing"):
-        scoring.join_shards(data, enhanced, out, nj=2)
+        shards.join_shards(data, enhanced, out, nj=2)
     with pytest.raises(InputError, match="--job 3"):
-        scoring.score_shard(data, enhanced, out, nj=2, job=3, log=silently)
+        shards.score_shard(data, enhanced, out, nj=2, job=3, log=silently)
 
 
 def test_scores_are_reused_until_their_input_changes(dumped, monkeypatch, tmp_path):
@@ -276,8 +276,8 @@ def test_scores_are_reused_until_their_input_changes(dumped, monkeypatch, tmp_pa
 
     def run(**options):
         scored.clear()
-        scoring.score_shard(data, enhanced, out, log=silently, **options)
-        scoring.join_shards(data, enhanced, out, **options)
+        shards.score_shard(data, enhanced, out, log=silently, **options)
+        shards.join_shards(data, enhanced, out, **options)
         return sorted(scored)
 
     utts = ["a_1", "a_2", "b_1", "b_2"]
@@ -288,11 +288,11 @@ def test_scores_are_reused_until_their_input_changes(dumped, monkeypatch, tmp_pa
     write_table(f"{enhanced}/spk1.scp", {utt: f"{enhanced}/wav/{utt}.wav" for utt in utts[:3]})
     assert run() == utts
     assert read_table(f"{out}/failed") == {"b_2": scoring.MISSING}
-    monkeypatch.setattr(scoring, "_FORMAT", scoring._FORMAT + 1)
+    monkeypatch.setattr(shards, "_FORMAT", shards._FORMAT + 1)
     assert run() == sorted(utts * 2)
     assert run(method=Method(trim=5)) == sorted(utts * 2)
     assert run(method=Method(trim=5)) == []
-    kept = tmp_path / data / scoring.UNPROCESSED
+    kept = tmp_path / data / shards.UNPROCESSED
     before = results_of(kept)
     elsewhere = tmp_path / "elsewhere"
     assert run(method=Method(trim=5), unprocessed=elsewhere) == utts
@@ -304,12 +304,12 @@ def test_scores_are_reused_until_their_input_changes(dumped, monkeypatch, tmp_pa
 
 def test_partial_files_of_killed_jobs_are_removed_only_in_the_experiment_folder(dumped, tmp_path):
     data, enhanced, out = dumped
-    scoring.score_shard(data, enhanced, out, log=silently)
-    folders = out, f"{data}/{scoring.UNPROCESSED}"
+    shards.score_shard(data, enhanced, out, log=silently)
+    folders = out, f"{data}/{shards.UNPROCESSED}"
     mine, anothers = (tmp_path / folder / "shards/.1of1.7.partial.json" for folder in folders)
     mine.write_text("half")
     anothers.write_text("being written by another experiment on the same set")
-    scoring.join_shards(data, enhanced, out)
+    shards.join_shards(data, enhanced, out)
     assert not mine.exists()
     assert anothers.exists()
 
@@ -318,15 +318,15 @@ def test_nothing_to_score_is_an_error(dumped):
     data, enhanced, out = dumped
     for utt in ("a_1", "a_2", "b_1", "b_2"):
         audio.write(f"{enhanced}/wav/{utt}.wav", np.zeros(100), RATE)
-    scoring.score_shard(data, enhanced, out, log=silently)
+    shards.score_shard(data, enhanced, out, log=silently)
     with pytest.raises(InputError, match="none of 4 utterances could be scored; the first, a_1: clean has 16000"):
-        scoring.join_shards(data, enhanced, out)
+        shards.join_shards(data, enhanced, out)
 
 
 def test_tables_hold_every_utterance(dumped, tmp_path):
     data, enhanced, out = dumped
-    scoring.score_shard(data, enhanced, out, log=silently)
-    scores = scoring.join_shards(data, enhanced, out).enhanced
+    shards.score_shard(data, enhanced, out, log=silently)
+    scores = shards.join_shards(data, enhanced, out).enhanced
     with open(f"{out}/scores.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["utt", *METRICS, "speaker", "noise", "snr"]
@@ -346,8 +346,8 @@ def test_tables_hold_every_utterance(dumped, tmp_path):
 def test_undefined_values_stay_undefined(tmp_path):
     pairs = [Pair("u", "c", "e")]
     scores = Scores({"u": {**dict.fromkeys(METRICS, 1.5), "PESQ_WB": math.nan}}, {"v": "is silent"}, 2.0)
-    scoring._write_record(tmp_path / "r.json", pairs, scores)
-    again = scoring._read_record(tmp_path / "r.json", pairs)
+    shards._write_record(tmp_path / "r.json", pairs, scores)
+    again = shards._read_record(tmp_path / "r.json", pairs)
     assert math.isnan(again.values["u"].pop("PESQ_WB"))
     assert again.values["u"] == dict.fromkeys(list(METRICS)[1:], 1.5)
     assert (again.failed, again.seconds) == ({"v": "is silent"}, 2.0)

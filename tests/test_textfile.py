@@ -11,7 +11,7 @@ from sase import audio
 from sase.data import datadir, mixtures
 from sase.data.corpora import commonvoice, folders, voicebank_demand
 from sase.errors import InputError
-from sase.evaluation import scoring
+from sase.evaluation import scoring, shards
 from sase.filetree import files_below
 from sase.outputs import plan_outputs
 from sase.textfile import read_text
@@ -141,7 +141,7 @@ def test_scores_of_read_only_data_are_kept_with_those_of_the_experiment(tmp_path
     write(tmp_path / "enhanced/a_1.wav")
 
     def place():
-        return scoring._tasks(data, tmp_path / "data", tmp_path / "enhanced", tmp_path / "out", None)[0][2]
+        return shards._tasks(data, tmp_path / "data", tmp_path / "enhanced", tmp_path / "out", None)[0][2]
 
     assert place() == tmp_path / "data/scoring_unprocessed"
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)

@@ -50,7 +50,7 @@ def main() -> int:
     import sys
     from functools import partial
 
-    from sase.evaluation import results, scoring
+    from sase.evaluation import results, scoring, shards
     from sase.evaluation.locking import output_lock
 
     log = partial(print, file=sys.stderr, flush=True)
@@ -63,13 +63,11 @@ def main() -> int:
         with output_lock(out, args.job, within=2):
             if not args.finish:
                 jobs = {"job": args.job, "nj": args.nj} if args.job else {"workers": args.nj}
-                scoring.score_shard(args.data, args.enhanced, out, log=log, **jobs, **how)
+                shards.score_shard(args.data, args.enhanced, out, log=log, **jobs, **how)
                 if args.job:
                     return 0
-            shards = {"nj": args.nj} if args.finish else {"workers": args.nj}
-            summary = results.finish(
-                args.data, args.enhanced, out, args.results, utt=args.utt, log=log, **shards, **how
-            )
+            split = {"nj": args.nj} if args.finish else {"workers": args.nj}
+            summary = results.finish(args.data, args.enhanced, out, args.results, utt=args.utt, log=log, **split, **how)
     short = {key: summary[key] for key in ("mean", "scored", "failed")}
     print(json.dumps(short) if args.json else results.text(summary))
     if summary["failed"]:

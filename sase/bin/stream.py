@@ -37,7 +37,7 @@ def main() -> None:
     if args.mic:
         enhance_microphone(enhancer, rate, args.channels)
         return
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as other filters: whoever reads may stop reading
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # exit silently when the reader closes the pipe
     raw = PcmFormat(args.format or "s16le", rate, args.channels)
     enhance_pipe(enhancer, 0, 1, raw, may_be_wav=args.format is None)
 

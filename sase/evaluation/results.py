@@ -13,7 +13,8 @@ from sase.errors import InputError
 from sase.evaluation import figures
 from sase.evaluation.provenance import CONFIGS, facts_of
 from sase.evaluation.scores import Labels, Scores, groups
-from sase.evaluation.scoring import PLAIN, SAMPLE_RATE, Method, ScoredSet, join_shards, read
+from sase.evaluation.scoring import PLAIN, SAMPLE_RATE, Method, read
+from sase.evaluation.shards import ScoredSet, join_shards
 from sase.metrics.measures import MEASURES, METRICS, measures_in, title_of
 from sase.plotting import MAX_GROUPS
 
@@ -42,13 +43,13 @@ def finish(
     """Join the shards of a set's scores, draw the figures, write RESULTS.md, and return the set's summary.
 
     Args:
-        data_dir, enhanced_dir, out, nj: as :func:`sase.evaluation.scoring.score_shard`.
+        data_dir, enhanced_dir, out, nj: as :func:`sase.evaluation.shards.score_shard`.
         results_dir: folder for RESULTS.md and images/; by default the experiment's folder, which is the parent of
             ``enhanced_dir`` if it has a config.yaml, else ``out``.
         workers: number of processes that scored; by default ``nj``.
         utt: the utterance to show; by default the one of median improvement.
         log: called with the path of RESULTS.md.
-        method, unprocessed: as :func:`sase.evaluation.scoring.score_shard`.
+        method, unprocessed: as :func:`sase.evaluation.shards.score_shard`.
     """
     scored = join_shards(data_dir, enhanced_dir, out, nj, method, unprocessed)
     name = Path(data_dir).resolve().name

@@ -103,11 +103,6 @@ class NativeStream(HopStream):
         return enhanced
 
 
-def is_available() -> bool:
-    """Return whether the C core has been built."""
-    return library.find() is not None
-
-
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()

@@ -16,7 +16,7 @@ from sase.data.datadir import DataDir, read_data_dir, read_table
 from sase.errors import InputError
 from sase.evaluation.results import SUMMARY
 from sase.evaluation.scores import labels_of
-from sase.evaluation.scoring import UNPROCESSED
+from sase.evaluation.shards import UNPROCESSED
 from sase.metrics.measures import measures_in
 from sase.report import curves
 from sase.textfile import read_text

@@ -14,7 +14,7 @@ from sase.errors import InputError, one_line
 from sase.model import check_weights, read_checkpoint, write_tensors
 from sase.weightfile import FORMAT
 
-_NOT_COMPARED = ("params", "lr", "initial_lr", "fused", "foreach")  # set anew at every step, or by the device
+_NOT_COMPARED = ("params", "lr", "initial_lr", "fused", "foreach")  # reset at every step, or by the device
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:

@@ -87,7 +87,7 @@ def local_environment(folder: str) -> dict[str, str]:
     """Return environment variables for processes on one machine: nothing of them can be reached over the network.
 
     PyTorch's stores listen on every interface, ask nobody for a password, and torchrun unpickles what it finds in them,
-    so whoever reaches them can run code. Processes on one machine share files in a private folder instead.
+    so anyone who can connect to them can run code. Processes on one machine share files in a private folder instead.
 
     Args:
         folder: of mode 0700.

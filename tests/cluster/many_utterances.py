@@ -23,7 +23,7 @@ from sase import audio
 from sase.bench.stages import machine
 from sase.data import dump
 from sase.data.datadir import Tables, read_data_dir, shard, write_data_dir
-from sase.evaluation import decoding, scoring
+from sase.evaluation import decoding, shards
 from sase.evaluation.scores import Scores
 from sase.metrics.measures import METRICS
 from sase.model import build_model, save_model
@@ -80,11 +80,11 @@ def generate_decoding(model, data_dir, out, nj):
 def generate_scores(data_dir, enhanced, out, nj):
     """Generate the output of scoring for shards 2 to ``nj``."""
     generator = np.random.default_rng(0)
-    for _, pairs, folder in scoring._tasks(read_data_dir(data_dir), data_dir, enhanced, out, None):
+    for _, pairs, folder in shards._tasks(read_data_dir(data_dir), data_dir, enhanced, out, None):
         for job in range(2, nj + 1):
-            part = scoring._shard(pairs, nj, job)
+            part = shards._shard(pairs, nj, job)
             values = {pair.utt: dict(zip(METRICS, generator.uniform(1, 4, len(METRICS)).tolist())) for pair in part}
-            scoring._write_record(scoring._shard_path(folder, nj, job), part, Scores(values, {}, 1.0))
+            shards._write_record(shards._shard_path(folder, nj, job), part, Scores(values, {}, 1.0))
 
 
 class Steps:

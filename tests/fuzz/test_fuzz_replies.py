@@ -11,15 +11,13 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from hypothesis import strategies as st
 
-from helpers.federation import fed_config, train_config
+from helpers.federation import first_round
 from helpers.flower_grid import LocalGrid
 from helpers.fuzzing import changes, cuts, hammer
 from sase.federated.admission import admit
 from sase.federated.flower.messages import pack_instruction, pack_reply, unpack_reply
 from sase.federated.flower.server_app import SiloGrid
 from sase.federated.global_model import GlobalModel, new_optimiser
-from sase.federated.inproc import local_exchange, local_silos
-from sase.federated.server import Server
 
 SHARE = 0.06 / 3
 NAMES = ("", "examples", "steps", "loss", "x" * 300, "\x1b[2J", "../x", "a\nb", "é")
@@ -32,10 +30,7 @@ PIECES = (b"[" + b"0, " * 5000 + b"0]", b"0, " * 999, b"-1", b"99", b"|O8", b"<U
 @pytest.fixture(scope="module")
 def federation(silos_dir, dev_set, tmp_path_factory):
     """A server of batch-normalised networks with SCAFFOLD, and the honest replies of its first round."""
-    folder = tmp_path_factory.mktemp("replies")
-    server = Server(train_config("batch"), fed_config(scaffold=True, fednova=True, local_steps=2), dev_set, folder)
-    replies, failures = local_exchange(local_silos(silos_dir, 3, folder))(server.instruction())
-    assert not failures
+    server, replies = first_round(silos_dir, dev_set, tmp_path_factory.mktemp("replies"))
     contents = [pack_reply(reply) for reply in replies]
     return SimpleNamespace(
         server=server, first=replies[0], question=pack_instruction(server.instruction()), contents=contents

@@ -12,6 +12,8 @@ from pathlib import Path
 from sase.config import from_mapping, to_mapping, to_yaml
 from sase.federated.config import FederatedConfig, checked
 from sase.federated.flower.processes import find_pids
+from sase.federated.inproc import local_exchange, local_silos
+from sase.federated.server import Server
 from sase.model import load_model, model_config
 from sase.training.config import TrainConfig
 
@@ -32,6 +34,14 @@ def train_config(norm="layer", **train):
 def fed_config(**values):
     quick = {"num_silos": 3, "num_rounds": 3, "local_steps": 1, "repeat_wait_s": 0}
     return checked(from_mapping(FederatedConfig, {**quick, **values}))
+
+
+def first_round(silos_dir, dev_set, folder):
+    """Return a server of batch-normalised networks with SCAFFOLD, and the honest replies of its first round."""
+    server = Server(train_config("batch"), fed_config(scaffold=True, fednova=True, local_steps=2), dev_set, folder)
+    replies, failures = local_exchange(local_silos(silos_dir, 3, folder))(server.instruction())
+    assert not failures
+    return server, replies
 
 
 def configs(folder, **federated):
