@@ -1,12 +1,16 @@
 """Batches drawn from a dumped set."""
 
 import os
+import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from helpers.dumps import dumped
-from sase.data.dataset import DataConfig, Mixtures, PairSet, _equaliser, _room, set_level, tilt
+from sase.data.dataset import DataConfig, Mixtures, PairSet
+from sase.data.feed import draw_batches
+from sase.data.filters import equaliser_gain, room_response, set_level, tilt
 from sase.errors import InputError
 
 RATE = 16000
@@ -121,16 +125,74 @@ def test_the_equaliser_goes_through_its_gains():
     frequency = torch.tensor([62.5, 125.0, 1000.0, 1414.2, 8000.0])
     gain_db = torch.arange(8.0)[None] * 3.0
     expected = torch.tensor([[0.0, 3.0, 12.0, 13.5, 21.0]])
-    torch.testing.assert_close(20 * torch.log10(_equaliser(gain_db, frequency)), expected, atol=0.01, rtol=0)
+    torch.testing.assert_close(20 * torch.log10(equaliser_gain(gain_db, frequency)), expected, atol=0.01, rtol=0)
 
 
 def test_a_room_falls_by_60_db_in_its_decay_time():
     noise = torch.randn(4, 2 * RATE, generator=torch.Generator().manual_seed(0))
-    room = _room(noise, torch.full((4, 1), 0.4), torch.zeros(4, 1), RATE)
+    room = room_response(noise, torch.full((4, 1), 0.4), torch.zeros(4, 1), RATE)
     power = room[:, 1:].square().unfold(1, 800, 800).mean(2).mean(0)  # 50 ms
     fall_db = 10 * torch.log10(power[0] / power[8])  # 0.4 s later
     assert abs(fall_db - 60) < 2
     torch.testing.assert_close(room[:, 0].square(), room[:, 1:].square().sum(1))
+
+
+def test_reverberant_speech_keeps_its_early_reflections_in_the_reference(pairs):
+    dry, wet = (
+        Mixtures(pairs, DataConfig(batch_size=16, segment_s=0.25, clean=1.0, level_db=(-25.0, -25.0), **more), 0).batch(
+            0
+        )
+        for more in ({}, {"speech_room": 1.0})
+    )
+    assert torch.equal(dry.noisy, dry.clean)
+    late = wet.noisy - wet.clean
+    assert late[:, : int(0.05 * RATE) - 1].abs().max() < 1e-5  # nothing arrives late before 50 ms
+    assert (late.square().sum(1) > 1e-4 * wet.clean.square().sum(1)).float().mean() > 0.7
+    level = 10 * torch.log10(wet.clean.square().sum(1) / wet.lengths)
+    torch.testing.assert_close(level, torch.full((16,), -25.0), atol=0.01, rtol=0)
+
+
+def test_clipping_hits_the_loudest_samples_of_the_noisy_signal_alone(pairs):
+    plain, clipped = (
+        Mixtures(pairs, DataConfig(batch_size=16, segment_s=0.25, **more), 0).batch(0)
+        for more in ({}, {"clipped": 1.0})
+    )
+    assert torch.equal(plain.clean, clipped.clean)
+    peak = clipped.noisy.abs().amax(1, keepdim=True)
+    hit = plain.noisy.abs() >= peak
+    share = hit.sum(1) / plain.lengths
+    assert share.min() > 0.0005
+    assert share.max() < 0.055
+    torch.testing.assert_close(clipped.noisy, torch.maximum(torch.minimum(plain.noisy, peak), -peak))
+
+
+def test_batches_are_fed_in_order(pairs):
+    mixtures = Mixtures(pairs, DataConfig(batch_size=2, segment_s=0.1), 0)
+    for number, batch in zip(range(3, 6), draw_batches(mixtures, range(3, 6)), strict=True):
+        assert torch.equal(batch.noisy, mixtures.batch(number).noisy)
+    assert list(draw_batches(mixtures, range(2, 2))) == []
+
+
+def test_batches_for_a_gpu_are_fed_in_order_and_errors_arrive(pairs):
+    mixtures = Mixtures(pairs, DataConfig(batch_size=2, segment_s=0.1), 0)
+    drawn = []
+
+    class OnGpu:  # a set on another device, whose batches are drawn by a thread
+        pairs = SimpleNamespace(device=torch.device("cuda"))
+
+        @staticmethod
+        def batch(number):
+            if number == 9:
+                raise InputError("the dump was truncated")
+            drawn.append((number, threading.current_thread().name))
+            return mixtures.batch(number)
+
+    for number, batch in zip(range(3, 6), draw_batches(OnGpu(), range(3, 6)), strict=True):
+        assert torch.equal(batch.noisy, mixtures.batch(number).noisy)
+    assert [number for number, _ in drawn] == [3, 4, 5]
+    assert all(name.startswith("batches") for _, name in drawn)
+    with pytest.raises(InputError, match="truncated"):
+        list(draw_batches(OnGpu(), range(8, 11)))
 
 
 def test_a_room_tone_is_part_of_the_clean_signal(pairs):

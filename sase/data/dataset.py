@@ -14,14 +14,27 @@ import torch
 from sase.config import Ascending, Range, Share
 from sase.data.datadir import read_data_dir
 from sase.data.dump import FULL_SCALE, Entry, read_entry
+from sase.data.filters import (
+    OCTAVES,
+    equaliser_gain,
+    frequencies,
+    level_gain,
+    level_of,
+    loudest,
+    room_response,
+    set_level,
+    tilt,
+    tilt_gain,
+    unit_power,
+)
 from sase.data.tonal import draw
 from sase.errors import InputError
 
 MAX_CACHED_BYTES = 4 << 30  # largest set kept in memory, about 19 hours; larger ones are read from disk
 _TALKERS = 6  # in babble
 _ROOM_TONE_DB = (25.0, 55.0)  # below the level of the speech
-_OCTAVES = 8  # of the equaliser: 62.5 Hz to 8 kHz
-_SILENCE = 1e-8  # mean power below which a segment counts as silent
+_EARLY_S = 0.05  # reflections that the reference of reverberant speech keeps: they help understanding it
+_CLIPPED = (0.001, 0.05)  # share of the samples that clipping hits
 _Decibels = Annotated[float, Range(-200, 200)]
 
 
@@ -45,10 +58,13 @@ class DataConfig:
         equaliser_db: speech and noise each pass a random equaliser, with gains of up to this many dB in octave bands.
         band_limited: share of segments whose noisy and clean signals are low-pass filtered above 2 kHz.
         reverberant: share of segments whose noise is reverberant, with a random decay time of 0.1 to 0.8 s.
+        speech_room: share of segments whose speech is reverberant, with a random decay time of 0.1 to 0.8 s; the
+            reference keeps the direct sound and the reflections of the first 50 ms.
         room_tone: share of segments whose clean speech includes faint stationary noise, 25 to 55 dB below it, that
             is part of the reference: few real recordings are silent in pauses.
         clean: share of segments without noise.
         speechless: share of segments without speech.
+        clipped: share of segments whose noisy signal is clipped, its loudest 0.1 to 5 % of the samples.
     """
 
     batch_size: Annotated[int, Range(1)] = 12
@@ -64,9 +80,11 @@ class DataConfig:
     equaliser_db: Annotated[float, Range(0, 200)] = 0.0
     band_limited: Share = 0.0
     reverberant: Share = 0.0
+    speech_room: Share = 0.0
     room_tone: Share = 0.0
     clean: Share = 0.0
     speechless: Share = 0.0
+    clipped: Share = 0.0
 
 
 @dataclass(frozen=True)
@@ -245,18 +263,26 @@ class Mixtures:
             return value.to(clean.device)
 
         clean, noise = self._filtered(clean, self._noise(count, generator), generator, uniform)
-        clean, noise = clean * valid, noise * valid
-        clean = set_level(clean, uniform(*config.level_db), lengths)
+        tail = torch.zeros_like(clean)
+        if config.speech_room:
+            clean, tail = self._in_a_room(clean, generator, uniform)
+        clean, tail, noise = clean * valid, tail * valid, noise * valid
+        gain = level_gain(clean, uniform(*config.level_db), lengths)
+        clean, tail = clean * gain, tail * gain
         if config.room_tone:
             tone = self._coloured(uniform(-9.0, 0.0), generator) * valid
-            tone = set_level(tone, _level_db(clean, lengths) - uniform(*_ROOM_TONE_DB), lengths)
+            tone = set_level(tone, level_of(clean, lengths) - uniform(*_ROOM_TONE_DB), lengths)
             clean = clean + tone * (uniform(0.0, 1.0) < config.room_tone)
-        noise = set_level(noise, _level_db(clean, lengths) - uniform(*config.snr_db), lengths)
+        noise = set_level(noise, level_of(clean, lengths) - uniform(*config.snr_db), lengths)
         if config.clean:
             noise = noise * (uniform(0.0, 1.0) >= config.clean)
         if config.speechless:
-            clean = clean * (uniform(0.0, 1.0) >= config.speechless)
-        noisy = clean + noise
+            spoken = uniform(0.0, 1.0) >= config.speechless
+            clean, tail = clean * spoken, tail * spoken
+        noisy = clean + (tail + noise)
+        if config.clipped:
+            limit = loudest(noisy, uniform(*_CLIPPED) * lengths[:, None] / self.num_samples)
+            noisy = torch.where(uniform(0.0, 1.0) < config.clipped, noisy.clamp(-limit, limit), noisy)
         peak = torch.maximum(noisy.abs(), clean.abs()).amax(1, keepdim=True).clamp(min=1.0)  # no clipping
         return noisy / peak, clean / peak
 
@@ -271,17 +297,17 @@ class Mixtures:
         config, rate = self.config, self.pairs.sample_rate
         if not any((config.tilt_db, config.equaliser_db, config.band_limited, config.reverberant)):
             return clean, noise
-        spectra, frequency = [torch.fft.rfft(clean), torch.fft.rfft(noise)], _frequencies(clean, rate)
+        spectra, frequency = [torch.fft.rfft(clean), torch.fft.rfft(noise)], frequencies(clean, rate)
         for index in range(2):
             if config.tilt_db:
-                spectra[index] = spectra[index] * _tilt(uniform(-config.tilt_db, config.tilt_db), frequency)
+                spectra[index] = spectra[index] * tilt_gain(uniform(-config.tilt_db, config.tilt_db), frequency)
             if config.equaliser_db:
-                gains = torch.rand(len(clean), _OCTAVES, generator=generator).to(clean.device)
-                spectra[index] = spectra[index] * _equaliser(config.equaliser_db * (2.0 * gains - 1.0), frequency)
+                gains = torch.rand(len(clean), OCTAVES, generator=generator).to(clean.device)
+                spectra[index] = spectra[index] * equaliser_gain(config.equaliser_db * (2.0 * gains - 1.0), frequency)
         if config.reverberant:
             wanted = uniform(0.0, 1.0) < config.reverberant
             noise_of_room = torch.randn(clean.shape, generator=generator).to(clean.device)
-            room = _room(noise_of_room, uniform(0.1, 0.8), uniform(-6.0, 6.0), rate)
+            room = room_response(noise_of_room, uniform(0.1, 0.8), uniform(-6.0, 6.0), rate)
             spectra[1] = spectra[1] * torch.where(wanted, torch.fft.rfft(room), 1.0)
         if config.band_limited:
             wanted = uniform(0.0, 1.0) < config.band_limited
@@ -289,6 +315,24 @@ class Mixtures:
             spectra = [spectrum * low_pass for spectrum in spectra]
         clean, noise = (torch.fft.irfft(spectrum, n=clean.shape[1]) for spectrum in spectra)
         return clean, noise
+
+    def _in_a_room(
+        self, clean: torch.Tensor, generator: torch.Generator, uniform: Callable[[float, float], torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Put a share of speech (batch, time) in a room: return it with early reflections, and its late ones alone."""
+        wanted, rate = uniform(0.0, 1.0) < self.config.speech_room, self.pairs.sample_rate
+        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+        room = room_response(noise, uniform(0.1, 0.8), uniform(-6.0, 6.0), rate)
+        early = torch.arange(clean.shape[1], device=clean.device) < _EARLY_S * rate
+        direct = torch.zeros_like(room)
+        direct[:, 0] = 1.0
+        size = clean.shape[1]
+        spectrum = torch.fft.rfft(clean, n=2 * size)  # padded, so that the end is not heard at the beginning
+
+        def heard(response: torch.Tensor) -> torch.Tensor:
+            return torch.fft.irfft(spectrum * torch.fft.rfft(response, n=2 * size))[:, :size]
+
+        return heard(torch.where(wanted, room * early, direct)), heard(room * ~early * wanted)
 
     def _noise(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Return noise for ``count`` segments: from pairs, babble or coloured noise, in the configured shares."""
@@ -305,13 +349,13 @@ class Mixtures:
         if len(rows := chosen(config.second_noise)):
             noisy, clean, _ = cut(len(rows))
             gain = 10 ** (torch.rand(len(rows), 1, generator=generator) - 0.5).to(pairs.device)  # ±10 dB
-            noise[rows] = _unit_power(noise[rows]) + gain * _unit_power(noisy - clean)
+            noise[rows] = unit_power(noise[rows]) + gain * unit_power(noisy - clean)
         if len(rows := chosen(config.coloured)):
             slope = (-9.0 * torch.rand(len(rows), 1, generator=generator)).to(pairs.device)
             noise[rows] = self._coloured(slope, generator)
         if len(rows := chosen(config.babble)):
             _, speech, _ = cut(_TALKERS * len(rows))
-            noise[rows] = _unit_power(speech).view(_TALKERS, len(rows), num_samples).sum(0)
+            noise[rows] = unit_power(speech).view(_TALKERS, len(rows), num_samples).sum(0)
         if len(rows := chosen(config.computed)):
             noise[rows] = self._computed(len(rows), generator)
         return noise
@@ -327,56 +371,3 @@ class Mixtures:
         """Return Gaussian noise, one segment per spectral slope (count, 1)."""
         white = torch.randn(len(db_per_octave), self.num_samples, generator=generator).to(self.pairs.device)
         return tilt(white, db_per_octave, self.pairs.sample_rate)
-
-
-def tilt(wav: torch.Tensor, db_per_octave: torch.Tensor, sample_rate: int) -> torch.Tensor:
-    """Return ``wav`` (batch, time) with its spectrum tilted around 1 kHz; flat below 50 Hz.
-
-    Args:
-        db_per_octave: (batch, 1)
-    """
-    return torch.fft.irfft(torch.fft.rfft(wav) * _tilt(db_per_octave, _frequencies(wav, sample_rate)), n=wav.shape[1])
-
-
-def _frequencies(wav: torch.Tensor, sample_rate: int) -> torch.Tensor:
-    """Return the frequencies of the Fourier transform in Hz, (bins,), at least 50: filters are flat below."""
-    return torch.linspace(0.0, sample_rate / 2, wav.shape[1] // 2 + 1, device=wav.device).clamp(min=50.0)
-
-
-def _tilt(db_per_octave: torch.Tensor, frequency: torch.Tensor) -> torch.Tensor:
-    return 10 ** (db_per_octave * torch.log2(frequency / 1000.0) / 20.0)
-
-
-def _equaliser(gain_db: torch.Tensor, frequency: torch.Tensor) -> torch.Tensor:
-    """Return the gain (batch, bins) interpolating ``gain_db`` (batch, octaves) at 62.5 Hz · 2^i linearly in octaves."""
-    place = torch.log2(frequency / 62.5).clamp(0.0, _OCTAVES - 1.001)
-    low = place.long()
-    gain_db = torch.lerp(gain_db[:, low], gain_db[:, low + 1], place - low)
-    return 10 ** (gain_db / 20.0)
-
-
-def _room(noise: torch.Tensor, decay_s: torch.Tensor, direct_db: torch.Tensor, sample_rate: int) -> torch.Tensor:
-    """Return impulse responses (batch, time): direct sound, then noise decaying by 60 dB in ``decay_s`` (batch, 1).
-
-    Args:
-        noise: Gaussian (batch, time).
-        direct_db: ratio of the energies of the direct sound and the rest, (batch, 1).
-    """
-    time_s = torch.arange(noise.shape[1], device=noise.device) / sample_rate
-    room = noise * 10 ** (-3.0 * time_s / decay_s)
-    room[:, 0] = room[:, 1:].square().sum(1).sqrt() * 10 ** (direct_db[:, 0] / 20.0)
-    return room
-
-
-def set_level(wav: torch.Tensor, level_db: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Return ``wav`` (batch, time) at an RMS of ``level_db`` (batch, 1) over valid samples; silence stays silence."""
-    return wav * 10 ** ((level_db - _level_db(wav, lengths)) / 20.0)
-
-
-def _level_db(wav: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    power = wav.square().sum(1, keepdim=True) / lengths[:, None].clamp(min=1)
-    return 10.0 * torch.log10(power.clamp(min=_SILENCE))
-
-
-def _unit_power(wav: torch.Tensor) -> torch.Tensor:
-    return wav * torch.rsqrt(wav.square().mean(-1, keepdim=True).clamp(min=_SILENCE))

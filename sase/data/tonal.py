@@ -156,13 +156,15 @@ def _pitch(generator: np.random.Generator, low: float, high: float) -> float:
 
 def _stack(hz: np.ndarray, amplitudes: np.ndarray, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
     """Return harmonics of the given amplitudes of a fundamental (time,) in Hz, as far as 0.45 of the sample rate."""
-    phase = 2 * np.pi * np.cumsum(hz) / sample_rate
-    wav = np.zeros(len(hz))
-    for order, amplitude in enumerate(amplitudes, 1):
-        offset = generator.uniform(0, 2 * np.pi)  # drawn also for harmonics that are left out
-        if len(hz) and order * hz.max() < 0.45 * sample_rate and amplitude > 1e-3:
-            wav += amplitude * np.cos(order * phase + offset)
-    return wav
+    # Horner's rule on powers of one phasor: a cosine per harmonic takes four times as long.
+    turns = np.cumsum(hz) / sample_rate
+    phasor = np.exp(2j * np.pi * (turns % 1.0)).astype(np.complex64)
+    offsets = np.exp(2j * np.pi * generator.uniform(size=len(amplitudes)))  # drawn also for harmonics left out
+    heard = np.arange(1, len(amplitudes) + 1) * hz.max(initial=0.0) < 0.45 * sample_rate
+    total = np.zeros(len(hz), dtype=np.complex64)
+    for weight in (amplitudes * offsets)[heard].astype(np.complex64)[::-1]:
+        total = (total + weight) * phasor
+    return total.real.astype(np.float64)
 
 
 def _on_and_off(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from sase.atomic import remove_leftovers, write_text
 from sase.config import naming, read_yaml, to_mapping, to_yaml
-from sase.data.dataset import Batch, Mixtures, PairSet
+from sase.data.dataset import Mixtures, PairSet
+from sase.data.feed import draw_batches
 from sase.data.fingerprint import RECORD, require_unchanged
 from sase.errors import InputError
 from sase.jsonfile import append_jsonl, write_jsonl
@@ -148,10 +149,6 @@ class Trainer:
             self.backward,
         )
 
-        def batches() -> Iterator[Batch]:
-            while self.step < end:
-                yield self.mixtures.batch(self.step)
-
         def on_step(stats: EpochStats) -> None:
             nonlocal saved
             self.step += 1
@@ -170,7 +167,7 @@ class Trainer:
             training_precision(self.config.train.precision, self.workers.device),
             self._progress_bar(self.steps_per_epoch - (end - self.step)) as bar,
         ):
-            stats = train_epoch(step, batches(), on_step)
+            stats = train_epoch(step, draw_batches(self.mixtures, range(self.step, end)), on_step)
         return before.merged(stats)
 
     def _learning_rate(self) -> float:
