@@ -129,7 +129,7 @@ class SASE(nn.Module):
         block_s = _BLOCK_S if self.config.causal else _OFFLINE_BLOCK_S
         whole = torch.is_grad_enabled() and self.config.causal  # a stream has no gradients
         if self.training or whole or noisy.shape[1] <= block_s * self.config.sample_rate:
-            enhanced = self._forward_whole(noisy, lengths)
+            enhanced = self.forward_whole(noisy, lengths)
         elif self.config.causal:
             stream = Stream(self.enhance_spec, self.stft, self.initial_state(len(noisy)), len(noisy), check=False)
             blocks = noisy.split(int(block_s * self.config.sample_rate), dim=1)
@@ -140,6 +140,18 @@ class SASE(nn.Module):
                 num_samples = noisy.shape[1] if lengths is None else int(lengths[row])
                 enhanced[row, :num_samples] = self._forward_cross_faded(wav[:num_samples])
         return enhanced if lengths is None else enhanced * valid
+
+    def forward_whole(self, noisy: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """Enhance in one pass, whatever the length; arguments and result as for :meth:`forward`."""
+        num_samples = noisy.shape[1]
+        frames, valid = self.stft.num_frames(num_samples), None
+        if lengths is not None and not self.config.causal:
+            # A causal network needs no mask: samples of the utterance do not depend on frames in the padding.
+            count = self.stft.num_frames(lengths)
+            valid = (torch.arange(frames, device=noisy.device) < count[:, None]).to(noisy.dtype)
+        padded = F.pad(noisy, (self.stft.context, frames * self.stft.hop - num_samples))
+        spec = self.enhance_spec(self.stft(padded), valid=valid)
+        return self.stft.inverse(spec)[:, self.stft.context :][:, :num_samples]
 
     def enhance_spec(
         self, spec: torch.Tensor, state: StreamState | None = None, valid: torch.Tensor | None = None
@@ -199,25 +211,13 @@ class SASE(nn.Module):
         power = z.square().sum(1, keepdim=True)
         return z * (power + 1e-10) ** ((self.config.compression - 1.0) / 2.0)
 
-    def _forward_whole(self, noisy: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-        """Enhance (batch, time) in one pass."""
-        num_samples = noisy.shape[1]
-        frames, valid = self.stft.num_frames(num_samples), None
-        if lengths is not None and not self.config.causal:
-            # A causal network needs no mask: samples of the utterance do not depend on frames in the padding.
-            count = self.stft.num_frames(lengths)
-            valid = (torch.arange(frames, device=noisy.device) < count[:, None]).to(noisy.dtype)
-        padded = F.pad(noisy, (self.stft.context, frames * self.stft.hop - num_samples))
-        spec = self.enhance_spec(self.stft(padded), valid=valid)
-        return self.stft.inverse(spec)[:, self.stft.context :][:, :num_samples]
-
     def _forward_cross_faded(self, wav: torch.Tensor) -> torch.Tensor:
         """Enhance one long signal (time,) in overlapping blocks that are cross-faded."""
         block, fade = (int(s * self.config.sample_rate) for s in (_OFFLINE_BLOCK_S, _OFFLINE_FADE_S))
         ramp = torch.linspace(0.0, 1.0, fade, device=wav.device)
         enhanced = torch.zeros_like(wav)
         for start in range(0, max(1, len(wav) - fade), block - fade):
-            part = self._forward_whole(wav[None, start : start + block], None)[0]
+            part = self.forward_whole(wav[None, start : start + block], None)[0]
             if start > 0:
                 part[:fade] *= ramp[: len(part)]
             if start + block < len(wav):

@@ -70,11 +70,12 @@ def macs_per_s(model: SASE) -> int:
     """
     import torch
 
-    long, short = (count_macs(model, torch.zeros(1, times * _FRAMES * model.config.hop)) for times in (2, 1))
+    signals = (torch.zeros(1, times * _FRAMES * model.config.hop) for times in (2, 1))
+    long, short = (count_macs(model, signal, method="forward_whole") for signal in signals)
     return round((long - short) * model.config.frames_per_s / _FRAMES)
 
 
-def count_macs(module: torch.nn.Module, *inputs: torch.Tensor) -> int:
+def count_macs(module: torch.nn.Module, *inputs: torch.Tensor, method: str = "forward") -> int:
     """Return the multiply-accumulates of one call in eval mode: of convolutions, linear and recurrent layers, products.
 
     What works element by element (gates, activations, norms) and the Fourier transform are not counted.
@@ -85,7 +86,7 @@ def count_macs(module: torch.nn.Module, *inputs: torch.Tensor) -> int:
     # Tensors without values: nothing is computed, and recurrent layers fall apart into products that can be counted.
     module = copy.deepcopy(module).eval().to("meta")
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        module(*(x.to("meta") for x in inputs))
+        getattr(module, method)(*(x.to("meta") for x in inputs))
     return counter.get_total_flops() // 2
 
 

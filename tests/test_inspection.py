@@ -48,7 +48,7 @@ def sound(num_samples=20000):
 def test_all_layers_are_collected_and_the_network_is_unchanged(kind):
     model, wav = made(kind), sound()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    expected = model._forward_whole(wav[None], None).detach()
+    expected = model.forward_whole(wav[None], None).detach()
     inspection = inspect_model(model, wav)
     assert (list(inspection.gates), list(inspection.memory_s), list(inspection.weights)) == NAMES[kind]
     assert set(inspection.sigmoids) == (set() if kind == "softmax" else {*inspection.memory_s, *inspection.weights})
@@ -65,7 +65,7 @@ def test_all_layers_are_collected_and_the_network_is_unchanged(kind):
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert not any(layer._forward_hooks for layer in model.modules())
     assert not model.training
-    torch.testing.assert_close(model._forward_whole(wav[None], None).detach(), expected)
+    torch.testing.assert_close(model.forward_whole(wav[None], None).detach(), expected)
 
 
 @pytest.mark.parametrize("kind", ["mini", "paper"])

@@ -117,7 +117,7 @@ def test_output_does_not_depend_on_input_beyond_the_latency(kind):
 @torch.no_grad()
 def test_long_input_in_blocks_equals_one_pass(kind):
     model, wav = network(KINDS[kind]), noise(2, 9 * 16000 + 77)
-    whole = model._forward_whole(wav, None)
+    whole = model.forward_whole(wav, None)
     torch.testing.assert_close(model(wav), whole, atol=1e-5, rtol=1e-4)
     lengths = torch.tensor([wav.shape[1], 70001])
     short = model(wav, lengths)[1:, :70001]
@@ -136,7 +136,7 @@ def test_a_stream_equals_one_pass_for_any_block_sizes(kind):
         place += size
         assert sum(part.shape[1] for part in parts) >= min(place, wav.shape[1]) - 512 - 256
     out = torch.cat([*parts, stream.flush()], 1)
-    torch.testing.assert_close(out, model._forward_whole(wav, None), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(out, model.forward_whole(wav, None), atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -153,7 +153,7 @@ def test_offline_blocks_stay_near_one_pass():
     model = network(OFFLINE)
     envelope = (torch.sin(torch.arange(30 * 16000) / 3000.0) > 0) + 0.1
     wav = noise(1, 30 * 16000) * envelope
-    whole, blocks = model._forward_whole(wav, None), model(wav)
+    whole, blocks = model.forward_whole(wav, None), model(wav)
     target = (whole * blocks).sum() / whole.square().sum() * whole
     assert 10 * torch.log10(target.square().sum() / (blocks - target).square().sum()) > 17  # 0.1 dB beside other noise
     torch.testing.assert_close(model(wav, torch.tensor([30 * 16000])), blocks, atol=1e-5, rtol=1e-4)
@@ -170,7 +170,7 @@ def test_a_frozen_network_streams_hop_by_hop_as_in_one_pass(kind):
     model, wav = network(KINDS[kind]), noise(2, 9001)
     stream = frozen(model).stream(2)
     out = torch.cat([*(stream.feed(hop) for hop in wav.split(model.config.hop, dim=1)), stream.flush()], 1)
-    torch.testing.assert_close(out, model._forward_whole(wav, None), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(out, model.forward_whole(wav, None), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "offline" not in kind])

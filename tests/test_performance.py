@@ -83,4 +83,12 @@ def test_compiling_reports_a_missing_compiler(monkeypatch, tmp_path):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="C\\+\\+ compiler"):
-        compile_network(build_model("mini").network)
+        compile_network(build_model("mini").network, torch.device("cpu"))
+
+
+def test_a_gpu_trains_the_network_uncompiled(caplog):
+    network = build_model("mini").network
+    with caplog.at_level("INFO"):
+        compile_network(network, torch.device("cuda"))
+    assert network._compiled_call_impl is None
+    assert "CPUs only" in caplog.text

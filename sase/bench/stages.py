@@ -129,7 +129,7 @@ def _bench_train(
     model, train = build_model(config.model).to(pairs.device), config.train
     if compiled:
         torch.compiler.reset()  # code compiled for another network would make this one's shapes dynamic
-        compile_network(model.network)
+        compile_network(model.network, pairs.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay)
     guard = GradientGuard(train.clip_norm, train.max_bad_steps)
     training_step = TrainingStep(

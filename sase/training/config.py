@@ -48,7 +48,8 @@ class OptimiserConfig:
         precision: ``float32``; ``tf32`` on a GPU; ``bfloat16``, by autocast on a GPU, inside convolutions and matrix
             products only on a CPU. Spectra, losses, statistics of norms, recurrent layers and sums of attention stay
             float32.
-        compile: train the network with ``torch.compile`` (compiling takes about a minute; less once it is cached).
+        compile: on a CPU, train the network with ``torch.compile`` (compiling takes about a minute; less once it is
+            cached).
         checkpoint_s: seconds between checkpoints within an epoch.
     """
 

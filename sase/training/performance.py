@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import shutil
 import sys
@@ -18,6 +19,8 @@ from sase.errors import InputError
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of malloc.h
 _TRIM_THRESHOLD_BYTES = 2**31 - 1
 _TOP_PAD_BYTES = 2**28
+
+log = logging.getLogger(__name__)
 
 
 def keep_freed_memory() -> None:
@@ -70,12 +73,21 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16" and device.type == "cuda")
 
 
-def compile_network(network: torch.nn.Module) -> None:
+def compile_network(network: torch.nn.Module, device: torch.device) -> None:
     """Compile forward and backward of a module in place with ``torch.compile``, for fixed shapes.
+
+    A GPU trains the network as it is, since PyTorch's code for GPUs has no complex numbers.
+
+    Args:
+        network: to compile.
+        device: the one that trains.
 
     Raises:
         InputError: no C++ compiler found, which compilation for a CPU needs.
     """
+    if device.type != "cpu":
+        log.info("train.compile is for CPUs only: the network is not compiled")
+        return
     if not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")):
         raise InputError("train.compile needs a C++ compiler, none was found; install g++ or set train.compile=false")
     # Warnings about complex numbers and inductor's own deprecated names are of no use to the user.

@@ -88,7 +88,7 @@ class Trainer:
         if train.ema_decay:
             self.averaged = AveragedModel(self.model, multi_avg_fn=_average(train.ema_decay), use_buffers=True)
         if train.compile:
-            compile_network(self.model.network)
+            compile_network(self.model.network, workers.device)
         self.guard = GradientGuard(train.clip_norm, train.max_bad_steps)
         self.step, self.partial = 0, EpochStats()
         self.history: list[dict[str, Any]] = []
