@@ -126,7 +126,8 @@ def from_mapping(cls: type[Config], mapping: Any, where: str = "") -> Config:
         where: the name of the section, for messages.
 
     Raises:
-        InputError: for an unknown key, or a value of another type than the field's or outside its constraints.
+        InputError: for an unknown key, a missing one, or a value of another type than the field's or outside its
+            constraints.
     """
     if not isinstance(mapping, dict):
         raise InputError(
@@ -138,6 +139,9 @@ def from_mapping(cls: type[Config], mapping: Any, where: str = "") -> Config:
     if unknown:
         known = ", ".join(sorted(fields))
         raise InputError(f"config: unknown key {_join(where, _short(unknown[0], str))}; known here: {known}")
+    for name, field in fields.items():
+        if name not in mapping and field.default is dataclasses.MISSING is field.default_factory:
+            raise InputError(f"config: {_join(where, name)} is missing")
     return cls(**{key: _convert(hints[key], value, _join(where, key)) for key, value in mapping.items()})
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from sase import audio, engines, pretrained
 from sase.errors import InputError
-from sase.hops import MAX_SAMPLE
+from sase.hops import MAX_SAMPLE, peak
 from sase.stages.chain import Chain, Stage, Streams, Whole
 from sase.stages.highs import Highs
 from sase.stages.level import Level
@@ -242,12 +242,13 @@ class EnhancerStream:
         """
         if self._flushed:
             raise ValueError("the stream has been flushed; open another one for the next signal")
-        samples = _samples(block)
-        if samples.ndim not in (1, 2) or len(np.atleast_2d(samples)) != self._num_channels:
+        samples, loudest = _samples(block)
+        channels = samples[np.newaxis] if samples.ndim == 1 else samples
+        if channels.ndim != 2 or len(channels) != self._num_channels:
             raise ValueError(f"feed needs ({self._num_channels}, n) samples, got {samples.shape}")
-        if (np.abs(samples) > MAX_SAMPLE).any():
-            raise InputError(f"samples have magnitudes up to {np.abs(samples).max():.0e}; full scale is 1")
-        enhanced = self._aligned.feed(np.atleast_2d(samples))
+        if loudest > MAX_SAMPLE:
+            raise InputError(f"samples have magnitudes up to {loudest:.0e}; full scale is 1")
+        enhanced = self._aligned.feed(channels)
         return enhanced[0] if samples.ndim == 1 else enhanced
 
     def flush(self) -> np.ndarray:
@@ -294,7 +295,7 @@ class _Aligned:
 
 def _checked(wav: Any, sample_rate: float) -> np.ndarray:
     """Return samples as float32 numpy of the same shape, or raise as documented in :meth:`Enhancer.enhance`."""
-    noisy = _samples(wav)
+    noisy, _ = _samples(wav)
     if noisy.ndim not in (1, 2) or 0 in noisy.shape:
         raise ValueError(f"enhance needs (time,) or (channels, time), time ≥ 1, got {noisy.shape}")
     if noisy.ndim == 2 and noisy.shape[0] > max(_MANY_CHANNELS, noisy.shape[1]):
@@ -308,18 +309,19 @@ def _check_rate(sample_rate: float) -> None:
         raise InputError(f"sample_rate must be {audio.MIN_RATE} to {audio.MAX_RATE} Hz, got {sample_rate}")
 
 
-def _samples(wav: Any) -> np.ndarray:
-    """Return a numpy array or torch tensor as float32 numpy; raise InputError unless it holds finite floats."""
+def _samples(wav: Any) -> tuple[np.ndarray, float]:
+    """Return a numpy array or torch tensor as float32 numpy, and its peak; raise InputError unless all is finite."""
     torch = sys.modules.get("torch")  # a caller with a tensor has imported it
     if torch is not None and isinstance(wav, torch.Tensor):
         is_float, noisy = wav.is_floating_point(), wav.detach().float().cpu().numpy()
     elif isinstance(wav, np.ndarray):
-        is_float, noisy = np.issubdtype(wav.dtype, np.floating), np.asarray(wav)
+        is_float, noisy = wav.dtype.kind == "f", np.asarray(wav)
     else:
         raise InputError(f"samples must be a numpy array or a torch tensor, got {type(wav).__name__}")
     if not is_float:
         raise InputError(f"samples must be floats in [-1, 1], got {wav.dtype}; divide 16-bit samples by 32768")
     noisy = np.asarray(noisy, dtype=np.float32)
-    if not np.isfinite(noisy).all():
+    loudest = peak(noisy)
+    if not math.isfinite(loudest):
         raise InputError("samples contain NaN or infinity")
-    return noisy
+    return noisy, loudest

@@ -10,11 +10,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING
 
 from sase import audio, workers
 from sase.atomic import remove_ended_leftovers
@@ -22,7 +21,12 @@ from sase.batch import Failures
 from sase.enhancer import Enhancer
 from sase.errors import InputError
 from sase.outputs import STANDARD, existing, plan_outputs
-from sase.progress import progress_bar
+from sase.progress import progress_bar, write_line
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+_SHORT_S = 15.0  # an only file of so many seconds is done before a bar would be read
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ def enhance(inputs: Sequence[str], out: str, load: Callable[[], Enhancer], optio
 
 
 def _log(line: str) -> None:
-    tqdm.write(f"sase enhance: {line}", file=sys.stderr)
+    write_line(f"sase enhance: {line}")
 
 
 def _planned(inputs: Sequence[str], out: str, options: Options) -> tuple[list[tuple[Path, Path]], list[Outcome]]:
@@ -128,7 +132,7 @@ def _enhance_pairs(enhancer: Enhancer, pairs: Sequence[tuple[Path, Path]], optio
         def on_report(index: int, seconds: float) -> None:
             nonlocal seconds_done
             seconds_done += seconds
-            if single:
+            if bar is not None and single:
                 bar.update(int(seconds_done) - bar.n)
 
         num_workers = min(options.jobs or len(os.sched_getaffinity(0)), len(pairs))
@@ -143,7 +147,7 @@ def _enhance_pairs(enhancer: Enhancer, pairs: Sequence[tuple[Path, Path]], optio
                     with failures.of(outcome.input):
                         raise result
                     outcome.status, outcome.reason = "failed", failures.reasons[outcome.input]
-                if not single:
+                if bar is not None and not single:
                     bar.update()
     return outcomes
 
@@ -181,12 +185,14 @@ def _enhance_stream(inputs: Sequence[str], out: str, load: Callable[[], Enhancer
     return Outcome(inputs[0], out, "enhanced", duration_s)
 
 
-def _bar(pairs: Sequence[tuple[Path, Path]], options: Options) -> tqdm:
-    """Return the progress bar: seconds of a single file, else files."""
+def _bar(pairs: Sequence[tuple[Path, Path]], options: Options) -> AbstractContextManager[tqdm | None]:
+    """Return the progress bar, seconds of a single file, else files; none for a single short file."""
     line = "{n_fmt} of {total_fmt} {unit} enhanced, {remaining} left"
     if len(pairs) != 1:
         return progress_bar("enhance", len(pairs), "files", _log, line, leave=False)
     total = None
     with suppress(InputError), audio.open_any(pairs[0][0], options.salvage) as sound:  # said when it is enhanced
         total = round(sound.info.duration_s)
+    if total is not None and total <= _SHORT_S:
+        return nullcontext()
     return progress_bar("enhance", total, "s", _log, line, leave=False)

@@ -11,6 +11,11 @@ from sase.errors import InputError
 MAX_SAMPLE = 1e12  # as in sase.c; squares of larger ones are not far from the end of float32
 
 
+def peak(wav: np.ndarray) -> float:
+    """Return the largest magnitude of samples of any shape: NaN if one is NaN, 0 if there are none."""
+    return float(np.abs(wav).max(initial=0.0))
+
+
 class HopStream(ABC):
     """Enhances a signal block by block: the concatenated output is aligned with the input and of the same length.
 
@@ -47,11 +52,11 @@ class HopStream(ABC):
             ValueError: another shape or type, or a stream that has been flushed; the same.
         """
         wav = np.asarray(wav)
-        if wav.ndim != 1 or not np.issubdtype(wav.dtype, np.floating):
+        if wav.ndim != 1 or wav.dtype.kind != "f":
             raise ValueError(f"feed needs floats (n,), got {wav.dtype} {wav.shape}")
         if self._flushed:
             raise ValueError("the stream has been flushed; reset it for the next signal")
-        if not (np.abs(wav) <= MAX_SAMPLE).all():
+        if not peak(wav) <= MAX_SAMPLE:
             raise InputError("samples contain NaN, infinity or magnitudes beyond 1e12")
         self._num_fed += len(wav)
         return self._advance(wav.astype(np.float32, copy=False))
@@ -70,7 +75,7 @@ class HopStream(ABC):
 
     def _advance(self, wav: np.ndarray) -> np.ndarray:
         """Process the whole hops of the pending samples and these; return their output."""
-        pending = np.concatenate([self._pending, wav])
+        pending = np.concatenate([self._pending, wav]) if len(self._pending) else wav
         used = len(pending) // self._hop * self._hop
         enhanced = self._process(pending[:used])
         self._pending = pending[used:].copy()

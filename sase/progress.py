@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 _INTERVAL_S = 30.0  # between lines
 
@@ -29,12 +30,24 @@ def progress_bar(
         line: format of the lines, in tqdm's ``bar_format``.
         options: further arguments of tqdm.
     """
+    from tqdm import tqdm
+
     if unit == "B":
         options |= {"unit_scale": True, "unit_divisor": 1000}
     if not sys.stderr.isatty():
         options |= {"file": _Lines(log), "mininterval": _INTERVAL_S, "delay": _INTERVAL_S, "miniters": 1}
         options["bar_format"] = line
     return tqdm(desc=desc, total=total, unit=unit, **options)
+
+
+def write_line(text: str) -> None:
+    """Print a line to standard error, above the bar if one is drawn."""
+    if "tqdm" not in sys.modules:
+        print(text, file=sys.stderr)
+        return
+    from tqdm import tqdm
+
+    tqdm.write(text, file=sys.stderr)
 
 
 class _Lines:

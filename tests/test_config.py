@@ -72,6 +72,30 @@ def test_invalid_values_are_reported_by_key(mapping, message):
     assert "\n" not in str(error.value)
 
 
+@dataclass(frozen=True)
+class Shelf:
+    width: int
+    books: dict[str, Inner]
+    label: str = ""
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({}, "config: width is missing"),
+        ({"width": 1}, "config: books is missing"),
+        ({"rows": {"a": {"width": 1}}}, "config: rows.a.books is missing"),
+    ],
+)
+def test_a_key_without_default_that_is_missing_is_named(mapping, message):
+    @dataclass(frozen=True)
+    class Shelves:
+        rows: dict[str, Shelf]
+
+    with pytest.raises(InputError, match=f"^{message}$"):
+        from_mapping(Shelves if "rows" in mapping else Shelf, mapping)
+
+
 @settings(deadline=None, max_examples=30)
 @given(
     st.builds(

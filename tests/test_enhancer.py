@@ -309,6 +309,18 @@ def test_a_stream_gives_what_a_file_gets(tmp_path, enhancer, rate, channels):
     np.testing.assert_allclose(out, enhancer.enhance(wav, rate), atol=1e-5)
 
 
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_a_stream_keeps_nothing_of_a_buffer_that_its_caller_uses_again(enhancer, rate):
+    limited = Enhancer(enhancer.engine, limit_db=6.0)
+    wav, stream, parts = noise(rate, seed=8), limited.stream(rate), []
+    for block in np.split(wav, range(500, rate, 500)):
+        buffer = block.copy()
+        parts.append(stream.feed(buffer))
+        buffer[:] = 0.5
+    out = np.concatenate([*parts, stream.flush()])
+    np.testing.assert_allclose(out, limited.enhance(wav, rate), atol=1e-5)
+
+
 def test_a_stream_refuses_what_is_no_signal_and_stays_as_it_was(enhancer):
     wav, stream = noise(2, 9000), enhancer.stream(48000, 2)
     parts = [stream.feed(wav[:, :5000])]

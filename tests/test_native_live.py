@@ -6,6 +6,8 @@ import soxr
 
 from helpers.audio import noise
 from helpers.native import Live, assert_same, signals, with_level
+from sase import Enhancer
+from sase.bench.enhancing import whole_band_snr
 from sase.native import NativeModel, library
 
 BAD_RATE = 9  # of sase_status in sase.h
@@ -89,6 +91,16 @@ def test_the_band_above_is_turned_down_with_the_noise(live):
 
     assert gain_db(9000, 20000) < -6
     assert abs(gain_db(9000, 20000) - gain_db(6000, 6800)) < 3
+
+
+@pytest.mark.recipe
+def test_keeping_the_highs_of_real_speech_is_worth_it(live, real_audio):
+    """The SNR of the whole band: the network alone, which loses what is above 8 kHz, and live.h."""
+    ways = (Enhancer.from_pretrained("tiny", highs="drop").enhance, lambda wav, rate: live(rate).enhance(wav))
+    rows = whole_band_snr(ways, real_audio / "cv-corpus-zh-CN/zh-CN/clips", 16000, 4)
+    gains = {row["noise"]: row["SNR"][1] - row["SNR"][0] for row in rows}
+    assert gains["none"] > 1.5
+    assert min(gains["white"], gains["pink"]) > 0.4
 
 
 def test_bad_samples_count_as_zero(live):

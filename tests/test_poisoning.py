@@ -88,6 +88,8 @@ def test_bad_plans_are_refused_and_finished_runs_of_other_settings_are_not_reuse
     for change, message in (
         ({"more_seeds": ["krum"]}, "more_seeds: krum is not a row"),
         ({"federations": {"a": {"silos": "s", "poisoned": -1}}}, "poisoned must be 0 or more"),
+        ({"federations": {"a": {"silos": "s"}}}, r"bad\.yaml: config: federations\.a\.poisoned is missing"),
+        ({"federations": {}, "more_seeds": []}, "no rows"),
         (
             {"rows": {"mean": {"federated": {"aggregation": "none"}}}, "more_seeds": []},
             "mean: .*aggregation is",

@@ -8,6 +8,7 @@ import pytest
 
 from helpers.browser import Chromium
 from helpers.experiments import HOSTILE, made_experiment
+from sase.evaluation.scores import Scores, write_scores
 from sase.metrics.measures import METRICS
 from sase.report.page import write_page
 
@@ -109,6 +110,58 @@ def test_means_follow_the_filter(page):
     set_value(browser, "#find", "nowhere")
     assert shown(browser) == []
     assert means(browser) == {"unprocessed": [None] * len(NAMES), "a": [None] * len(NAMES)}
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    """A page of 10,000 utterances: its path, and their names in the order of their STOI."""
+    folder = tmp_path_factory.mktemp("long")
+    exp, _ = made_experiment(folder, "a", names=[f"u{n:05d}" for n in range(3)])
+    labels = {"speaker": {}, "noise": {}, "snr": {}}
+    random = np.random.default_rng(5).permutation(10000)
+    table = {f"u{n:05d}": {measure: float(random[n]) for measure in METRICS} for n in range(10000)}
+    write_scores(exp / "enhanced_tt/scoring", Scores(table, {}, 1.0), labels)
+    write_scores(folder / "dump/tt/scoring_unprocessed", Scores(table, {}, 1.0), labels)
+    write_page([exp], folder / "long.html", log=lambda line: None)
+    return folder / "long.html", sorted(table, key=lambda utt: table[utt]["STOI"])
+
+
+def test_of_ten_thousand_rows_those_in_sight_are_drawn(browser, long):
+    address, by_stoi = long
+    browser.messages.clear()
+    browser.open(address.as_uri())
+    seen = (
+        "[...document.querySelectorAll('#table tbody th')].filter((cell) => { const frame = document.querySelector('.tall')"
+        ".getBoundingClientRect(), box = cell.getBoundingClientRect(); const head = document.querySelector('#table thead')"
+        ".rows[0].cells[0].getBoundingClientRect(); return box.top >= head.bottom - 1 && box.bottom <= frame.bottom + 1; })"
+        ".map((cell) => cell.textContent)"
+    )
+
+    def scroll_to(share):
+        scroll = f"document.querySelector('.tall').scrollTop = {share} * document.querySelector('.tall').scrollHeight"
+        browser.evaluate(f"new Promise((done) => {{ {scroll}; requestAnimationFrame(() => requestAnimationFrame(done)); }})")
+        assert 10 < browser.evaluate("document.querySelectorAll('#table tbody tr').length") < 100
+        return browser.evaluate(seen)
+
+    names = sorted(by_stoi)
+    assert scroll_to(0.0)[:10] == names[:10]
+    middle = scroll_to(0.5)
+    assert middle == names[(start := names.index(middle[0])) :][: len(middle)]
+    assert len(middle) >= 10
+    assert abs(start - 5000) < 50
+    assert scroll_to(1.0)[-10:] == names[-10:]
+    browser.click("#table [data-column='0,1']")
+    assert scroll_to(1.0)[-10:] == by_stoi[9::-1]
+    assert browser.evaluate("document.querySelector('#table').getAttribute('aria-rowcount')") == "10001"
+    assert browser.evaluate("[...document.querySelectorAll('#table tr[data-row]')].pop().ariaRowIndex") == "10001"
+    set_value(browser, "#find", "u0999")
+    assert shown(browser) == [utt for utt in reversed(by_stoi) if utt.startswith("u0999")]
+    width = "document.querySelector('#table th').getBoundingClientRect().width"
+    set_value(browser, "#find", "")
+    before = browser.evaluate(width)
+    scroll_to(0.3)
+    assert browser.evaluate(width) == before
+    assert browser.messages == []
 
 
 def test_columns_show_improvements_on_request(page):

@@ -169,6 +169,24 @@ def test_the_help_lists_all_options(run_sh, root, tmp_path):
         assert f"--{name} " in output.replace("--stop-stage", "--stop_stage"), name
 
 
+@pytest.mark.parametrize("dnsmos", ["true", "false"])
+def test_stage_5_passes_the_wish_for_dnsmos_on_to_the_jobs_and_to_the_table(run_sh, root, tmp_path, dnsmos):
+    recipe = tmp_path / "egs/copy"
+    recipe.mkdir(parents=True)
+    for name in ("run.sh", "cmd.sh"):
+        (recipe / name).write_bytes((run_sh.folder / name).read_bytes())
+    (tmp_path / "utils").symlink_to(root / "utils")
+    (tmp_path / "sase").write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/calls\n')
+    (tmp_path / "sase").chmod(0o755)
+    (recipe / "path.sh").write_text(f"export PATH={tmp_path}:$root/utils:{Path(sys.executable).parent}:$PATH\n")
+    command = ["bash", recipe / "run.sh", "--mini", "true", "--stage", "5", "--nj", "1", "--dnsmos", dnsmos]
+    subprocess.run(command, check=True, capture_output=True)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [call.split()[0] for call in calls] == ["score", "score", "report"]
+    assert ["--job" in calls[0], "--finish" in calls[1]] == [True, True]
+    assert ["--dnsmos" in call.split() for call in calls] == [dnsmos == "true"] * 2 + [False]
+
+
 def test_the_recipes_are_short(run_sh):
     assert len((run_sh.folder / "run.sh").read_text().splitlines()) < 60
 

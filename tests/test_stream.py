@@ -233,7 +233,8 @@ def test_what_the_microphone_needs_is_one_line(tmp_path, module, message):
 
 
 def test_the_benchmark_reports_times():
-    rows = bench_stream(["tiny"], seconds=0.3)
+    rows = bench_stream(["tiny"], seconds=0.3, rate=48000)
+    assert rows[0]["Hz"] == 48000
     times = [value for key, value in rows[0].items() if "ms" in key]
     assert len(times) == 4
     assert all(time > 0 for time in times)

@@ -22,6 +22,7 @@ master_addr=
 master_port=29500
 seed=0
 skip_bad_test=false
+dnsmos=false
 tag=
 train_config=
 train_args=
@@ -49,6 +50,7 @@ recipe_help="  --mini true|false           use a small generated corpus, offline
                               without a cluster, to be run on each machine: rank of this machine, from 0, and address
                               of the first ($master_port)
   --skip_bad_test true|false  leave bad utterances out of the test set, and mark the results ($skip_bad_test)
+  --dnsmos true|false         score by DNSMOS too, of the package speechmos ($dnsmos)
   --seed N                    random seed of the training ($seed)
   --tag NAME                  name of the experiment, exp/NAME (from the configuration and the options that change it)
   --train_config FILE         YAML file (conf/train_small.yaml; with --mini true conf/train_mini.yaml)
@@ -112,6 +114,8 @@ settle_recipe() { # settle_recipe "$@": check common options, set the folders, c
   fl_config=$(absolute "${fl_config:-conf/fl$fl_preset.yaml}")
   bad_test=()
   if $skip_bad_test; then bad_test=(--skip-bad-test); fi
+  opinion=()
+  if $dnsmos; then opinion=(--dnsmos); fi
   read -ra train_args <<<"$train_args"
   read -ra fl_args <<<"$fl_args"
   local name
@@ -238,7 +242,7 @@ decode() { # stage 4
 
 score() { # stage 5
   run_jobs "$decode_cmd" "$enhanced/scoring/logs/score.JOB.log" \
-    sase score --data "$dump/tt" --enhanced "$enhanced" --out "$enhanced/scoring"
+    sase score --data "$dump/tt" --enhanced "$enhanced" --out "$enhanced/scoring" "${opinion[@]}"
   sase report "$exp" --data "$dump/tt" --out "$exp/report.html"
   echo "$(date '+%F %T') done: to listen, open report.html; the tables are in $PWD/$exp/RESULTS.md"
 }

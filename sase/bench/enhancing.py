@@ -6,7 +6,7 @@ import resource
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,15 +77,37 @@ def bench_highs(models: Sequence[str], clean: str | Path, limit: int) -> list[di
     for name in models:
         keeping = Enhancer.from_pretrained(name)
         dropping = Enhancer(keeping.engine, highs="drop")
-        speech = _with_highs(Path(clean), keeping.sample_rate, limit)
-        for noise in ("none", "white", "pink"):
-            generator, scores = np.random.default_rng(0), []
-            for number, (wav, rate) in enumerate(speech):
-                noisy = wav + _noise(noise, wav, _SNR_DB[number % len(_SNR_DB)], generator)
-                scores.append([_snr_db(wav, enhancer.enhance(noisy, rate)) for enhancer in (dropping, keeping)])
-            dropped, kept = map(float, np.mean(scores, axis=0))
-            row = {"model": name, "files": len(speech), "noise": noise, "SNR dropped": dropped, "SNR kept": kept}
-            rows.append(row | {"gain": kept - dropped})
+        for row in whole_band_snr((dropping.enhance, keeping.enhance), clean, keeping.sample_rate, limit):
+            dropped, kept = row.pop("SNR")
+            rows.append({"model": name, **row, "SNR dropped": dropped, "SNR kept": kept, "gain": kept - dropped})
+    return rows
+
+
+def whole_band_snr(
+    ways: Sequence[Callable[[np.ndarray, int], np.ndarray]], clean: str | Path, network_rate: int, limit: int
+) -> list[dict[str, Any]]:
+    """Measure the SNR of the whole band behind several ways to enhance speech that has highs, alone and in noise.
+
+    Args:
+        ways: each returns the enhanced signal, (time,), of one at some sample rate.
+        clean: a folder with speech at a rate above ``network_rate``.
+        network_rate: in Hz.
+        limit: number of files.
+
+    Returns:
+        For each noise (none, white, pink, at 0, 5 and 10 dB in turn): the number of files, and the list ``SNR`` with
+        the mean in dB of each way.
+
+    Raises:
+        InputError: no file has energy above the band.
+    """
+    rows, speech = [], _with_highs(Path(clean), network_rate, limit)
+    for noise in ("none", "white", "pink"):
+        generator, scores = np.random.default_rng(0), []
+        for number, (wav, rate) in enumerate(speech):
+            noisy = wav + _noise(noise, wav, _SNR_DB[number % len(_SNR_DB)], generator)
+            scores.append([_snr_db(wav, enhance(noisy, rate)) for enhance in ways])
+        rows.append({"files": len(speech), "noise": noise, "SNR": np.mean(scores, axis=0).tolist()})
     return rows
 
 

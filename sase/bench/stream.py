@@ -17,13 +17,16 @@ from sase.enhancer import Enhancer
 _WARM_UP_S = 0.5
 
 
-def bench_stream(models: Sequence[str], engine: str = "auto", seconds: float = 10.0) -> list[dict[str, Any]]:
-    """Measure hops that arrive in real time, as from a microphone at the network's rate.
+def bench_stream(
+    models: Sequence[str], engine: str = "auto", seconds: float = 10.0, rate: int | None = None
+) -> list[dict[str, Any]]:
+    """Measure hops that arrive in real time, as from a microphone.
 
     Args:
         models: names of shipped weights, or files.
         engine: as for :func:`sase.engines.load`.
         seconds: of signal for each measurement.
+        rate: of the signal in Hz; None: that of the network, so that nothing is resampled.
 
     Returns:
         For each model: median and 99th percentile of the CPU time of a hop, and the 99th percentile of the wall time
@@ -36,13 +39,15 @@ def bench_stream(models: Sequence[str], engine: str = "auto", seconds: float = 1
     rows = []
     for name in models:
         enhancer = Enhancer.from_pretrained(name, engine=engine)
-        cpu, wall = _measure(enhancer, seconds)
+        hz = rate or enhancer.sample_rate
+        cpu, wall = _measure(enhancer, seconds, hz)
         with _busy_cores():
-            _, wall_busy = _measure(enhancer, seconds)
+            _, wall_busy = _measure(enhancer, seconds, hz)
         rows.append(
             {
                 "model": name,
                 "engine": enhancer.engine.name,
+                "Hz": hz,
                 "CPU ms median": 1000 * float(np.median(cpu)),
                 "CPU ms 99 %": 1000 * float(np.percentile(cpu, 99)),
                 "wall ms 99 %": 1000 * float(np.percentile(wall, 99)),
@@ -52,10 +57,9 @@ def bench_stream(models: Sequence[str], engine: str = "auto", seconds: float = 1
     return rows
 
 
-def _measure(enhancer: Enhancer, seconds: float) -> tuple[list[float], list[float]]:
-    """Return the CPU time and the wall time of each hop in seconds, after a warm-up."""
-    rate = enhancer.sample_rate
-    hop = round((enhancer.engine.latency_s - enhancer.engine.delay / rate) * rate)
+def _measure(enhancer: Enhancer, seconds: float, rate: int) -> tuple[list[float], list[float]]:
+    """Return the CPU time and the wall time of each hop of a signal in seconds, after a warm-up."""
+    hop = round((enhancer.engine.latency_s - enhancer.engine.delay / enhancer.sample_rate) * rate)
     stream, generator = enhancer.stream(rate), np.random.default_rng(0)
     cpu, wall, started = [], [], time.perf_counter()
     for number in range(1, round((_WARM_UP_S + seconds) * rate / hop) + 1):

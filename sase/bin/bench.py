@@ -19,6 +19,7 @@ def main() -> None:
     stream.add_argument("--model", nargs="+", default=["tiny", "small"], help="shipped weights or files (tiny small)")
     stream.add_argument("--engine", default="auto", choices=["auto", "native", "onnx", "torch"], help="(%(default)s)")
     stream.add_argument("--seconds", type=float, default=10.0, help="of signal per measurement (%(default)s)")
+    stream.add_argument("--rate", type=int, help="of the signal in Hz (that of the network)")
     levels = subjects.add_parser("levels", help="SI-SDR of recordings that are scaled")
     levels.add_argument("--clean", required=True, help="folder")
     levels.add_argument("--noisy", required=True, help="folder with files of the same names")
@@ -70,7 +71,7 @@ def main() -> None:
             args.repeats,
         ),
         "native": lambda: bench_native({name: load(name) for name in args.model}, args.onnx),
-        "stream": lambda: bench_stream(args.model, args.engine, args.seconds),
+        "stream": lambda: bench_stream(args.model, args.engine, args.seconds, args.rate),
         "levels": lambda: enhancing.bench_levels(args.model, args.clean, args.noisy, args.gains, args.limit),
         "highs": lambda: enhancing.bench_highs(args.model, args.clean, args.limit),
         "files": lambda: enhancing.bench_files(args.minutes, args.count, args.model),

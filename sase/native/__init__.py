@@ -89,17 +89,20 @@ class NativeStream(HopStream):
     def __init__(self, model: NativeModel) -> None:
         self._model = model
         self._memory, self._stream = model._create()
+        self._noisy, self._enhanced = (np.empty(model.hop, np.float32) for _ in range(2))
+        self._hops = [ctypes.c_void_p(samples.ctypes.data) for samples in (self._noisy, self._enhanced)]
         super().__init__(model.hop, model.delay)
 
     def _reset(self) -> None:
         self._model._library.sase_reset(self._stream)
 
     def _process(self, samples: np.ndarray) -> np.ndarray:
-        enhanced, process, stream = np.empty_like(samples), self._model._library.sase_process, self._stream
-        source, target = samples.ctypes.data, enhanced.ctypes.data
-        for offset in range(0, samples.nbytes, 4 * self._hop):
-            status = process(stream, source + offset, target + offset)
+        enhanced, process, hop = np.empty(len(samples), np.float32), self._model._library.sase_process, self._hop
+        for start in range(0, len(samples), hop):
+            self._noisy[:] = samples[start : start + hop]
+            status = process(self._stream, *self._hops)
             assert status == library.OK, status  # the samples have been checked
+            enhanced[start : start + hop] = self._enhanced
         return enhanced
 
 

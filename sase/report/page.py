@@ -20,7 +20,7 @@ from sase.report.curves import merged
 from sase.report.experiment import LABELS, Experiment, SetScores, differences, read_experiments
 from sase.report.sound import Key, Sounds, by_quality, collect, has_sound
 
-SCRIPTS = ("dom.js", "table.js", "player.js", "curves.js", "main.js")
+SCRIPTS = ("dom.js", "rows.js", "table.js", "player.js", "curves.js", "main.js")
 _NOTE_BYTES = 1000  # for the sentence about the sound
 RULE = "spread evenly from the worst to the best {measure}, both included"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from sase.engines import Engine
 from sase.errors import InputError
+from sase.hops import peak
 
 _BLOCK = 32000  # samples of a stage's remainder that go through the following stages at a time
 
@@ -70,11 +72,11 @@ class Streams:
 
     def feed(self, wav: np.ndarray) -> np.ndarray:
         """Take the next samples; return those that are ready; raise InputError if they are not finite."""
-        return finite(np.stack([stream.feed(channel) for stream, channel in zip(self._streams, wav)]))
+        return _finite([stream.feed(channel) for stream, channel in zip(self._streams, wav)])
 
     def flush(self) -> np.ndarray:
         """Return the remaining samples."""
-        return finite(np.stack([stream.flush() for stream in self._streams]))
+        return _finite([stream.flush() for stream in self._streams])
 
 
 class Whole:
@@ -98,11 +100,15 @@ class Whole:
         wav = np.concatenate(self._blocks, axis=1)
         self._blocks.clear()
         # Channel by channel: memory does not grow with their number, and results do not depend on it.
-        return finite(np.stack([self._engine.enhance(channel) for channel in wav]))
+        return _finite([self._engine.enhance(channel) for channel in wav])
 
 
-def finite(wav: np.ndarray) -> np.ndarray:
-    """Return what a network returned; raise InputError if it is not finite: a file would get full scale."""
-    if not np.isfinite(wav).all():
+def _finite(channels: list[np.ndarray]) -> np.ndarray:
+    """Return the channels that a network returned, float32; raise InputError if they are not finite.
+
+    A file would get full scale for them.
+    """
+    wav = np.array(channels, np.float32)
+    if not math.isfinite(peak(wav)):
         raise InputError("the network's output contains NaN or infinity; use another model or lower the input's level")
     return wav

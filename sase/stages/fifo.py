@@ -20,8 +20,8 @@ class Fifo:
         return self._wav.shape[1]
 
     def push(self, wav: np.ndarray) -> None:
-        """Append samples (channels, n)."""
-        self._wav = np.concatenate([self._wav, wav], axis=1) if len(self) else wav
+        """Append a copy of samples (channels, n): whoever brings them may use their memory for the next ones."""
+        self._wav = np.concatenate([self._wav, wav], axis=1)
 
     def pop(self, num_samples: int) -> np.ndarray:
         """Remove and return the first samples, (channels, ``num_samples``) or all if there are fewer."""

@@ -11,15 +11,19 @@ which is y below the crossover and g · x above it, and needs no resampler besid
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+
 import numpy as np
 
 from sase.stages.fifo import Fifo, Tap
+from sase.stages.ramps import ramp, ramps
 
-_BLOCK = 256  # samples of the network's rate that are processed at a time
-_FRAME = 128  # for each of which there is a gain
+_FRAME = 128  # samples of the network's rate for each of which there is a gain
+_BLOCK = 2 * _FRAME  # samples that are processed at a time
 _BAND = 0.75  # of half the network's rate: from here on up the gain is measured
 _CROSSOVER = (0.875, 0.9125)
-_CROSSOVER_TAPS, _BAND_TAPS = 193, 31  # odd, and at most _BLOCK + 1
+_CROSSOVER_TAPS, _BAND_TAPS = 193, 31  # odd
 _KAISER = 5.0  # window of the filters: 50 dB
 _SILENCE = 1e-18  # energy of a frame in the band
 _DELAY = _CROSSOVER_TAPS // 2
@@ -52,7 +56,7 @@ class _Difference:
         self._narrow, self._gains, self._pending = narrow, gains, Fifo(num_channels)
         self._band_x, self._band_y = (_Fir(_high_pass(_BAND, _BAND_TAPS), num_channels) for _ in range(2))
         self._crossover = _Fir(_low_pass(sum(_CROSSOVER) / 2, _CROSSOVER_TAPS), num_channels)
-        self._last_gain = np.zeros((num_channels, 1), dtype=np.float32)
+        self._last_gains, self._ramp = [0.0] * num_channels, ramp(_FRAME)
         self._to_drop, self._missing = _DELAY, 0
 
     def feed(self, wav: np.ndarray) -> np.ndarray:
@@ -61,31 +65,38 @@ class _Difference:
         self._missing += wav.shape[1]
         used = len(self._pending) // _BLOCK * _BLOCK
         y, x = self._pending.pop(used), self._narrow.pop(used)
-        gains = np.concatenate([self._last_gain, self._measured(x, y)], axis=1)
-        self._last_gain = gains[:, -1:]
-        self._gains.push(gains[:, 1:])
-        ready = self._crossover(y - _interpolated(gains, np.arange(1, used + 1) / _FRAME) * x)[:, self._to_drop :]
+        if used == 0:
+            return y
+        ends = self._measured(x, y)
+        self._gains.push(ends[..., 1])
+        ready = self._crossover(y - ramps(ends, self._ramp) * x)[:, self._to_drop :]
         self._to_drop -= used - ready.shape[1]
         self._missing -= ready.shape[1]
         return ready
 
     def flush(self) -> np.ndarray:
         """Return the remaining samples."""
-        missing, silence = self._missing, np.zeros((len(self._last_gain), 2 * _BLOCK), dtype=np.float32)
+        missing, silence = self._missing, np.zeros((len(self._last_gains), 2 * _BLOCK), dtype=np.float32)
         self._narrow.push(silence)
         return self.feed(silence)[:, :missing]
 
     def _measured(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Return the gain in each frame, at most 1, (channels, frames); where x is silent, the gain before."""
-        power_x, power_y = (
-            np.square(wav).reshape(len(wav), -1, _FRAME).sum(axis=2) for wav in (self._band_x(x), self._band_y(y))
+        """Return the gain before and at the end of each frame, at most 1, float32 (channels, frames, 2).
+
+        Where x is silent, the gain stays.
+        """
+        powers_x, powers_y = (
+            np.square(wav).reshape(len(wav), -1, _FRAME).sum(axis=2).tolist()
+            for wav in (self._band_x(x), self._band_y(y))
         )
-        sounds = power_x > _SILENCE
-        gains = np.sqrt(power_y / np.where(sounds, power_x, 1.0)).clip(max=1.0)
-        gains = np.concatenate([self._last_gain, gains], axis=1)
-        sounds = np.pad(sounds, ((0, 0), (1, 0)), constant_values=True)
-        latest = np.maximum.accumulate(np.where(sounds, np.arange(sounds.shape[1]), 0), axis=1)
-        return np.take_along_axis(gains, latest, axis=1)[:, 1:].astype(np.float32)
+        ends = []
+        for channel, frames in enumerate(zip(powers_x, powers_y)):
+            gains = [self._last_gains[channel]]
+            for power_x, power_y in zip(*frames):
+                gains.append(min(1.0, math.sqrt(power_y / power_x)) if power_x > _SILENCE else gains[-1])
+            self._last_gains[channel] = gains[-1]
+            ends.append(list(pairwise(gains)))
+        return np.array(ends, np.float32)
 
 
 class _Join:
@@ -99,8 +110,8 @@ class _Join:
         """Take the next samples of the resampled difference; return as many enhanced ones, aligned with the signal."""
         wide = self._wide.pop(wav.shape[1])
         num_samples = wide.shape[1]
-        samples = np.arange(self._num_joined, self._num_joined + num_samples)
-        places = (samples * self._rate_ratio + 1.0) / _FRAME - self._num_left
+        first, step = (self._num_joined * self._rate_ratio + 1.0) / _FRAME - self._num_left, self._rate_ratio / _FRAME
+        places = first + step * np.arange(num_samples)
         joined = wav[:, :num_samples] + _interpolated(self._gains.peek(), places) * wide
         self._num_joined += num_samples
         self._num_left += self._gains.pop(int(places[-1]) if num_samples else 0).shape[1]
@@ -112,24 +123,22 @@ class _Join:
 
 
 class _Fir:
-    """A filter with state: overlap-save, in blocks of ``_BLOCK`` samples.
+    """A filter with state.
 
     Args:
-        taps: (n,), n ≤ _BLOCK + 1.
+        taps: (n,).
         num_channels: of the signal.
     """
 
     def __init__(self, taps: np.ndarray, num_channels: int) -> None:
-        self._response = np.fft.rfft(taps, 2 * _BLOCK).astype(np.complex64)
-        self._before = np.zeros((num_channels, 1, _BLOCK), dtype=np.float32)
+        self._taps = taps.astype(np.float32)
+        self._before = np.zeros((num_channels, len(taps) - 1), dtype=np.float32)
 
     def __call__(self, wav: np.ndarray) -> np.ndarray:
-        """Return the next samples, (channels, blocks · _BLOCK), filtered and thereby delayed by half of the taps."""
-        blocks = np.concatenate([self._before, wav.reshape(len(wav), -1, _BLOCK)], axis=1)
-        self._before = blocks[:, -1:]
-        spectra = np.fft.rfft(np.concatenate([blocks[:, :-1], blocks[:, 1:]], axis=2))
-        filtered = np.fft.irfft(spectra * self._response)[..., _BLOCK:]
-        return filtered.reshape(wav.shape).astype(np.float32, copy=False)
+        """Return the next samples, (channels, m), m ≥ 1, filtered and thereby delayed by half of the taps."""
+        wav = np.concatenate([self._before, wav], axis=1)
+        self._before = wav[:, 1 - len(self._taps) :]
+        return np.array([np.convolve(channel, self._taps, "valid") for channel in wav])
 
 
 def _low_pass(cutoff: float, num_taps: int) -> np.ndarray:
@@ -145,4 +154,5 @@ def _high_pass(cutoff: float, num_taps: int) -> np.ndarray:
 
 def _interpolated(values: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Return each row of (channels, n) at fractional indices, linearly interpolated, float32 (channels, places)."""
-    return np.stack([np.interp(places, np.arange(len(row)), row) for row in values]).astype(np.float32)
+    indices = np.arange(values.shape[1])
+    return np.array([np.interp(places, indices, channel) for channel in values], np.float32)

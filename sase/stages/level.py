@@ -9,9 +9,12 @@ speaker who does not move it is constant. A factor on the whole signal does not 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from sase.stages.fifo import Fifo
+from sase.stages.ramps import ramp, ramps
 
 TARGET_DB = -24.0  # level of the louder hops (mean square re full scale): speech of an RMS of about -30 dB
 SILENCE_DB = -125.0  # quieter hops leave level and gain unchanged
@@ -36,9 +39,9 @@ class Tracker:
         self._num_hops = 0  # that were not silent
         self._level_db = self._gain_db = 0.0
 
-    def next_gains(self, power_db: float) -> tuple[float, float]:
-        """Return the gain at the beginning and at the end of the next hop, as factors, from its mean square in dB."""
-        before_db = self._gain_db
+    def next_gains(self, power: float) -> tuple[float, float]:
+        """Return the gain at the beginning and at the end of the next hop, as factors, from its mean square."""
+        power_db, before_db = 10.0 * math.log10(power + 1e-30), self._gain_db
         if power_db >= SILENCE_DB:
             self._num_hops += 1
             self._update_level(power_db)
@@ -77,7 +80,7 @@ class _Scale:
 
     def __init__(self, gains: Fifo, hop: int, hop_s: float, num_channels: int) -> None:
         self._gains, self._pending = gains, Fifo(num_channels)
-        self._hop, self._ramp = hop, np.arange(1, hop + 1, dtype=np.float32) / hop
+        self._hop, self._ramp = hop, ramp(hop)
         self._trackers = [Tracker(hop_s) for _ in range(num_channels)]
 
     def feed(self, wav: np.ndarray) -> np.ndarray:
@@ -86,13 +89,9 @@ class _Scale:
         whole = self._pending.pop(len(self._pending) // self._hop * self._hop)
         if whole.shape[1] == 0:
             return whole
-        power = np.square(whole, dtype=np.float64).reshape(len(whole), -1, self._hop).mean(axis=2)
-        power_db = (10.0 * np.log10(power + 1e-30)).tolist()
-        gains = np.array(
-            [[t.next_gains(value) for value in row] for t, row in zip(self._trackers, power_db)], np.float32
-        )
-        first, last = gains[..., :1], gains[..., 1:]  # (channels, hops, 1)
-        factors = (first + (last - first) * self._ramp).reshape(whole.shape)
+        energy = np.square(whole, dtype=np.float64).reshape(len(whole), -1, self._hop).sum(axis=2).tolist()
+        gains = [[t.next_gains(value / self._hop) for value in row] for t, row in zip(self._trackers, energy)]
+        factors = ramps(np.array(gains, np.float32), self._ramp)
         self._gains.push(factors)
         return whole * factors
 

@@ -91,8 +91,8 @@ class Grid:
     """A study's folder, the names of its rows, and the seeds of each row.
 
     Raises:
-        InputError: two rows whose folders would have the same name, a row whose folder would have none, or a seed that
-            occurs twice.
+        InputError: no rows, two rows whose folders would have the same name, a row whose folder would have none, or a
+            seed that occurs twice.
     """
 
     out: Path
@@ -101,6 +101,8 @@ class Grid:
 
     def __post_init__(self) -> None:
         folders: dict[Path, str] = {}
+        if not self.rows:
+            raise InputError("the study has no rows")
         if len(set(self.seeds)) < len(self.seeds):
             raise InputError("a seed occurs twice; every row needs different seeds")
         for row in self.rows:

@@ -28,6 +28,7 @@ function showConfiguration(data) {
 }
 
 function showScores(data) {
+  for (const id of ["scores", "utterances", "listen"]) byId(id).hidden = !data.rows.length; // before they are measured
   const player = new Player(data);
   let current = null;
   const select = (r, play) => {
@@ -36,8 +37,6 @@ function showScores(data) {
     player.load(r, play);
   };
   const table = new Table(data, select);
-  for (const id of ["scores", "utterances"]) byId(id).hidden = !data.rows.length;
-  byId("listen").hidden = !data.rows.length;
   byId("sound-note").textContent = data.sound_note;
   if (table.order.length) select(table.order[0], false);
   document.addEventListener("keydown", (event) => {

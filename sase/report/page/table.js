@@ -2,6 +2,7 @@
 // The table of utterances, its filters, and the means of what is shown.
 
 const LABELS = { set: "set", speaker: "speaker", noise: "noise", snr: "SNR (dB)" };
+const inOrder = new Intl.Collator().compare; // of text; localeCompare takes many times as long
 const KINDS = { enhanced: "enhanced", improvement: "improvement", unprocessed: "unprocessed" };
 
 class Table {
@@ -19,6 +20,7 @@ class Table {
     if (several) data.measures.forEach((measure, m) => measure.drawn || this.chosen.delete(m));
     this.sorting = { column: "utt", descending: false };
     this.current = null;
+    this.rows = new Rows(byId("table"), (r) => this.drawRow(r));
     this.makeFilters();
     this.update();
   }
@@ -30,7 +32,7 @@ class Table {
     form.append(make("label", {}, "name contains", make("input", { type: "search", id: "find", oninput: update })));
     for (const kind of this.labels) {
       const values = [...new Set(this.data.rows.map((row) => row[kind]))].filter((value) => value !== null);
-      values.sort((a, b) => (isNumber(a) && isNumber(b) ? a - b : String(a).localeCompare(String(b))));
+      values.sort((a, b) => (isNumber(a) && isNumber(b) ? a - b : inOrder(String(a), String(b))));
       const options = values.map((value) => make("option", { value: JSON.stringify(value) }, String(value)));
       const all = make("option", { value: "" }, "all");
       const attributes = { id: "filter-" + kind, onchange: update };
@@ -81,7 +83,7 @@ class Table {
       if (a === b) return one - other;
       if (a === null || a === undefined) return 1; // what is undefined comes last, however it is sorted
       if (b === null || b === undefined) return -1;
-      const order = isNumber(a) && isNumber(b) ? a - b : String(a).localeCompare(String(b));
+      const order = isNumber(a) && isNumber(b) ? a - b : inOrder(String(a), String(b));
       return descending ? -order : order || one - other;
     });
   }
@@ -98,11 +100,7 @@ class Table {
     byId("count").textContent = `${rows.length} of ${this.data.rows.length} utterances shown`;
     this.drawMeans(rows);
     this.drawHead();
-    const columns = byId("kind").value + this.columns().join(" ");
-    if (columns !== this.drawnColumns) this.lines = new Map(); // lines are kept as long as they are the same
-    this.drawnColumns = columns;
-    byId("table").tBodies[0].replaceChildren(...rows.map((r) => this.line(r)));
-    this.mark(this.current);
+    this.rows.show(rows);
     this.order = rows.filter((r) => this.audible.has(r));
   }
 
@@ -129,14 +127,21 @@ class Table {
   drawHead() {
     const head = make("tr");
     if (this.audible.size) head.append(make("th", { scope: "col" }, "sound"));
-    head.append(this.heading("utterance", "utt", ""));
-    this.labels.forEach((kind) => head.append(this.heading(LABELS[kind], kind, "")));
+    for (const [column, text] of [["utt", "utterance"], ...this.labels.map((kind) => [kind, LABELS[kind]])]) {
+      head.append(this.heading(text, column, ""));
+      if (this.data.rows.length > ALL) head.lastChild.style.minWidth = `calc(${this.longest(column)}ch + 16px)`;
+    }
     const kind = byId("kind").value;
     for (const [e, m] of this.columns()) {
       const whose = kind === "unprocessed" ? "unprocessed" : this.data.experiments[e].name;
       head.append(this.heading(this.data.measures[m].name, [e, m], this.data.experiments.length > 1 ? whose : ""));
     }
     byId("table").tHead.replaceChildren(head);
+  }
+
+  // The characters of the longest text of a column, which may not be drawn: columns keep their width in any place.
+  longest(column) {
+    return this.data.rows.reduce((most, row) => Math.max(most, String(row[column] ?? "").length), 0);
   }
 
   heading(text, column, whose) {
@@ -154,14 +159,9 @@ class Table {
     return make("th", attributes, button, ...(whose ? [make("small", { title: whose }, whose)] : []));
   }
 
-  line(r) {
-    if (!this.lines.has(r)) this.lines.set(r, this.drawRow(r));
-    return this.lines.get(r);
-  }
-
   drawRow(r) {
     const row = this.data.rows[r];
-    const line = make("tr", { "data-row": r });
+    const line = make("tr", { "data-row": r, class: r === this.current ? "current" : null });
     if (this.audible.size) {
       const attributes = { type: "button", onclick: () => this.select(r, true), "aria-label": "listen to " + row.utt };
       line.append(make("td", {}, ...(this.audible.has(r) ? [make("button", attributes, "▶")] : [])));
@@ -182,7 +182,7 @@ class Table {
   mark(r) {
     this.current = r;
     for (const line of document.querySelectorAll("#table tr.current")) line.classList.remove("current");
-    this.lines.get(r)?.classList.add("current");
+    this.rows.of(r)?.classList.add("current");
   }
 
   // The number of the utterance with sound that is `step` after row r among those shown; null if there is none.
