@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import yaml
@@ -27,34 +26,47 @@ def parse(text: str, where: str) -> Any:
     if len(text) > MAX_CHARACTERS:
         raise InputError(f"{where}: has {len(text)} characters, a configuration has at most {MAX_CHARACTERS}")
     try:
-        _check_size(yaml.parse(text, Loader=yaml.SafeLoader), where)
-        return yaml.safe_load(text)
+        loader = _Loader(text, where)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
     except InputError:
         raise
     except Exception as error:  # PyYAML raises many kinds of exceptions for scalars that do not fit their tag
         raise InputError(f"{where}: not valid YAML ({' '.join(str(error).split())[:300]})") from None
 
 
-def _check_size(events: Iterable[yaml.Event], where: str) -> None:
-    """Raise InputError if the values are nested too deeply, or are too many once each alias is what it stands for."""
-    sizes: dict[str, int] = {}  # number of values of each anchor that is complete
-    open_nodes: list[tuple[str | None, int]] = []  # anchor, and number of values before
-    total = 0
-    for event in events:
+class _Loader(yaml.SafeLoader):
+    """Raises InputError if the values are nested too deeply, or are too many once each alias is what it stands for.
+
+    Each event is checked when it is composed; values are constructed once all of them are.
+    """
+
+    def __init__(self, text: str, where: str) -> None:
+        super().__init__(text)
+        self._where = where
+        self._sizes: dict[str, int] = {}  # number of values of each anchor that is complete
+        self._open_nodes: list[tuple[str | None, int]] = []  # anchor, and number of values before
+        self._total = 0
+
+    def get_event(self) -> yaml.Event:
+        event = super().get_event()
         if isinstance(event, yaml.AliasEvent):
-            total += sizes.get(event.anchor, _MAX_VALUES + 1)  # an alias of a value that contains it never ends
+            self._total += self._sizes.get(event.anchor, _MAX_VALUES + 1)  # an alias of what contains it never ends
         elif isinstance(event, yaml.ScalarEvent):
-            total += 1
+            self._total += 1
             if event.anchor:
-                sizes[event.anchor] = 1
+                self._sizes[event.anchor] = 1
         elif isinstance(event, yaml.CollectionStartEvent):
-            open_nodes.append((event.anchor, total))
-            total += 1
+            self._open_nodes.append((event.anchor, self._total))
+            self._total += 1
         elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, before = open_nodes.pop()
+            anchor, before = self._open_nodes.pop()
             if anchor:
-                sizes[anchor] = total - before
-        if total > _MAX_VALUES:
-            raise InputError(f"{where}: an alias (*name) stands for too many values, for itself, or for none")
-        if len(open_nodes) > _MAX_DEPTH:
-            raise InputError(f"{where}: not valid YAML (nested more than {_MAX_DEPTH} deep)")
+                self._sizes[anchor] = self._total - before
+        if self._total > _MAX_VALUES:
+            raise InputError(f"{self._where}: an alias (*name) stands for too many values, for itself, or for none")
+        if len(self._open_nodes) > _MAX_DEPTH:
+            raise InputError(f"{self._where}: not valid YAML (nested more than {_MAX_DEPTH} deep)")
+        return event

@@ -4,15 +4,14 @@ import fcntl
 import os
 import shutil
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 
-from helpers import native
-from helpers.dumps import dumped
 from helpers.recipes import Recipe
-from sase.model import build_model, save_model
+
+# What imports torch is imported by the fixtures: pytest-xdist's controller reads this file, and runs no test.
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,16 +32,34 @@ def real_audio():
 
 
 @pytest.fixture(scope="session")
-def core_build(tmp_path_factory):
+def shared(tmp_path_factory):
+    """A folder that the processes of pytest-xdist share; what is made there is made under :func:`locked`."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@contextmanager
+def locked(path):
+    with open(path, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope="session")
+def core_build(shared):
     """The folder with the C core's library and program; skips the test when there is no C compiler."""
-    folder = tmp_path_factory.mktemp("core")
-    native.make(ROOT, folder)
-    return folder
+    from helpers import native
+
+    with locked(shared / "core.lock"):
+        native.make(ROOT, shared / "core")  # once: make finds what another process has built
+    return shared / "core"
 
 
 @pytest.fixture(scope="session")
 def core_weights(tmp_path_factory):
     """{name: file} of the shipped weights for the C core; tests only read them."""
+    from helpers import native
+
     return native.write_weights(tmp_path_factory.mktemp("weights"))
 
 
@@ -73,6 +90,8 @@ SECONDS = ((0.4, 0.6), (0.9,), (0.5, 0.7, 0.6))  # of the utterances of each sil
 @pytest.fixture(scope="session")
 def silos_dir(tmp_path_factory):
     """A folder with the dumped training and test sets of three silos; tests only read it."""
+    from helpers.dumps import dumped
+
     folder = tmp_path_factory.mktemp("silos")
     for index, seconds in enumerate(SECONDS):
         made = dumped(folder / f"made{index}", [int(16000 * s) for s in seconds], seed=index)
@@ -86,12 +105,18 @@ def silos_dir(tmp_path_factory):
 @pytest.fixture(scope="session")
 def dev_set(tmp_path_factory):
     """A small dumped development set; tests only read it."""
+    from helpers.dumps import dumped
+
     return dumped(tmp_path_factory.mktemp("dev"), [9000, 7000, 8000, 5000], seed=9)
 
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory):
     """A ``best.pt`` of an untrained network of the preset mini; tests only read it."""
+    import torch
+
+    from sase.model import build_model, save_model
+
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("untrained") / "best.pt"
     save_model(build_model("mini"), path)
@@ -99,23 +124,25 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def make_recipe(root, tmp_path_factory):
+def make_recipe(root, shared):
     """``make_recipe(copy, name)`` is a :class:`Recipe`; all of a session share one generated corpus per recipe.
 
     The first test that needs a corpus generates it with stage 0, under a lock: the processes of pytest-xdist share it.
+    With ``dumped=True`` the recipe has copies of what stages 1 and 2 made of it, once in a session too.
     """
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
 
-    def make(copy, name):
-        corpus = shared / "corpora" / name / "egs" / name / "downloads/mini"
-        with open(shared / f"{name}.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (corpus / ".done").exists():
-                shutil.rmtree(shared / "corpora" / name, ignore_errors=True)
-                Recipe(root, shared / "corpora" / name, name).run("--stop-stage", 0)
-        return Recipe(root, copy, name, corpus)
+    def make(copy, name, dumped=False):
+        first = shared / "corpora" / name
+        made, stop = first / "egs" / name, 2 if dumped else 0
+        finished = first / f"stage{stop}"
+        with locked(shared / f"{name}.lock"):
+            if not finished.exists():
+                Recipe(root, first, name).run("--stop-stage", stop, "--nj", 2)
+                finished.touch()
+        recipe = Recipe(root, copy, name, made / "downloads/mini")
+        if dumped:
+            shutil.copytree(made / "mini", recipe.mini)
+        return recipe
 
     return make
 

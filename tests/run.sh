@@ -38,7 +38,22 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the networks of the tests are too
 cd "$root"
 ruff check .
 ruff format --check .
-mypy
-if [ -n "$selection" ]; then
-  python -m pytest --numprocesses "${SASE_TEST_WORKERS:-$workers}" --dist loadfile --no-loadscope-reorder -m "$selection" "$@"
+if [ -z "$selection" ]; then
+  mypy
+  exit
 fi
+
+# Beside the tests, whose processes do not end together: without its cache, mypy takes longer than any file of them.
+types=$(mktemp)
+mypy >"$types" 2>&1 &
+mypy=$!
+trap '[ -z "$mypy" ] || kill "$mypy"; rm -f "$types"' EXIT
+# Plugins are named, since pytest would rewrite all modules of every package that has one, hypothesis among them.
+plugins=(--disable-plugin-autoload -p xdist -p hypothesispytest)
+dist=(--numprocesses "${SASE_TEST_WORKERS:-$workers}" --dist loadfile --no-loadscope-reorder)
+status=0
+python -m pytest "${plugins[@]}" "${dist[@]}" -m "$selection" "$@" || status=$?
+wait "$mypy" || status=1
+mypy=
+cat "$types"
+exit "$status"

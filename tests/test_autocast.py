@@ -33,7 +33,7 @@ def reduced(enabled=True):
     return torch.autocast("cpu", torch.bfloat16, enabled=enabled)
 
 
-def batch(seconds=1.0):
+def batch(seconds=0.7):
     """Two utterances of different length: noise that swells and fades like syllables, in steady noise."""
     generator, num_samples = torch.Generator().manual_seed(0), round(seconds * RATE)
     time_s = torch.arange(num_samples) / RATE

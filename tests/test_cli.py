@@ -16,6 +16,7 @@ import soundfile
 import torch
 
 import sase.bin
+from helpers import commands
 from helpers.audio import bad_files, noise
 from helpers.dumps import dump_all, make_set
 from sase import Enhancer, audio, extras, pretrained
@@ -26,18 +27,13 @@ COMMANDS = sorted(module.name for module in pkgutil.iter_modules(sase.bin.__path
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command():
     """``command(*words)`` runs ``sase words``; returns exit status, output and errors."""
     threads = torch.get_num_threads()
 
     def call(*words):
-        monkeypatch.setattr(sys, "argv", ["sase", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        status, printed = end.value.code, capsys.readouterr()
-        if isinstance(status, str):  # what Python prints on its way out
-            return 1, printed.out, printed.err + status + "\n"
-        return status or 0, printed.out, printed.err
+        done = commands.sase(*words)
+        return done.returncode, done.stdout, done.stderr
 
     yield call
     torch.set_num_threads(threads)

@@ -304,8 +304,7 @@ def statuses(exp, log):
 @pytest.mark.recipe
 def test_machines_without_a_scheduler_train_together(make_recipe, tmp_path):
     """The command for each of two machines, here both this one; the result is that of one machine."""
-    recipe = make_recipe(tmp_path / "copy", "voicebank_demand")
-    recipe.run("--stop-stage", 2, "--nj", 2)
+    recipe = make_recipe(tmp_path / "copy", "voicebank_demand", dumped=True)
     stage_3 = ("--stage", 3, "--stop-stage", 3, "--train_args", PLAIN)
     recipe.run(*stage_3, "--tag", "one")
     nodes = ("--num_nodes", 2, "--master_addr", "localhost", "--master_port", free_port())
@@ -320,8 +319,7 @@ def test_machines_without_a_scheduler_train_together(make_recipe, tmp_path):
 @pytest.mark.recipe
 def test_the_recipe_trains_on_slurm(slurm_of_three, make_recipe, tmp_path):
     """Training on two nodes equals training on one; a server and two silos are three jobs."""
-    recipe = make_recipe(tmp_path / "copy", "voicebank_demand")
-    recipe.run("--stop-stage", 2, "--nj", 2)
+    recipe = make_recipe(tmp_path / "copy", "voicebank_demand", dumped=True)
     stage_3 = ("--stage", 3, "--stop-stage", 3, "--train_args", PLAIN)
     recipe.run(*stage_3, "--tag", "one")
     process = recipe.start(*stage_3, "--num_nodes", 2)

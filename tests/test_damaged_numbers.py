@@ -37,6 +37,11 @@ DAMAGES = {
 FEDERATION = fed_config(
     scaffold=True, norm="local", fresh_optimizer=False, server="adam", average_decay=0.5, max_drop_db=0
 )
+TRAINING = """\
+model: {preset: mini}
+data: {batch_size: 2, segment_s: 0.3}
+train: {epochs: 3, steps_per_epoch: 1, warmup_steps: 0, ema_decay: 0.5}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +52,17 @@ def dump(tmp_path_factory):
 @pytest.fixture
 def config(tmp_path):
     path = tmp_path / "train.yaml"
-    path.write_text(
-        "model: {preset: mini}\ndata: {batch_size: 2, segment_s: 0.3}\n"
-        "train: {epochs: 3, steps_per_epoch: 1, warmup_steps: 0, ema_decay: 0.5}\n"
-    )
+    path.write_text(TRAINING)
     return load_train_config(path)
+
+
+@pytest.fixture(scope="module")
+def trained(dump, tmp_path_factory):
+    """The folder of a finished training; tests only read it, or damage a copy."""
+    folder = tmp_path_factory.mktemp("training")
+    (folder / "train.yaml").write_text(TRAINING)
+    Trainer(load_train_config(folder / "train.yaml"), dump, dump, folder / "exp", WORKERS).run()
+    return folder / "exp"
 
 
 def nan_model():
@@ -100,8 +111,8 @@ def test_files_without_weights_or_config_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["model", "averaged"])
-def test_training_does_not_resume_from_damaged_weights(dump, config, tmp_path, part):
-    Trainer(config, dump, dump, tmp_path / "exp", WORKERS).run()
+def test_training_does_not_resume_from_damaged_weights(trained, dump, config, tmp_path, part):
+    shutil.copytree(trained, tmp_path / "exp")
     path = tmp_path / "exp/checkpoint.pt"
     state = torch.load(path, weights_only=True)
     next(value for name, value in state[part].items() if NAME in name).fill_(math.nan)
@@ -242,8 +253,8 @@ def test_a_damaged_state_of_a_silo_is_that_silos_failure_in_one_line(
         (lambda s: s.update(config=3), "config is a int"),
     ],
 )
-def test_a_damaged_state_of_a_training_is_refused_by_name(dump, config, tmp_path, change, message):
-    Trainer(config, dump, dump, tmp_path / "exp", WORKERS).run()
+def test_a_damaged_state_of_a_training_is_refused_by_name(trained, dump, config, tmp_path, change, message):
+    shutil.copytree(trained, tmp_path / "exp")
     path = tmp_path / "exp/checkpoint.pt"
     state = torch.load(path, weights_only=True)
     change(state)

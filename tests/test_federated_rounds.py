@@ -174,6 +174,24 @@ def nan(name, value):
     return np.full_like(value, np.nan) if "last" in name else value
 
 
+def one_round(silos_dir, dev_set, exp, spoil):
+    """Return a server after a round in which what silo 1 sends is ``spoil(reply)``."""
+    server = Server(train_config(), fed_config(num_rounds=1), dev_set, exp)
+
+    def misbehave(call, reply):
+        return spoil(reply) if reply.silo == 1 else reply
+
+    run_rounds(server, Exchange(local_silos(silos_dir, 3, exp), misbehave))
+    return server
+
+
+@pytest.fixture(scope="module")
+def absent(silos_dir, dev_set, tmp_path_factory):
+    """A server after a round that silo 1 did not take part in."""
+    exp = tmp_path_factory.mktemp("absent")
+    return one_round(silos_dir, dev_set, exp, lambda reply: "silo 1 failed: it is off")
+
+
 @pytest.mark.parametrize(
     "spoil, message",
     [
@@ -185,29 +203,17 @@ def nan(name, value):
         (lambda r: Reply(7, r.round, r.arrays, r.metrics), "the silos are 0 to 2"),
     ],
 )
-def test_invalid_reply_is_rejected_and_counted(silos_dir, dev_set, tmp_path, spoil, message):
+def test_invalid_reply_is_rejected_and_counted(absent, silos_dir, dev_set, tmp_path, spoil, message):
     """The round continues with the others, exactly as if that silo had not replied."""
-    config, fed = train_config(), fed_config(num_rounds=1)
-    results = {}
-    for name in ("refused", "absent"):
-        exp = tmp_path / name
-        server = Server(config, fed, dev_set, exp)
-
-        def misbehave(call, reply, name=name):
-            if reply.silo != 1:
-                return reply
-            return spoil(reply) if name == "refused" else "silo 1 failed: it is off"
-
-        run_rounds(server, Exchange(local_silos(silos_dir, 3, exp), misbehave))
-        results[name] = server
-    assert_equal(*(weights(tmp_path / name / "last.pt") for name in results))
-    entry = results["refused"].history[0]
+    refused = one_round(silos_dir, dev_set, tmp_path, spoil)
+    assert_equal(*(weights(server.exp_dir / "last.pt") for server in (refused, absent)))
+    entry = refused.history[0]
     assert list(entry["silos"]) == ["0", "2"]
     assert len(entry["refused"]) == 1
     assert message in entry["refused"][0]
-    assert sum(results["refused"].refusals.values()) == 1
-    assert not results["absent"].refusals
-    assert results["absent"].history[0]["failed"] == ["silo 1 failed: it is off"]
+    assert sum(refused.refusals.values()) == 1
+    assert not absent.refusals
+    assert absent.history[0]["failed"] == ["silo 1 failed: it is off"]
 
 
 @pytest.mark.recipe

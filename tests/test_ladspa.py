@@ -3,14 +3,13 @@
 import os
 import re
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import soundfile
 
-from helpers import programs
+from helpers import commands, programs
 from helpers.audio import noise
 from helpers.native import Live, make, signals
 from sase.errors import InputError
@@ -28,9 +27,8 @@ def plugin(tmp_path_factory):
     return path
 
 
-def export(path, **environment):
-    command = [sys.executable, "-m", "sase.bin.main", "export", "--model", "tiny", "--to", "ladspa", "-o", path]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+def export(path):
+    return commands.sase("export", "--model", "tiny", "--to", "ladspa", "-o", path)
 
 
 def analyse(plugin):
@@ -121,8 +119,9 @@ def test_sanitizers_find_nothing_in_the_plugin(root, tmp_path):
     assert soundfile.info(tmp_path / "enhanced.wav").frames == 9000
 
 
-def test_a_missing_compiler_is_one_line(tmp_path):
-    done = export(tmp_path / "plugin.so", PATH=str(tmp_path))
+def test_a_missing_compiler_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = export(tmp_path / "plugin.so")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "C compiler" in done.stderr
     assert not (tmp_path / "plugin.so").exists()

@@ -1,10 +1,8 @@
 """Objectives against their oracles, and properties of all of them."""
 
-import librosa
 import numpy as np
 import pytest
 import torch
-from torchmetrics.functional import audio as oracle
 
 from sase.errors import InputError
 from sase.losses.objectives import LOSSES, build_loss, sdr, si_sdr, si_snr
@@ -25,13 +23,15 @@ def speech_like(batch=3, time=16000, seed=0, dtype=torch.float32):
 @pytest.mark.parametrize(
     ("ratio", "expected"),
     [
-        (si_snr, oracle.scale_invariant_signal_noise_ratio),
-        (si_sdr, oracle.scale_invariant_signal_distortion_ratio),
-        (sdr, oracle.signal_noise_ratio),
+        (si_snr, "scale_invariant_signal_noise_ratio"),
+        (si_sdr, "scale_invariant_signal_distortion_ratio"),
+        (sdr, "signal_noise_ratio"),
     ],
 )
 def test_ratios_equal_torchmetrics_row_by_row(ratio, expected):
-    clean, enhanced = speech_like()
+    from torchmetrics.functional import audio
+
+    (clean, enhanced), expected = speech_like(), getattr(audio, expected)
     clean, enhanced = clean + 0.02, enhanced - 0.01  # means matter to two of them
     torch.testing.assert_close(ratio(enhanced, clean), expected(enhanced, clean), atol=1e-4, rtol=0)
     lengths = torch.tensor([16000, 12345, 777])
@@ -95,6 +95,8 @@ def test_over_suppression_is_of_speech_that_is_lost():
 
 
 def test_log_mel_equals_librosa():
+    import librosa
+
     clean, enhanced = speech_like(1, 7000)
     powers = [abs(x) ** 2 for x in reference_spectra(enhanced, clean)]
     distances = []

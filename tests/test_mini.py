@@ -27,16 +27,22 @@ def hashes(folder):
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    """The whole corpus, as stage 0 makes it."""
+def whole_test_part(tmp_path_factory):
+    """The corpus with the whole of its test part, and one utterance of one training speaker."""
     folder = tmp_path_factory.mktemp("mini") / "corpus"
-    mini.download(folder, seed=0)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(mini, "TRAIN", dict(list(mini.TRAIN.items())[:1]))
+        shorter = mini.UTTERANCES_PER_SPEAKER | dict.fromkeys([*mini.TRAIN, *mini.DEV], 1)
+        monkeypatch.setattr(mini, "UTTERANCES_PER_SPEAKER", shorter)
+        mini.download(folder, seed=0)
     return folder
 
 
 @pytest.mark.recipe
-def test_the_recipes_defaults_fit(corpus, tmp_path):
-    sets = voicebank_demand.prepare(corpus, tmp_path)
+def test_the_recipes_defaults_fit(tmp_path):
+    corpus = tmp_path / "corpus"
+    mini.download(corpus, seed=0)
+    sets = voicebank_demand.prepare(corpus, tmp_path / "data")
     assert {name: (len(data), len(data.spk2utt)) for name, data in sets.items()} == {
         "tr": (272, 16),
         "cv": (20, 2),
@@ -55,8 +61,9 @@ def test_the_recipes_defaults_fit(corpus, tmp_path):
     assert set(sets["tr"].utt2snr.values()) == {0.0, 5.0, 10.0, 15.0}
 
 
-def test_pairs_have_the_logged_snr(corpus, tmp_path):
-    data = voicebank_demand.prepare(corpus, tmp_path)["tt"]
+def test_pairs_have_the_logged_snr(whole_test_part, tmp_path):
+    data = voicebank_demand.prepare(whole_test_part, tmp_path)["tt"]
+    assert len(data.utts) == 40
     for utt in data.utts:
         (clean, rate), (noisy, _) = (audio.read_mono(table[utt]) for table in (data.clean, data.noisy))
         assert rate == 48000
@@ -69,12 +76,12 @@ def test_pairs_have_the_logged_snr(corpus, tmp_path):
         assert np.abs(noisy).max() <= 0.991
 
 
-def test_speech_has_the_speakers_pitch_and_no_long_pauses(corpus):
+def test_speech_has_the_speakers_pitch_and_no_long_pauses(whole_test_part):
     """The median pitch separates the low voice from the high one; no pause within a sentence reaches half a second."""
     pitches = {}
     for speaker in ("p232", "p257"):
         found = []
-        for path in sorted((corpus / "clean_testset_wav").glob(f"{speaker}_*.wav"))[:4]:
+        for path in sorted((whole_test_part / "clean_testset_wav").glob(f"{speaker}_*.wav"))[:4]:
             wav, rate = audio.read_mono(path, 16000)
             frames = wav[: len(wav) // 640 * 640].reshape(-1, 640)
             loud = np.sqrt(np.mean(frames**2, axis=1)) > 0.01

@@ -1,5 +1,9 @@
 """Properties of every preset; saving and loading models."""
 
+import copy
+import json
+from functools import cache
+
 import pytest
 import torch
 
@@ -27,7 +31,16 @@ KINDS = {
 
 
 def network(config):
-    """A network in eval mode whose norms have running statistics."""
+    """A network in eval mode whose norms have running statistics; a copy of the test's own."""
+    return copy.deepcopy(once(json.dumps(config)))
+
+
+@cache
+def once(config):
+    return made(json.loads(config))
+
+
+def made(config):
     torch.manual_seed(0)
     model = build_model(config)
     with torch.no_grad():
@@ -161,7 +174,7 @@ def test_offline_blocks_stay_near_one_pass():
 
 def test_a_model_built_in_inference_mode_runs_in_it():
     with torch.inference_mode():
-        assert network("mini").forward(noise(1, 3000)).shape == (1, 3000)
+        assert made("mini").forward(noise(1, 3000)).shape == (1, 3000)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "offline" not in kind])
@@ -221,13 +234,13 @@ def test_bad_input_leaves_a_stream_as_it_was():
 
 def test_what_is_frozen_stays_and_what_trains_does_not_stream():
     model, wav = network("mini"), noise(1, 3000)
-    copy, before = frozen(model), model(wav).detach()
+    kept, before = frozen(model), model(wav).detach()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(0.5)
-    torch.testing.assert_close(copy(wav), before, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(kept(wav), before, atol=1e-5, rtol=1e-4)
     with pytest.raises(ValueError, match="frozen network cannot be trained"):
-        copy.train()
+        kept.train()
     with pytest.raises(ValueError, match="training mode"):
         model.train().stream()
 

@@ -171,4 +171,5 @@ def test_pre_commit_runs_what_continuous_integration_runs(root):
     assert "exec tests/run.sh\n" in (root / ".ci/run").read_text()
     script = (root / "tests/run.sh").read_text()
     for command in ("ruff check .", "ruff format --check .", "mypy"):
-        assert f"\n{command}\n" in script
+        assert re.search(rf"(?m)^ *{re.escape(command)}$", script)
+    assert re.search("(?m)^mypy .*&$", script)  # beside the tests, too

@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import cache
 
 import numpy as np
 import pytest
@@ -56,14 +57,25 @@ def run(sets, out, method, **settings):
     return partition(*sets, out, method, log=lambda line: None, **settings)
 
 
+@pytest.fixture(scope="module")
+def silos(sets, tmp_path_factory):
+    """``silos(method)`` is the folder of a partition for three silos and its summary; tests only read it."""
+
+    @cache
+    def made(method):
+        folder = tmp_path_factory.mktemp("silos") / method
+        return folder, run(sets, folder, method, num_silos=3)
+
+    return made
+
+
 def silo_sets(out, count, name="tr"):
     return [datadir.validate_data_dir(out / f"silo{k}/{name}") for k in range(count)]
 
 
 @pytest.mark.parametrize("method", module.METHODS)
-def test_every_utterance_is_in_exactly_one_silo_unchanged(sets, tmp_path, method, monkeypatch):
-    run(sets, tmp_path / "silos", method, num_silos=3)
-    data, silos = datadir.read_data_dir(sets[0]), silo_sets(tmp_path / "silos", 3)
+def test_every_utterance_is_in_exactly_one_silo_unchanged(sets, silos, method, monkeypatch):
+    data, silos = datadir.read_data_dir(sets[0]), silo_sets(silos(method)[0], 3)
     assert sorted(utt for silo in silos for utt in silo.utts) == data.utts
     monkeypatch.chdir("/")  # a silo's process may run anywhere
     for silo in silos:
@@ -77,21 +89,19 @@ def test_every_utterance_is_in_exactly_one_silo_unchanged(sets, tmp_path, method
         assert samples == {utt: str(len(dump.read_int16(silo.clean[utt]))) for utt in silo.utts}
 
 
-def test_methods_do_not_split_their_groups(sets, tmp_path):
+def test_methods_do_not_split_their_groups(silos):
     for method, table in (("silo", "utt2spk"), ("speaker", "utt2spk"), ("noise", "utt2noise")):
-        run(sets, tmp_path / method, method, num_silos=3)
-        groups = [set(getattr(silo, table).values()) for silo in silo_sets(tmp_path / method, 3)]
+        groups = [set(getattr(silo, table).values()) for silo in silo_sets(silos(method)[0], 3)]
         assert all(groups)
         assert sum(map(len, groups)) == len(set.union(*groups))
-    run(sets, tmp_path / "snr", "snr", num_silos=3)
-    snrs_db = [list(silo.utt2snr.values()) for silo in silo_sets(tmp_path / "snr", 3)]
+    snrs_db = [list(silo.utt2snr.values()) for silo in silo_sets(silos("snr")[0], 3)]
     assert max(snrs_db[0]) <= min(snrs_db[1])
     assert max(snrs_db[1]) <= min(snrs_db[2])
 
 
 @pytest.mark.parametrize("method, tolerance", [("speaker", 0.1), ("snr", 0.05)])
-def test_silos_have_similar_sizes(sets, tmp_path, method, tolerance):
-    hours = [silo["hours"] for silo in run(sets, tmp_path / "silos", method, num_silos=3)["silos"]]
+def test_silos_have_similar_sizes(silos, method, tolerance):
+    hours = [silo["hours"] for silo in silos(method)[1]["silos"]]
     assert max(hours) / min(hours) < 1 + 2 * tolerance
 
 
@@ -112,23 +122,19 @@ def test_dirichlet_is_uneven_for_small_alpha_and_reproducible(sets):
     )
 
 
-def test_test_utterances_go_to_the_matching_silo(sets, tmp_path):
-    run(sets, tmp_path / "noise", "noise", num_silos=3)
-    training, testing = silo_sets(tmp_path / "noise", 3), silo_sets(tmp_path / "noise", 3, "tt")
+def test_test_utterances_go_to_the_matching_silo(sets, silos, tmp_path):
+    training, testing = (silo_sets(silos("noise")[0], 3, name) for name in ("tr", "tt"))
     assert sum(map(len, testing)) == 30
     for a, b in zip(training, testing):
         assert set(a.utt2noise.values()) == set(b.utt2noise.values())
-    run(sets, tmp_path / "silo", "silo", num_silos=3)
-    silos = datadir.read_table(sets[1] / "utt2silo")
-    for k, data in enumerate(silo_sets(tmp_path / "silo", 3, "tt")):
-        assert data.utts == [utt for utt in silos if silos[utt] == str(k)]
-    run(sets, tmp_path / "snr", "snr", num_silos=3)
-    snrs_db = [list(data.utt2snr.values()) for data in silo_sets(tmp_path / "snr", 3, "tt")]
+    utt2silo = datadir.read_table(sets[1] / "utt2silo")
+    for k, data in enumerate(silo_sets(silos("silo")[0], 3, "tt")):
+        assert data.utts == [utt for utt in utt2silo if utt2silo[utt] == str(k)]
+    snrs_db = [list(data.utt2snr.values()) for data in silo_sets(silos("snr")[0], 3, "tt")]
     assert max(snrs_db[0]) <= min(snrs_db[1])
     assert max(snrs_db[1]) <= min(snrs_db[2])
     for method in ("speaker", "dirichlet"):
-        run(sets, tmp_path / method, method, num_silos=3)
-        assert not list((tmp_path / method).glob("*/tt"))
+        assert not list(silos(method)[0].glob("*/tt"))
     run((sets[0], None), tmp_path / "none", "noise", num_silos=3)
     assert not list((tmp_path / "none").glob("*/tt"))
 

@@ -30,6 +30,12 @@ def stimuli():
 KINDS = ("white noise", "tone 1 kHz", "horn")
 
 
+@pytest.fixture(scope="module")
+def unprocessed(stimuli):
+    """The report of a system that changes nothing."""
+    return probe(identity, stimuli)
+
+
 def sine(hz, seconds=1.0):
     return np.sin(2 * np.pi * hz * np.arange(int(seconds * RATE)) / RATE)
 
@@ -103,8 +109,8 @@ def test_spectra_are_those_of_librosa():
     assert len(measures.frequencies(RATE)) == len(found)
 
 
-def test_the_input_as_output(stimuli):
-    report = probe(identity, stimuli)
+def test_the_input_as_output(unprocessed):
+    report = unprocessed
     assert list(report) == list(SECTIONS)
     assert report[SUPPRESSION] == dict.fromkeys(KINDS, 0)
     assert report[CLEAN]["PESQ_WB"] == pytest.approx(4.644, abs=0.001)
@@ -118,8 +124,8 @@ def test_the_input_as_output(stimuli):
     assert report[CLIPPED]["9 dB above the RMS"] > report[CLIPPED]["3 dB above the RMS"]
 
 
-def test_half_the_amplitude(stimuli):
-    report, before = probe(lambda wav: 0.5 * wav, stimuli), probe(identity, stimuli)
+def test_half_the_amplitude(stimuli, unprocessed):
+    report, before = probe(lambda wav: 0.5 * wav, stimuli), unprocessed
     assert [*report[SUPPRESSION].values()] == pytest.approx([6.02] * 3, abs=0.01)
     assert report[CLEAN]["clean over error (dB)"] == pytest.approx(6.02, abs=0.01)
     for section, tolerance in ((BINS, 0.01), (OCTAVES, 0.01)):
@@ -206,6 +212,7 @@ def test_the_command_writes_table_figure_and_numbers(tmp_path, monkeypatch, caps
     kinds = {kind: noises.NOISES[kind] for kind in KINDS}
     monkeypatch.setattr("sase.evaluation.probe.material.NOISES", kinds)
     monkeypatch.setattr("sase.evaluation.probe.material._PITCHES_HZ", (120.0,))
+    monkeypatch.setattr("sase.evaluation.probe.probing._DRIFT_S", 15.0)
     monkeypatch.setattr("sys.argv", ["sase probe", "--model", "tiny", "-o", str(tmp_path)])
     command.main()
     text = (tmp_path / "probe.md").read_text(encoding="utf-8")

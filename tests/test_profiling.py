@@ -2,16 +2,15 @@
 
 import json
 import math
-import subprocess
 
 import pytest
 import torch
 from torch import nn
 
+from helpers import commands
 from sase.bench import stages
 from sase.model import build_model
 from sase.nn.complex import ComplexConv2d, ComplexConvTranspose2d
-from sase.processes import child_environment, sase_command
 from sase.profiling import count_macs, count_parameters, macs_per_s, profile, with_unit
 from sase.training.config import load_train_config
 
@@ -111,8 +110,7 @@ def test_several_configs_are_trained_by_one_command(tmp_path):
     lines = "model: {preset: mini}\ndata: {batch_size: 2, segment_s: 0.2}\n"
     for name, loss, precision in (("a", "si_snr", "float32"), ("b", "sdr", "bfloat16")):
         (tmp_path / name).write_text(f"{lines}loss: {{{loss}: 1.0}}\ntrain: {{precision: {precision}}}\n")
-    command = sase_command("bench", "--json", "train", "--config", tmp_path / "a", tmp_path / "b", "--steps", 2)
-    done = subprocess.run(command, env=child_environment(1), capture_output=True, text=True, timeout=300)
+    done = commands.sase("bench", "--json", "train", "--config", tmp_path / "a", tmp_path / "b", "--steps", 2)
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
     assert [row["loss"] for row in rows] == ["si_snr", "sdr"]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -32,9 +33,24 @@ LABELS = {
 
 
 @pytest.fixture
-def scored(tmp_path, monkeypatch):
-    """A scored experiment of three utterances in the current folder."""
+def scored(scored_once, tmp_path, monkeypatch):
+    """A scored experiment of three utterances in the current folder, of the test's own."""
+    shutil.copytree(scored_once, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    return tmp_path / "exp/x"
+
+
+@pytest.fixture(scope="module")
+def scored_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scored")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        make_scored(folder)
+    return folder
+
+
+def make_scored(tmp_path):
+    """Score an experiment of three utterances in the current folder, as the paths in its tables are relative."""
     rng = np.random.default_rng(0)
     syllables = np.clip(np.sin(2 * np.pi * 2.5 * np.arange(RATE) / RATE), 0, None)
     tables = {"noisy": {}, "clean": {}, "exp/x/enhanced_tt/wav": {}}
@@ -53,7 +69,6 @@ def scored(tmp_path, monkeypatch):
     for name, entries in (("history", history), ("timing", times)):
         (tmp_path / f"exp/x/{name}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     shards.score_shard("data/tt", "exp/x/enhanced_tt", "exp/x/enhanced_tt/scoring", log=lambda _: None)
-    return tmp_path / "exp/x"
 
 
 def finish(**options):
@@ -124,7 +139,9 @@ def test_finishing_again_changes_nothing_but_the_date(scored):
         assert all(one == other or b"date" in one for one, other in lines), path
 
 
-def test_results_are_written_to_the_given_folder(scored, tmp_path):
+def test_results_are_written_to_the_given_folder(scored, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(results, "_draw_figures", lambda folder, *_: drawn.append(folder))
     finish(results_dir=tmp_path / "there")
     assert (tmp_path / "there/RESULTS.md").is_file()
     assert not (scored / "RESULTS.md").exists()
@@ -132,6 +149,8 @@ def test_results_are_written_to_the_given_folder(scored, tmp_path):
     finish()
     assert (scored / "enhanced_tt/scoring/RESULTS.md").is_file()
     assert not (scored / "RESULTS.md").exists()
+    own = (scored / "enhanced_tt/scoring/images").relative_to(tmp_path)
+    assert drawn == [tmp_path / "there/images", own]
 
 
 @pytest.mark.recipe
@@ -200,7 +219,9 @@ def test_failures_are_listed_and_undefined_values_shown_as_such(tmp_path):
 
 
 def test_a_measure_that_is_registered_once_is_in_every_table_and_figure(scored, monkeypatch):
-    finish()
+    with monkeypatch.context() as without_figures:
+        without_figures.setattr(results, "_draw_figures", lambda *_: None)
+        finish()
     summary_before = json.loads((scored / "enhanced_tt/scoring/summary.json").read_text())
     results.write_summary(scored / "enhanced_ss" / "scoring", {**summary_before, "set": "ss"})  # of an earlier version
     drawn = []

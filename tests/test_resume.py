@@ -51,6 +51,16 @@ def make(dump, tmp_path):
     return trainer
 
 
+@pytest.fixture(scope="module")
+def whole(dump, tmp_path_factory):
+    """The folder of a training that nothing interrupts; tests only read it, or change a copy."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "train.yaml").write_text(CONFIG)
+    config = load_train_config(folder / "train.yaml")
+    Trainer(config, dump, dump, folder / "exp", init_workers(use_gpu=False)).run()
+    return folder / "exp"
+
+
 def assert_same_training(one, other):
     for name in ("checkpoint.pt", "best.pt"):
         assert_same(one / name, other / name)
@@ -60,8 +70,7 @@ def assert_same_training(one, other):
 @pytest.mark.parametrize(  # within an epoch, at the last step of one, in the next one
     ("number", "step"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 4)]
 )
-def test_an_interrupted_training_saves_and_resumes_to_the_bit(make, tmp_path, monkeypatch, number, step):
-    make("whole").run()
+def test_an_interrupted_training_saves_and_resumes_to_the_bit(make, whole, tmp_path, monkeypatch, number, step):
     interrupted = make("parts")
     batch = interrupted.mixtures.batch
 
@@ -78,11 +87,10 @@ def test_an_interrupted_training_saves_and_resumes_to_the_bit(make, tmp_path, mo
     resumed = make("parts")
     assert resumed.step == step + 1
     resumed.run()
-    assert_same_training(tmp_path / "whole", tmp_path / "parts")
+    assert_same_training(whole, tmp_path / "parts")
 
 
-def test_training_interrupted_while_it_is_scored_is_not_trained_again(make, tmp_path, monkeypatch):
-    make("whole").run()
+def test_training_interrupted_while_it_is_scored_is_not_trained_again(make, whole, tmp_path, monkeypatch):
     score = trainer_module.development_scores
 
     def interrupt(*arguments):
@@ -96,7 +104,7 @@ def test_training_interrupted_while_it_is_scored_is_not_trained_again(make, tmp_
     resumed = make("parts")
     assert (resumed.step, resumed.history) == (3, [])
     resumed.run()
-    assert_same_training(tmp_path / "whole", tmp_path / "parts")
+    assert_same_training(whole, tmp_path / "parts")
 
 
 def test_a_second_signal_ends_training_without_waiting_for_the_step(make, monkeypatch):
@@ -113,9 +121,9 @@ def test_a_second_signal_ends_training_without_waiting_for_the_step(make, monkey
 
 
 @pytest.mark.recipe
-def test_a_finished_training_is_made_longer_and_that_can_be_interrupted(make, tmp_path, monkeypatch):
-    make("whole").run()
-    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+def test_a_finished_training_is_made_longer_and_that_can_be_interrupted(make, whole, tmp_path, monkeypatch):
+    for name in ("whole", "parts"):
+        shutil.copytree(whole, tmp_path / name)
     first = (tmp_path / "whole/history.jsonl").read_text()
     longer = make("whole", "train.epochs=4")
     rates = []
@@ -163,8 +171,9 @@ def keep_two(dump, name=None):
     ],
 )
 @pytest.mark.parametrize("which", ["train_set", "dev_set"])
-def test_training_does_not_resume_with_other_data(make, own_dump, tmp_path, which, change, message):
-    make("exp", **{which: own_dump}).run()
+def test_training_does_not_resume_with_other_data(make, whole, own_dump, tmp_path, which, change, message):
+    shutil.copytree(whole, tmp_path / "exp")
+    make("exp", **{which: own_dump})  # the same data until it changes
     before = {path.name: path.read_bytes() for path in (tmp_path / "exp").iterdir() if path.is_file()}
     change(own_dump)
     name = "training set" if which == "train_set" else "development set"
@@ -178,8 +187,8 @@ def test_training_does_not_resume_with_other_data(make, own_dump, tmp_path, whic
     assert_same_training(tmp_path / "exp", tmp_path / "other")
 
 
-def test_a_copy_of_a_dump_and_an_experiment_without_record_resume(make, dump, own_dump, tmp_path, caplog):
-    make("exp").run()
+def test_a_copy_of_a_dump_and_an_experiment_without_record_resume(make, whole, own_dump, tmp_path, caplog):
+    shutil.copytree(whole, tmp_path / "exp")
     record = json.loads((tmp_path / "exp/data.json").read_text())
     assert len(make("exp", train_set=own_dump).history) == 2, "the same content elsewhere is the same data"
     assert (
@@ -206,8 +215,8 @@ def test_fingerprints_see_what_training_sees(dump, own_dump):
         assert fingerprint_of_content(one, whole) != fingerprint_of_content(PairSet(own_dump), whole)
 
 
-def test_two_trainings_in_one_folder_exclude_each_other(make, dump, tmp_path, monkeypatch):
-    make("exp").run()
+def test_two_trainings_in_one_folder_exclude_each_other(make, whole, dump, tmp_path, monkeypatch):
+    shutil.copytree(whole, tmp_path / "exp")
     options = ["--config", "train.yaml", "--train-set", dump, "--dev-set", dump, "--exp", "exp", "--threads", "1"]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["sase train", *map(str, options), "--restart"])

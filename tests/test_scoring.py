@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+from helpers import commands
 from sase import audio
 from sase.data import dump
 from sase.data.datadir import Tables, read_data_dir, read_table, write_data_dir, write_table
@@ -18,6 +19,7 @@ from sase.evaluation import results, scoring, shards
 from sase.evaluation.scores import Scores, groups, write_csv
 from sase.evaluation.scoring import Method, Pair
 from sase.metrics.measures import METRICS, evaluate
+from sase.processes import child_environment, sase_command
 
 RATE = 16000
 PUBLISHED = {"PESQ_WB": 2.391544, "STOI": 0.9346717, "ESTOI": 0.8480954, "CSIG": 3.6552286, "CBAK": 2.6603756}
@@ -67,9 +69,8 @@ def silently(*_):
     """A log function that discards its lines."""
 
 
-def score(*arguments, cwd=None):
-    command = [sys.executable, "-m", "sase.bin.main", "score", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "OMP_NUM_THREADS": "1"})
+def score(*arguments):
+    return commands.sase("score", *arguments)
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------
@@ -364,7 +365,8 @@ def test_groups_are_in_order():
 
 @pytest.mark.recipe
 def test_command_prints_only_json(folders, tmp_path):
-    done = score("--clean", folders[0], "--enhanced", folders[1], "--json", "--out", tmp_path / "s.csv")
+    words = ("--clean", folders[0], "--enhanced", folders[1], "--json", "--out", tmp_path / "s.csv")
+    done = subprocess.run(sase_command("score", *words), env=child_environment(1), capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     printed = json.loads(done.stdout)
     assert list(printed) == ["mean", "scored", "failed"]
@@ -394,6 +396,9 @@ def test_command_continues_after_bad_files_and_fails_for_missing_ones(folders, t
 
 def test_command_scores_a_folder_without_clean_files(folders, tmp_path):
     pytest.importorskip("speechmos")
+    for number in (0, 2):  # sixteen times as long, which is how often it is repeated, they just fill one window
+        audio.write(folders[0] / f"u{number}.wav", speech(number)[:9020], RATE)
+        audio.write(folders[1] / f"u{number}.flac", with_noise(speech(number), 0.01)[:9020], RATE)
     (folders[1] / "u1.flac").write_bytes(b"broken")
     done = score("--enhanced", folders[1], "--no-reference", "--json", "--out", tmp_path / "s.csv")
     assert (done.returncode, done.stderr.count("\n")) == (1, 2), done.stderr

@@ -10,6 +10,7 @@ import soundfile
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 
 from helpers.dumps import dumped
 from sase.data.dataset import DataConfig, PairSet
@@ -19,6 +20,7 @@ from sase.jsonfile import read_jsonl
 from sase.model import PRESETS
 from sase.training import tensorboard
 from sase.training.config import OptimiserConfig, TrainConfig
+from sase.training.crc32c import crc32c
 from sase.training.distributed import Workers
 from sase.training.loop import learning_rate
 from sase.training.tensorboard import EventWriter, examples_of, is_due
@@ -48,6 +50,15 @@ def test_a_resumed_training_continues_its_file(tmp_path):
     assert scalars(tmp_path, "loss") == [(10, 1.0), (20, 0.5), (30, pytest.approx(1 / 3))]
     assert scalars(tmp_path, "learning_rate") == [(10, 0.5), (20, 0.25), (30, 0.125)]
     assert sorted(events(tmp_path).Tags()["scalars"]) == ["dev_SI_SNR", "learning_rate", "loss"]
+
+
+def test_checksums_are_those_of_the_standard_and_of_tensorboard():
+    assert crc32c(bytes(32)) == 0x8A9136AA  # RFC 3720, appendix B.4
+    assert crc32c(bytes(range(32))) == 0x46DD794E
+    generator = np.random.default_rng(0)
+    for length in (0, 1, 3, 8, 1000, 1023, 1024, 1025, 2048, 2049, 4095, 12345):
+        data = generator.bytes(length)
+        assert crc32c(data) == pywrap_tensorflow.crc32c(data), length
 
 
 @pytest.mark.parametrize("lost", [1, 3, 20, 40])

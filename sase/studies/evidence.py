@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 LEVEL = 0.95
 RESAMPLES = 10000
@@ -162,6 +161,8 @@ def _percentile_interval(
 ) -> tuple[float, float]:
     if min(map(len, samples)) < 2:
         return math.nan, math.nan
+    from scipy import stats
+
     interval = stats.bootstrap(
         samples,
         statistic,

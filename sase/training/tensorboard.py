@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import torch
 
+from sase.training.crc32c import crc32c
+
 if TYPE_CHECKING:
     from sase.data.dataset import PairSet
     from sase.training.validation import PairSubset
@@ -151,11 +153,14 @@ def _event(step: int = 0, summary: Any = None, file_version: str | None = None) 
 
 
 def _record(event: bytes) -> bytes:
-    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
-
     length = struct.pack("<Q", len(event))
-    checks = (struct.pack("<I", masked_crc32c(part)) for part in (length, event))
+    checks = (struct.pack("<I", _masked(crc32c(part))) for part in (length, event))
     return length + next(checks) + event + next(checks)
+
+
+def _masked(checksum: int) -> int:
+    """Return a checksum as event files hold it, rotated and shifted: checksums of checksums would be weak."""
+    return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _continue(file: BinaryIO) -> tuple[int, bool]:

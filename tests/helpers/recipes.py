@@ -29,7 +29,8 @@ class Recipe:
         self.mini = self.folder / "mini"
         ignore = shutil.ignore_patterns("venv*", "downloads", "data", "dump", "exp", "mini", "__pycache__")
         for name in ("egs", "sase", "tools", "utils"):
-            shutil.copytree(root / name, copy / name, ignore=ignore if name != "sase" else None)
+            source = root / name
+            shutil.copytree(source, copy / name, ignore=ignore if name != "sase" else None, dirs_exist_ok=True)
         shutil.copy(root / "setup.py", copy)
         self.environment = {**os.environ, "SASE_VENV": sys.prefix}
         if corpus is not None:
