@@ -15,7 +15,7 @@ from sase.federated.aggregation import update_norm
 from sase.federated.config import FederatedConfig
 from sase.federated.exchange import CONTROL, Instruction, Reply
 from sase.federated.layout import Layout
-from sase.federated.payload import decode, num_bytes
+from sase.federated.payload import Part, Upload, num_bytes
 from sase.federated.reported import checked_numbers
 from sase.federated.statistics import check_statistics, statistics_excess
 
@@ -33,8 +33,8 @@ class Admitted:
 
     Attributes:
         silo: its index.
-        arrays: decoded, without the control variate.
-        control: parameter name to control variate; empty without SCAFFOLD.
+        arrays: name to array, decoded when it is read; without the control variate.
+        control: parameter name to control variate, decoded when it is read; empty without SCAFFOLD.
         metrics: as reported by the silo, within their bounds.
         update_norm: computed from the arrays.
         bytes: size of the upload.
@@ -42,8 +42,8 @@ class Admitted:
     """
 
     silo: int
-    arrays: dict[str, np.ndarray]
-    control: dict[str, np.ndarray]
+    arrays: Mapping[str, np.ndarray]
+    control: Mapping[str, np.ndarray]
     metrics: dict[str, float]
     update_norm: float
     bytes: int
@@ -152,9 +152,9 @@ def _checked(
         if not np.isfinite(value).all():
             raise ValueError(f"{name} contains NaN or infinity")
     check_statistics(decoded, layout)
-    control = {name.removeprefix(CONTROL): value for name, value in decoded.items() if name.startswith(CONTROL)}
+    control = Part(decoded, {name.removeprefix(CONTROL): name for name in decoded if name.startswith(CONTROL)})
     _check_control(control, float(train["train"]["clip_norm"]))
-    arrays = {name: value for name, value in decoded.items() if not name.startswith(CONTROL)}
+    arrays = Part(decoded, {name: name for name in decoded if not name.startswith(CONTROL)})
     norm = update_norm(instruction.model, arrays, layout.shared_weights(config.norm == "local"))
     if norm == 0.0:
         raise ValueError("its update is zero: it learned nothing from its data")
@@ -166,12 +166,15 @@ def _registered(silo: int, history: Sequence[Mapping[str, Any]]) -> int | None:
     return next((int(r["silos"][str(silo)]["examples"]) for r in history if str(silo) in r["silos"]), None)
 
 
-def _decode(reply: Reply, instruction: Instruction, config: FederatedConfig, layout: Layout) -> dict[str, np.ndarray]:
+def _decode(
+    reply: Reply, instruction: Instruction, config: FederatedConfig, layout: Layout
+) -> Mapping[str, np.ndarray]:
     reference = dict(instruction.model)
     if config.scaffold:
-        reference.update({CONTROL + name: np.zeros_like(reference[name]) for name in layout.weights})
+        zeros = {name: np.broadcast_to(reference[name].dtype.type(0), reference[name].shape) for name in layout.weights}
+        reference.update({CONTROL + name: zero for name, zero in zeros.items()})
     compressed = {name for name in reference if name.removeprefix(CONTROL) in layout.weights}
-    return decode(config.payload, reply.arrays, reference, compressed)
+    return Upload(config.payload, reply.arrays, reference, compressed)
 
 
 def _check_control(control: Mapping[str, np.ndarray], clip_norm: float) -> None:

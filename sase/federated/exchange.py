@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,8 +53,17 @@ class Reply:
 
     silo: int
     round: int
-    arrays: dict[str, np.ndarray]
+    arrays: Mapping[str, np.ndarray]
     metrics: dict[str, float] = field(default_factory=dict)
+
+
+# What an engine does with a reply on arrival: returns the same one, with its arrays in memory or on disk.
+Keep = Callable[[Reply], Reply]
+
+
+def in_memory(reply: Reply) -> Reply:
+    """Return the reply as it is."""
+    return reply
 
 
 # Sends an instruction to the silos; returns their replies and, for each silo that failed, which one and why.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -37,7 +38,9 @@ class GlobalModel:
         """The name of an array with NaN or infinity; empty if there is none."""
         return next((name for name, value in self.newest.items() if not np.isfinite(value).all()), "")
 
-    def after(self, replies: Sequence[Admitted], config: FederatedConfig, layout: Layout, decay: float) -> GlobalModel:
+    def after(
+        self, replies: Sequence[Admitted], config: FederatedConfig, layout: Layout, decay: float, folder: Path | None
+    ) -> GlobalModel:
         """Return the global model that replies make of this one, which stays as it is.
 
         Args:
@@ -45,6 +48,7 @@ class GlobalModel:
             config: of the federation.
             layout: of the network.
             decay: of the moving average; 0 for none.
+            folder: for temporary files, see :class:`sase.federated.aggregation.Rule`.
         """
         alphas, optimiser = _weights(replies, config), self.optimiser.copy()
         steps = [reply.metrics["steps"] for reply in replies]
@@ -55,7 +59,7 @@ class GlobalModel:
             layout,
             optimiser,
             nova_factors(alphas, steps) if config.fednova else None,
-            Rule(config.aggregation, config.max_poisoned, config.norm == "local"),
+            Rule(config.aggregation, config.max_poisoned, config.norm == "local", folder),
         )
         averaged = moving_average(self.averaged, newest, decay, layout) if decay else newest
         return GlobalModel(newest, averaged, optimiser, replies, alphas)

@@ -23,6 +23,13 @@ def run_rounds(server: Server, exchange: Exchange) -> None:
     Raises:
         InputError: a round failed in all of its ``1 + max_repeats`` attempts. The last valid model is kept.
     """
+    try:
+        _run_rounds(server, exchange)
+    finally:
+        server.spool.clear()
+
+
+def _run_rounds(server: Server, exchange: Exchange) -> None:
     config = server.config
     while not server.finished:
         instruction, number = server.instruction(), server.next_round

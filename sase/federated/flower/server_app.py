@@ -68,7 +68,10 @@ def _run(grid: Grid, settings: dict[str, Any]) -> None:
     def exchange(instruction: Instruction) -> tuple[list[Reply], list[str]]:
         silos.wait_for_silos(config.needed_silos)
         content, group_id = pack_instruction(instruction), str(instruction.round)
-        return silos.send_and_receive(content, MessageType.TRAIN, config.round_timeout_s, group_id, unpack_reply)
+        return silos.send_and_receive(content, MessageType.TRAIN, config.round_timeout_s, group_id, unpack)
+
+    def unpack(content: RecordDict) -> Reply:
+        return server.spool.keep(unpack_reply(content))
 
     if not server.finished:
         (server.exp_dir / SCORES_FILE).unlink(missing_ok=True)  # of a training that is extended
@@ -250,6 +253,8 @@ class SiloGrid:
             return
         try:
             reply = unpack(message.content)
+        except OSError:  # of this machine's disk
+            raise
         except Exception as error:  # whatever a reply holds, the others count
             log.debug("%s", label, exc_info=True)
             failures.append(f"{label}: malformed reply ({one_line(error, 200)})")
