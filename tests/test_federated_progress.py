@@ -13,7 +13,7 @@ from sase import waiting
 from sase.errors import InputError
 from sase.federated.flower import patches
 from sase.federated.flower.progress import Patience, Status, Watch
-from sase.federated.flower.server_app import SiloGrid
+from sase.federated.flower.silo_grid import SiloGrid
 
 
 class Clock:

@@ -13,7 +13,7 @@ CONTROL = "control/"  # prefix of the names of SCAFFOLD's control variates
 
 @dataclass(frozen=True)
 class Instruction:
-    """What the server sends to every silo at the start of a round.
+    """What the server sends to the silos of a round at its start.
 
     Attributes:
         round: from 1.
@@ -21,11 +21,17 @@ class Instruction:
             under ``control/NAME`` SCAFFOLD's global control variate. Without the constants of the network.
         config: plain types that JSON can represent: ``train`` and ``federated`` (the two configs as mappings),
             ``experiment`` (an identifier), ``best_round`` (the best so far, 0 for none).
+        silos: those that take part; None for all. Silos do not receive it.
     """
 
     round: int
     arrays: dict[str, np.ndarray]
     config: dict[str, Any]
+    silos: tuple[int, ...] | None = None
+
+    def asks(self, silo: int) -> bool:
+        """Whether a silo takes part."""
+        return self.silos is None or silo in self.silos
 
     @property
     def model(self) -> dict[str, np.ndarray]:

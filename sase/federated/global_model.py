@@ -12,6 +12,7 @@ from sase.federated.admission import Admitted
 from sase.federated.aggregation import Rule, aggregate, moving_average, nova_factors, silo_weights
 from sase.federated.config import FederatedConfig
 from sase.federated.layout import Layout
+from sase.federated.participation import staleness_factors
 from sase.federated.server_optimiser import ServerOptimiser
 
 
@@ -71,7 +72,7 @@ def new_optimiser(config: FederatedConfig) -> ServerOptimiser:
 
 
 def _weights(replies: Sequence[Admitted], config: FederatedConfig) -> np.ndarray:
-    return silo_weights(
+    alphas = silo_weights(
         config.strategy,
         [reply.metrics["examples"] for reply in replies],
         [reply.metrics["last_loss"] for reply in replies],
@@ -81,3 +82,7 @@ def _weights(replies: Sequence[Admitted], config: FederatedConfig) -> np.ndarray
         config.alpha_min,
         config.max_weight,
     )
+    if not any(reply.staleness for reply in replies):
+        return alphas
+    alphas = alphas * staleness_factors([reply.staleness for reply in replies])
+    return alphas / alphas.sum()

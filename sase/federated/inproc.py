@@ -74,7 +74,7 @@ def local_exchange(silos: Sequence[Silo], keep: Keep = in_memory) -> Exchange:
 
     def exchange(instruction: Instruction) -> tuple[list[Reply], list[str]]:
         replies, failures = [], []
-        for silo in silos:
+        for silo in [silo for silo in silos if instruction.asks(silo.index)]:
             try:
                 reply = silo.run(instruction)
             except Exception as error:  # bad data, a full disk, out of memory: the other silos continue
@@ -82,6 +82,8 @@ def local_exchange(silos: Sequence[Silo], keep: Keep = in_memory) -> Exchange:
                 failures.append(f"silo {silo.index} failed: {one_line(error)}")
             else:
                 replies.append(keep(reply))
+            if len(silos) > len(instruction.silos or silos):
+                silo.release()  # it may not take part again for long
         return replies, failures
 
     return exchange

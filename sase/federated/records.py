@@ -108,7 +108,8 @@ def silo_record(reply: Admitted, alpha: float) -> dict[str, float]:
     values |= {"bad_steps": reply.metrics.get("bad_steps", 0.0), "update_norm": reply.update_norm, "alpha": alpha}
     if reply.gain_db is not None:
         values["gain_db"] = reply.gain_db
-    return {**{name: round(float(value), 6) for name, value in values.items()}, "bytes": reply.bytes}
+    late = {"staleness": reply.staleness} if reply.staleness else {}
+    return {**{name: round(float(value), 6) for name, value in values.items()}, "bytes": reply.bytes, **late}
 
 
 def add_timing(

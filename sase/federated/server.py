@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from sase.federated.exchange import CONTROL, Instruction, Reply
 from sase.federated.global_model import GlobalModel, new_optimiser
 from sase.federated.layout import layout_of, load_arrays, to_arrays, to_numpy, to_tensors
 from sase.federated.ledger import Ledger
+from sase.federated.participation import sampled_silos
 from sase.federated.payload import num_bytes
 from sase.federated.records import (
     add_timing,
@@ -37,7 +39,7 @@ from sase.federated.records import (
     write_configs,
 )
 from sase.federated.rollback import leave_out
-from sase.federated.spool import Spool
+from sase.federated.spool import EarlierModels, Spool
 from sase.model import load_model, save_model
 from sase.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from sase.training.config import TrainConfig
@@ -102,6 +104,7 @@ class Server:
         self._controls = Controls(exp_dir, {name: arrays[name].shape for name in self.layout.weights})
         self.spool = Spool(self.exp_dir / "replies")
         self.spool.clear()
+        self._earlier = EarlierModels(exp_dir, fed_config.max_staleness if fed_config.mode == "buffered" else 0)
         resumes = self.state_path.exists()
         if resumes:
             self._resume()
@@ -131,8 +134,12 @@ class Server:
         return failures[-1] if failures else "no silo replied"
 
     def instruction(self) -> Instruction:
-        """Return the instruction of the next round; the same one until that round is completed."""
-        return self._current_attempts().instruction
+        """Return the instruction of the next round; until that round is completed, only its silos change."""
+        attempts, config = self._current_attempts(), self.config
+        if config.participants == config.num_silos:
+            return attempts.instruction
+        silos = sampled_silos(config.num_silos, config.participants, self.train.seed, self.next_round, attempts.count)
+        return replace(attempts.instruction, silos=silos)
 
     def best_instruction(self) -> Instruction:
         """Return the instruction with which :meth:`sase.federated.silo.Silo.evaluate` scores the best model so far."""
@@ -201,7 +208,9 @@ class Server:
     def _admit(self, replies: Sequence[Reply], failures: Sequence[str]) -> list[Admitted]:
         """Return the valid replies, with their gains where the strategy needs them; count and log the others."""
         attempts = self._current_attempts()
-        admitted, rejected = admit(replies, attempts.instruction, self.config, self.layout, self.history)
+        admitted, rejected = admit(
+            replies, self.instruction(), self.config, self.layout, self.history, self._earlier.models
+        )
         if self.config.strategy == "sase":
             self._development.measure_gains(self._global, admitted)
             rejected |= {r.silo: "the output of its network is not finite" for r in admitted if r.gain_db is None}
@@ -273,7 +282,7 @@ class Server:
             **attempts.summary(),
             "silos": {str(reply.silo): silo_record(reply, alpha) for reply, alpha in zip(model.silos, model.alphas)},
             "bytes_up": sum(reply.bytes for reply in model.silos),
-            "bytes_down": self.config.num_silos * num_bytes(attempts.instruction.arrays),
+            "bytes_down": self.config.participants * num_bytes(attempts.instruction.arrays),
             **self._privacy_record(),
             **scores,
             "best": is_best(scores[criterion], (record[criterion] for record in self.history)),
@@ -301,6 +310,7 @@ class Server:
         save_model(self.model, self.exp_dir / "last.pt")
         save_checkpoint(self.state_path, self._state())
         self._ledger.append(record)
+        self._earlier.add(record["round"], self._current_attempts().instruction.model)
         self._controls.remove_old()
         self._write_tensorboard(record)
         self._attempts = None

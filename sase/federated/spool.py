@@ -89,5 +89,33 @@ class Spool:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+class EarlierModels:
+    """The models that the last rounds started from, in ``sent/``: late replies are updates to them.
+
+    A server that is started again begins without them, since no reply to the previous one will arrive.
+
+    Args:
+        exp_dir: the experiment folder.
+        count: how many are kept.
+
+    Attributes:
+        models: round to the model, name to array.
+    """
+
+    def __init__(self, exp_dir: str | Path, count: int) -> None:
+        self.folder, self.count = Path(exp_dir) / "sent", count
+        self.models: dict[int, StoredArrays] = {}
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def add(self, number: int, model: Mapping[str, np.ndarray]) -> None:
+        """Keep the model that a round started from, and delete the oldest one beyond ``count``."""
+        if not self.count:
+            return
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.models[number] = store(self.folder / f"round-{number}", model)
+        for old in [other for other in self.models if other <= number - self.count]:
+            self.models.pop(old).path.unlink()
+
+
 def _private_file(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
