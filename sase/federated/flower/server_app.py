@@ -1,7 +1,10 @@
 """The Flower ServerApp around :class:`sase.federated.server.Server`: the same in the simulation and for real silos."""
 
+import fcntl
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +41,22 @@ def main(grid: Grid, context: Context) -> None:
     logger.propagate = False  # Flower's root handler would print every line a second time
     logger.addHandler(handler)
     try:
-        _run(grid, settings)
+        with _only_server(Path(settings["home"])):
+            _run(grid, settings)
     except (InputError, OSError) as error:
         write_text(Path(settings["home"]) / "error.txt", one_line(error, 1000) + "\n")
         raise
     finally:
         logger.removeHandler(handler)
         handler.close()
+
+
+@contextmanager
+def _only_server(home: Path) -> Iterator[None]:
+    """Wait until the ServerApp of a failed run has exited, which may still be computing: both write one experiment."""
+    with open(home / "server.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _run(grid: Grid, settings: dict[str, Any]) -> None:
