@@ -14,12 +14,13 @@ import sys
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
+from functools import partial, partialmethod
 from types import SimpleNamespace
 from typing import Any
 
 from sase.errors import InputError
 from sase.federated.flower.patches_busy import be_patient, replace, wait_for_slow_answers
+from sase.federated.flower.patches_warm import WarmClient, wants_warm_client
 from sase.processes import kill_with_parent
 
 VERSION = "1.41.0"  # the one that setup.py pins; patch releases of it are accepted
@@ -71,27 +72,35 @@ def run_command(name: str, socket_path: str) -> None:
         name: ``flwr``, ``flower-superexec``, ``flwr-serverapp`` ...; it reads the arguments of this process.
         socket_path: the socket.
     """
-    import flwr.supercore.protobuf.client as protobuf
     from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
 
-    wait_for_slow_answers()
-    connect = protobuf.ProtobufClient.__init__
-
-    def connect_to_socket(client: Any, *args: Any, **kwargs: Any) -> None:
-        connect(client, *args, **kwargs)
-        _use_socket(client, socket_path)
-
-    replace(protobuf.ProtobufClient, "__init__", connect_to_socket)
-    replace(SubprocessExecutor, "launch", _launch_task)
+    connect_to_socket(socket_path)
+    replace(SubprocessExecutor, "launch", partialmethod(_launch_task, WarmClient()))
     (command,) = importlib.metadata.distribution("flwr").entry_points.select(group="console_scripts", name=name)
     command.load()()
 
 
-def _launch_task(executor: Any, spec: Any) -> Any:
-    """Start the process of a task, which reads the token from a file that has no name: a command line is public."""
+def connect_to_socket(socket_path: str) -> None:
+    """Let the Control and Runtime clients of this process connect to a Unix socket."""
+    import flwr.supercore.protobuf.client as protobuf
+
+    wait_for_slow_answers()
+    connect = protobuf.ProtobufClient.__init__
+
+    def connect_to_it(client: Any, *args: Any, **kwargs: Any) -> None:
+        connect(client, *args, **kwargs)
+        _use_socket(client, socket_path)
+
+    replace(protobuf.ProtobufClient, "__init__", connect_to_it)
+
+
+def _launch_task(executor: Any, warm_client: WarmClient, spec: Any) -> Any:
+    """Hand a silo's task to its process, or start one; the token is in a file without a name: arguments are public."""
     from flwr.supercore.constant import TASK_TYPE_TO_APPIO_API_ADDRESS_ARG, TASK_TYPE_TO_COMMAND
     from flwr.supercore.superexec.executor.types import LaunchResult
 
+    if wants_warm_client(spec) and warm_client.launch(spec.token):
+        return LaunchResult.accepted()
     name, address = TASK_TYPE_TO_COMMAND[spec.task_type], TASK_TYPE_TO_APPIO_API_ADDRESS_ARG[spec.task_type]
     with open(os.memfd_create("token"), "wb", buffering=0) as token:
         token.write(spec.token.encode())
