@@ -91,6 +91,10 @@ class Silo:
         }
         return Reply(self.index, instruction.round, upload, {name: float(value) for name, value in values.items()})
 
+    def release(self) -> None:
+        """Free the memory of the data, which are loaded again when they are needed."""
+        self._pairs.clear()
+
     def evaluate(
         self,
         instruction: Instruction,
