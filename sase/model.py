@@ -31,7 +31,7 @@ NETWORKS: dict[str, Callable[[ModelConfig, int], nn.Module]] = {
 }
 
 
-_PAPER = ModelConfig()
+_PAPER = ModelConfig(mask="polar_offset")
 _SMALL = ModelConfig(
     network="band_recurrent",
     window=512,
@@ -63,6 +63,11 @@ def _mask_polar(z: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return complex_multiply(z, bound_magnitude(mask))
 
 
+def _mask_polar_offset(z: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    # With an output of any phase at first, the network may learn the speech upside down: SI-SNR does not see the sign.
+    return complex_multiply(z, bound_magnitude(mask, offset=1.0))
+
+
 def _mask_parts(z: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return z * mask
 
@@ -74,6 +79,7 @@ def _mask_residual(z: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 MASKS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "complex": _mask_complex,
     "polar": _mask_polar,
+    "polar_offset": _mask_polar_offset,
     "parts": _mask_parts,
     "residual": _mask_residual,
 }

@@ -18,6 +18,7 @@ KINDS = {
     "mini, gated": {"preset": "mini", "gates": True},
     "mini, layer norm": {"preset": "mini", "norm": "layer"},
     "mini, polar": {"preset": "mini", "mask": "polar"},
+    "paper, polar": {**TINY_PAPER, "mask": "polar"},
     "offline": OFFLINE,
     "paper, tiny": TINY_PAPER,
     "paper, tiny, offline": {**TINY_PAPER, "causal": False},
@@ -305,3 +306,14 @@ def test_bad_checkpoints_are_rejected(tmp_path):
     torch.save(state, path)
     with pytest.raises(InputError, match="do not match the config"):
         load_model(path)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("config", [TINY_PAPER, {"preset": "mini"}], ids=["paper", "mini"])
+def test_a_new_network_passes_its_input_the_right_way_up(config, seed):
+    torch.manual_seed(seed)
+    model, wav = build_model(config), 0.1 * torch.randn(2, 8000)
+    with torch.no_grad():
+        out = model(wav)
+    correlation = (out * wav).sum() / (out.norm() * wav.norm())
+    assert correlation > 0.9  # SI-SNR, which training maximises, is the same for -1

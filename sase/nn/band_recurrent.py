@@ -12,7 +12,6 @@ from sase.nn.streaming import StreamState
 from sase.nn.unit import GatedUnit, build_frequency_attention, build_time_attention
 
 _STRIDE = 4  # of the first convolution over frequency
-_INITIAL_GAIN = 0.1  # scales the initial weights of the last layer
 
 
 class BandRecurrent(nn.Module):
@@ -43,9 +42,7 @@ class BandRecurrent(nn.Module):
         self.from_bands = _FrequencyMap(config.bands, coarse)
         self.decoder = nn.ModuleList(_residual(config, channels) for _ in config.channels[1:])
         self.last = ComplexConvTranspose2d(channels, 1, (8, 1), stride=_STRIDE, padding=2)
-        with torch.no_grad():  # a residual mask that starts near zero passes its input
-            self.last.weight_real.mul_(_INITIAL_GAIN)
-            self.last.weight_imag.mul_(_INITIAL_GAIN)
+        self.last.start_near_zero()  # with a residual mask
 
     def forward(
         self, z: torch.Tensor, state: StreamState | None = None, valid: torch.Tensor | None = None

@@ -13,6 +13,8 @@ from sase.nn.frozen import DerivingLayer
 from sase.nn.precision import outside_autocast
 from sase.nn.streaming import StreamingLayer, StreamState, prepend_past
 
+_INITIAL_GAIN = 0.1  # of the weights of a last layer that starts near zero
+
 
 def split(z: torch.Tensor, dim: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the real and the imaginary half of a complex map, which are adjacent along ``dim``."""
@@ -36,9 +38,11 @@ def complex_multiply(z: torch.Tensor, mask: torch.Tensor, dim: int = 1, offset: 
     return torch.cat([z_real * mask_real - z_imag * mask_imag, z_real * mask_imag + z_imag * mask_real], dim)
 
 
-def bound_magnitude(mask: torch.Tensor, dim: int = 1) -> torch.Tensor:
-    """Return ``polar(M) = M · tanh|M| / |M|`` of a complex map, with a finite gradient at zero."""
+def bound_magnitude(mask: torch.Tensor, dim: int = 1, offset: float = 0.0) -> torch.Tensor:
+    """Return ``polar(M) = M · tanh|M| / |M|`` of ``M = offset + mask``, with a finite gradient at zero."""
     real, imag = split(mask, dim)
+    if offset:
+        real = real + offset
     size = (real.square() + imag.square() + 1e-12).sqrt()
     gain = torch.tanh(size) / size
     return torch.cat([real * gain, imag * gain], dim)
@@ -131,6 +135,12 @@ class ComplexConvTranspose2d(DerivingLayer, StreamingLayer):
         self.past_frames = kernel[1] - 1
         shape = (in_channels, out_channels, *kernel)
         self.weight_real, self.weight_imag = _complex_weights(shape, in_channels * kernel[0] * kernel[1] / stride)
+
+    @torch.no_grad()
+    def start_near_zero(self) -> None:
+        """Scale the initial weights down, so that a mask to which 1 is added starts by passing its input."""
+        self.weight_real.mul_(_INITIAL_GAIN)
+        self.weight_imag.mul_(_INITIAL_GAIN)
 
     def block_weight(self) -> torch.Tensor:
         """Return the weight of the real transposed convolution, (2 · in, 2 · out, freq, time)."""

@@ -48,6 +48,8 @@ class EncoderDecoder(nn.Module):
                     self.over_frequency[str(level)] = attention
             conv = ComplexConvTranspose2d(2 * a, b, (5, 2), stride=2, padding=2, output_padding=1)
             self.decoder.append(GatedUnit(config, conv, b) if level < levels - 1 else conv)
+        if config.mask == "polar_offset":
+            conv.start_near_zero()
 
     def forward(
         self, z: torch.Tensor, state: StreamState | None = None, valid: torch.Tensor | None = None
