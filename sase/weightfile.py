@@ -26,12 +26,14 @@ def check_records(path: Path) -> None:
     """
     import zipfile
 
-    if not zipfile.is_zipfile(path):
+    from sase.zipfiles import DAMAGES, is_zip_file
+
+    if not is_zip_file(path):
         return
     try:
         with zipfile.ZipFile(path) as file:
             unpacked = sum(record.file_size for record in file.infolist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+    except DAMAGES as error:
         raise InputError(f"{path}: not a readable checkpoint ({' '.join(str(error).split())})") from None
     if unpacked > path.stat().st_size:
         raise InputError(f"{path}: not a readable checkpoint: {unpacked} bytes in a file of {path.stat().st_size}")

@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 import stat
+import struct
 import threading
 import time
 import zipfile
@@ -323,6 +324,9 @@ def test_wrong_bytes_are_kept_aside(tmp_path):
         assert "--mini true" in str(error.value)
         with pytest.raises(InputError, match="not a zip file"):
             download_archives([archive_at(address, md5=None)], tmp_path)
+    several_disks = b"PK\x06\x07" + struct.pack("<LQL", 0, 0, 2) + b"PK\x05\x06" + bytes(18)
+    with serving(Server(several_disks)) as address, pytest.raises(InputError, match="not a zip file"):
+        download_archives([archive_at(address, md5=None)], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["set.zip.wrong"]
 
 

@@ -1,6 +1,7 @@
 """Trust between server and silos: the apps that a silo runs, certificates and keys."""
 
 import inspect
+import re
 import socket
 import ssl
 import threading
@@ -59,6 +60,10 @@ def test_silos_run_only_this_packages_app(tmp_path):
         return out.getvalue()
 
     assert is_trusted_fab(changed())
+    encrypted = bytearray(changed())
+    for entry in re.finditer(b"PK\x01\x02", bytes(encrypted)):
+        encrypted[entry.start() + 8] |= 1
+    assert not is_trusted_fab(bytes(encrypted))
     assert not is_trusted_fab(changed(extra="sase/federated/flower/client_app.py"))
     assert not is_trusted_fab(changed("sase.federated.client_app:app", "os:system"))
     assert not is_trusted_fab(changed("dependencies = []", 'dependencies = ["evil"]'))

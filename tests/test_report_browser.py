@@ -130,18 +130,22 @@ def test_of_ten_thousand_rows_those_in_sight_are_drawn(browser, long):
     address, by_stoi = long
     browser.messages.clear()
     browser.open(address.as_uri())
-    seen = (
-        "[...document.querySelectorAll('#table tbody th')].filter((cell) => { const frame = document.querySelector('.tall')"
-        ".getBoundingClientRect(), box = cell.getBoundingClientRect(); const head = document.querySelector('#table thead')"
-        ".rows[0].cells[0].getBoundingClientRect(); return box.top >= head.bottom - 1 && box.bottom <= frame.bottom + 1; })"
-        ".map((cell) => cell.textContent)"
+    browser.evaluate(
+        "window.box = (selector) => document.querySelector(selector).getBoundingClientRect();"
+        "window.inSight = () => [...document.querySelectorAll('#table tbody th')].filter((cell) => {"
+        "  const { top, bottom } = cell.getBoundingClientRect();"
+        "  return top >= box('#table thead th').bottom - 1 && bottom <= box('.tall').bottom + 1;"
+        "}).map((cell) => cell.textContent)"
     )
 
     def scroll_to(share):
-        scroll = f"document.querySelector('.tall').scrollTop = {share} * document.querySelector('.tall').scrollHeight"
-        browser.evaluate(f"new Promise((done) => {{ {scroll}; requestAnimationFrame(() => requestAnimationFrame(done)); }})")
+        browser.evaluate(
+            "new Promise((done) => { const frame = document.querySelector('.tall');"
+            f"frame.scrollTop = {share} * frame.scrollHeight;"
+            "requestAnimationFrame(() => requestAnimationFrame(done)); })"
+        )
         assert 10 < browser.evaluate("document.querySelectorAll('#table tbody tr').length") < 100
-        return browser.evaluate(seen)
+        return browser.evaluate("inSight()")
 
     names = sorted(by_stoi)
     assert scroll_to(0.0)[:10] == names[:10]

@@ -91,6 +91,15 @@ def test_a_packed_checkpoint_is_not_unpacked(tmp_path, model):
         pretrained.load(tmp_path / "packed.pt")
 
 
+def test_a_checkpoint_that_claims_to_span_several_disks_is_one_line(tmp_path, model):
+    save_model(model, tmp_path / "best.pt")
+    content = (tmp_path / "best.pt").read_bytes()
+    place = content.rindex(b"PK\x06\x07") + 16  # of the number of disks, in the locator of the 64-bit directory
+    (tmp_path / "best.pt").write_bytes(content[:place] + b"\x02" + content[place + 1 :])
+    with pytest.raises(InputError, match=r"best.pt: not a readable checkpoint \("):
+        pretrained.load(tmp_path / "best.pt")
+
+
 LIMITED = """
 import resource, sys
 from sase import model, pretrained

@@ -3,19 +3,16 @@
 import errno
 import hashlib
 import http.client
-import lzma
 import os
 import re
 import shutil
 import ssl
 import stat
-import struct
 import sys
 import time
 import urllib.error
 import urllib.request
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -27,6 +24,7 @@ from sase.data.corpora import watched
 from sase.data.keys import check_key
 from sase.errors import InputError, one_line
 from sase.progress import progress_bar
+from sase.zipfiles import DAMAGES, is_zip_file
 
 # Some servers reject clients that do not look like a browser.
 HEADERS = {"User-Agent": f"Mozilla/5.0 (compatible; sase/{__version__})", "Accept-Encoding": "identity"}
@@ -39,10 +37,6 @@ MAX_BYTES = 100_000_000_000  # of an archive whose length is not published
 MIN_BYTES_PER_S, SLOW_S = 1000, 120.0  # a server that stays below this for so long is given up
 _MAX_RATIO = 100  # of unpacked to packed bytes; sound hardly shrinks
 WAYS_OUT = "run.sh uses an existing copy with '--corpus_dir DIR', and generates a stand-in offline with '--mini true'"
-
-
-# What zipfile raises for damaged archives; RuntimeError for encrypted ones, ValueError for impossible names and dates.
-_DAMAGES = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -153,7 +147,7 @@ def unpack(file: Path, folder: str | Path) -> None:
                     bar.update()
     except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
         raise InputError(f"{file}: contains a file and a folder of one name ({error.strerror})") from None
-    except _DAMAGES as error:
+    except DAMAGES as error:
         raise InputError(f"{file}: the archive is damaged ({error}); delete it and run this again") from None
 
 
@@ -179,7 +173,7 @@ def _verify(archive: Archive, file: Path) -> str:
         fault = f"received {size} bytes, expected {archive.num_bytes}"
     elif archive.md5 is not None and md5 != archive.md5:
         fault = f"wrong content, MD5 {md5}, published {archive.md5}"
-    elif not zipfile.is_zipfile(file):
+    elif not is_zip_file(file):
         fault = f"not a zip file ({size} bytes)"
     else:
         return md5

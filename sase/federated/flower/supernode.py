@@ -14,6 +14,7 @@ import zipfile
 from sase.federated.flower.app import COMPONENTS
 from sase.federated.flower.patches import run_supernode
 from sase.federated.flower.processes import socket_path
+from sase.zipfiles import DAMAGES
 
 _HEARTBEAT_S = 10  # with Flower's 30 s, a dead silo goes unnoticed for a minute
 _FILES = {"pyproject.toml", ".info/CONTENT"}
@@ -27,7 +28,7 @@ def is_trusted_fab(content: bytes) -> bool:
             if set(files.namelist()) != _FILES or max(info.file_size for info in files.infolist()) > _MAX_BYTES:
                 return False
             project = tomllib.loads(files.read("pyproject.toml").decode())
-    except (zipfile.BadZipFile, tomllib.TOMLDecodeError, UnicodeDecodeError):
+    except DAMAGES:  # also what is no TOML, or not UTF-8
         return False
     app = project.get("tool", {}).get("flwr", {}).get("app", {})
     return app.get("components") == COMPONENTS and not project.get("project", {}).get("dependencies")
