@@ -1,6 +1,9 @@
 """How the time of a federated training is spent, and the size of uploads."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -46,3 +49,39 @@ def test_upload_bytes_are_those_of_the_arrays():
         "bfloat16 bytes": float32 - 2 * values,
         "int8 bytes": float32 - 3 * values + 4 * rows,
     }
+
+
+def test_rounds_of_federations_are_measured_by_number_of_silos(root):
+    """All rounds but the first, of federations that the command runs itself."""
+    options = ["--silos", "2", "5", "--clients-per-round", "2", "--preset", "mini", "--rounds", "2", "--json"]
+    command = [sys.executable, "-m", "sase.bin.bench", "federated", *options]
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(root)})
+    assert not result.returncode, result.stderr
+    rows = json.loads(result.stdout)["rows"]
+    assert [(row["engine"], row["silos"], row["a round"]) for row in rows] == [("inproc", 2, 2), ("inproc", 5, 2)]
+    (size,) = [row["float32 bytes"] for row in upload_bytes() if row["preset"] == "mini"]
+    for row in rows:
+        assert row["up MB"] == row["down MB"] == pytest.approx(2 * size / 1e6)
+        assert 0 < row["outside training s"] < row["s"]
+        assert row["CPU s"] > 0
+        assert row["server MB"] > 50  # torch alone
+
+
+def test_cpu_time_includes_children_whose_parents_have_exited(root):
+    """A shell starts a process that computes for half a second, and exits at once."""
+    burn = "import time; end = time.process_time() + 0.5\nwhile time.process_time() < end: pass"
+    code = f"""
+import subprocess, sys, time
+from sase.bench import process_tree
+process_tree.adopt_orphans()
+before = process_tree.cpu_seconds()
+subprocess.run(["sh", "-c", '"$0" -c "$1" &', sys.executable, {burn!r}])
+deadline = time.monotonic() + 300
+while list(process_tree._descendants()) and time.monotonic() < deadline:
+    process_tree.reap_orphans(-1)
+    time.sleep(0.05)
+print(process_tree.cpu_seconds() - before)
+"""
+    env = {**os.environ, "PYTHONPATH": str(root)}
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True).stdout
+    assert 0.5 <= float(output) < 2.0

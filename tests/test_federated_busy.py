@@ -48,3 +48,17 @@ def test_clients_wait_longer_than_the_database(monkeypatch):
     patches_busy.wait_for_slow_answers()
     client = ProtobufClient("http://localhost:1")
     assert client._client.timeout.read == patches_busy.REQUEST_TIMEOUT_S > patches_busy.DATABASE_TIMEOUT_S
+
+
+def test_a_task_whose_message_never_comes_fails_instead_of_waiting_for_hours(monkeypatch):
+    """Its run has ended: the SuperNode does not fetch the arrays any more."""
+    from flwr.supercore.inflatable import inflatable_utils
+
+    def never(name):
+        raise inflatable_utils.ObjectUnavailableError(name)
+
+    monkeypatch.setattr(inflatable_utils, "pull_objects", inflatable_utils.pull_objects)
+    monkeypatch.setattr(patches_busy, "MESSAGE_TIMEOUT_S", 0.2)
+    patches_busy.bound_waiting_for_messages()
+    with pytest.raises(inflatable_utils.ObjectPullError):
+        inflatable_utils.pull_objects(["array"], never)

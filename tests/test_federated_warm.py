@@ -63,6 +63,8 @@ def test_a_process_outlives_its_tasks(monkeypatch):
     """Flower ends a task with its process: exit handlers, a thread that kills it 5 s later, and sys.exit."""
     task = importlib.import_module("flwr.supernode.runtime.run_clientapp")
     monkeypatch.setattr(task, "flwr_exit", task.flwr_exit)  # restored afterwards
+    inflatable = importlib.import_module("flwr.supercore.inflatable.inflatable_utils")
+    monkeypatch.setattr(inflatable, "pull_objects", inflatable.pull_objects)
     events = []
 
     def run_clientapp(address, token, **_):

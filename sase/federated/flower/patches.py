@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from sase.errors import InputError
-from sase.federated.flower.patches_busy import be_patient, replace, wait_for_slow_answers
+from sase.federated.flower.patches_busy import be_patient, bound_waiting_for_messages, replace, wait_for_slow_answers
 from sase.federated.flower.patches_warm import WarmClient, wants_warm_client
 from sase.processes import kill_with_parent
 
@@ -75,6 +75,7 @@ def run_command(name: str, socket_path: str) -> None:
     from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
 
     connect_to_socket(socket_path)
+    bound_waiting_for_messages()
     replace(SubprocessExecutor, "launch", partialmethod(_launch_task, WarmClient()))
     (command,) = importlib.metadata.distribution("flwr").entry_points.select(group="console_scripts", name=name)
     command.load()()

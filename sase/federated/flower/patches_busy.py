@@ -1,6 +1,7 @@
 """Flower on a busy machine: how long its processes, its database and its clients wait before they give up."""
 
 import importlib
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -10,6 +11,9 @@ START_TIMEOUT_S = 300
 # How long a statement waits for a lock of the SuperLink's database. After Flower's 5 s, the SuperLink answers with
 # status 500, which no client tries again, and the run fails.
 DATABASE_TIMEOUT_S = 60
+# How long a silo's task waits for the arrays of its message. When the run ends meanwhile they never come, and Flower
+# waits for two hours: such a process never replies, and one that is to run all tasks of the silo is lost for them.
+MESSAGE_TIMEOUT_S = 600.0
 REQUEST_TIMEOUT_S = 90.0  # of Flower's clients: longer than the database may take
 
 
@@ -45,3 +49,9 @@ def wait_for_slow_answers() -> None:
         connect(client, *args, **{"timeout": REQUEST_TIMEOUT_S, **kwargs})
 
     replace(protobuf.ProtobufClient, "__init__", connect_patiently)
+
+
+def bound_waiting_for_messages() -> None:
+    """Make the tasks of a silo in this process fail when the arrays of their message do not come."""
+    inflatable = importlib.import_module("flwr.supercore.inflatable.inflatable_utils")
+    replace(inflatable, "pull_objects", partial(inflatable.pull_objects, max_time=MESSAGE_TIMEOUT_S))

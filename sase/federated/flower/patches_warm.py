@@ -15,7 +15,7 @@ import sys
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from sase.federated.flower.patches_busy import replace
+from sase.federated.flower.patches_busy import bound_waiting_for_messages, replace
 from sase.processes import kill_with_parent
 
 COLD_VARIABLE = "SASE_COLD_CLIENT"  # in the environment of a silo: start a process for every task, as Flower does
@@ -81,6 +81,7 @@ def serve_tasks(connection: socket.socket, address: str) -> None:
     """
     task = importlib.import_module("flwr.supernode.runtime.run_clientapp")
     replace(task, "flwr_exit", _end_task)
+    bound_waiting_for_messages()
     with connection.makefile("r") as tokens:
         for token in tokens:
             with suppress(_TaskOver):
