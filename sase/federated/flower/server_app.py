@@ -19,6 +19,9 @@ from sase.federated.flower.app import SCORES_FILE
 from sase.federated.flower.messages import Scores, pack_instruction, unpack_reply, unpack_scores
 from sase.federated.flower.patches import bounded_pull
 from sase.federated.flower.progress import Status
+from sase.federated.flower.secure import MESSAGE, pack_request, unpack_answer
+from sase.federated.secure.identity import Roster
+from sase.federated.secure.messages import KEYS, Answer, Request
 
 if TYPE_CHECKING:
     from sase.federated.server import Server
@@ -31,7 +34,7 @@ _LEAST_PULL_S = 10.0  # for a reply that is complete, even when another one has 
 _MAX_REPLY_RATIO, _LEAST_REPLY_BYTES = 4, 1 << 20
 _EXTRA_TTL_S = 3600.0  # a message outlives its timeout, so that this module and not Flower decides who was late
 
-R = TypeVar("R", Reply, Scores)
+R = TypeVar("R", Reply, Scores, Answer)
 log = logging.getLogger(__name__)
 app = ServerApp()
 
@@ -58,6 +61,7 @@ def main(grid: Grid, context: Context) -> None:
 
 def _run(grid: Grid, settings: dict[str, Any]) -> None:
     from sase.federated.rounds import run_rounds
+    from sase.federated.secure.rounds import secure_exchange
 
     server = _make_server(settings)
     config = server.config
@@ -70,9 +74,18 @@ def _run(grid: Grid, settings: dict[str, Any]) -> None:
         content, group_id = pack_instruction(instruction), str(instruction.round)
         return silos.send_and_receive(content, MessageType.TRAIN, config.round_timeout_s, group_id, unpack_reply)
 
+    def carry(request: Request) -> tuple[list[Answer], list[str]]:
+        if request.phase == KEYS:
+            silos.wait_for_silos(config.needed_silos)
+        content, group_id = pack_request(request), str(request.instruction.round)
+        return silos.send_and_receive(content, MESSAGE, config.round_timeout_s, group_id, unpack_answer)
+
     if not server.finished:
         (server.exp_dir / SCORES_FILE).unlink(missing_ok=True)  # of a training that is extended
-    run_rounds(server, exchange)
+    if config.secure_aggregation:
+        run_rounds(server, secure_exchange(carry, Roster.load(settings["roster"]), server.exp_dir))
+    else:
+        run_rounds(server, exchange)
     if config.norm == "local" and not (server.exp_dir / SCORES_FILE).exists():
         _score_personal_norms(server, silos)
     if not settings["simulated"]:

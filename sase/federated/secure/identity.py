@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from sase.errors import InputError
 
+KEYS_FOLDER = "silos"  # beside a silo's key: the registered keys of all silos
 _ALGORITHM = ec.ECDSA(hashes.SHA384())
 _FINGERPRINT = 16  # hexadecimal digits
 

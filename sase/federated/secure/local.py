@@ -13,11 +13,10 @@ from sase.federated.secure.identity import Roster
 from sase.federated.secure.messages import Answer, Carrier, Request
 from sase.federated.secure.participant import Participant
 from sase.federated.secure.silo import SecureSilo
-from sase.federated.secure.state import SecureState
+from sase.federated.secure.state import FOLDER, SecureState
 from sase.federated.silo import Silo
 
 KEY_FILE, ROSTER = "silo.key", "roster"
-FOLDER = "secure"  # in a silo's state folder
 
 log = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from sase.atomic import atomic_path
 from sase.errors import InputError
 from sase.private import private_files
 
+FOLDER = "secure"  # in a silo's state folder
 _MASKED, _SECRETS, _REPLY = "masked.json", "session.json", "masked.npz"
 
 
