@@ -254,6 +254,12 @@ def test_a_list_of_participants_that_lies_is_refused(silos, tmp_path):
     assert "twice" in refusal({9: listed[1]})
     assert "are not its own" in refusal({0: {**listed[0], "cipher_key": own_keys["cipher_key"]}})
     assert "examples are not possible" in refusal({1: {**listed[1], "examples": 0}})
+    for name in ("mask_key", "cipher_key"):  # a secret that everybody knows
+        low = Announcement.read({**listed[1], name: bytes(32).hex()})
+        signed = Announcement.signed(1, low.cipher_key, low.mask_key, 4, TERMS, silos[1].signer)
+        assert "a key of silo 1 is not a valid one" in refusal({1: signed.mapping()})
+        made.sum.settle({1: signed.mapping()})
+        assert made.sum.refused.pop(1) == "a key of silo 1 is not a valid one"
     assert "cipher_key has 3 bytes" in refusal({1: {**listed[1], "cipher_key": "00ff00"}})
     for silo in (0, 1):  # two silos, or one
         with pytest.raises(InputError, match="participants, at least 3 are needed"):

@@ -18,6 +18,7 @@ from sase.federated.flower.client_app import app as client_app
 from sase.federated.flower.secure import MESSAGE, pack_answer, pack_request, unpack_answer, unpack_request
 from sase.federated.flower.server_app import app as server_app
 from sase.federated.inproc import run as run_inproc
+from sase.federated.secure.identity import KEYS_FOLDER, Roster
 from sase.federated.secure.messages import MASKED, Answer, Request
 
 VALUES = {"max_drop_db": 0, "num_rounds": 2, "fednova": True, "num_silos": 3, "max_repeats": 0}
@@ -68,6 +69,18 @@ def test_rounds_of_deployed_silos_give_the_model_of_unmasked_ones(federation, si
         folder = tmp_path / f"state{silo}/secure"
         assert [path.name for path in folder.iterdir()] == ["masked.json"]
         assert len(json.loads((folder / "masked.json").read_text())) == 2
+
+
+def test_silos_get_the_public_keys_of_all(tmp_path):
+    make_certificates(tmp_path, ["localhost"], 3)
+    keys = {path.name: path.read_bytes() for path in (tmp_path / "server").glob("silo*.pub")}
+    assert len(keys) == 3
+    for silo in range(3):
+        folder = tmp_path / f"silo{silo}"
+        assert {path.name: path.read_bytes() for path in (folder / KEYS_FOLDER).iterdir()} == keys
+        assert Roster.load(folder / KEYS_FOLDER).fingerprint == Roster.load(tmp_path / "server").fingerprint
+    make_certificates(tmp_path, ["localhost"], 4)  # one more silo
+    assert len(list((tmp_path / "silo0" / KEYS_FOLDER).iterdir())) == 4
 
 
 def test_a_forged_or_missing_key_is_one_line(federation, tmp_path):

@@ -143,6 +143,7 @@ def test_an_answer_of_another_size_or_type_is_that_silos_failure(silos4, dev_set
         answers, failures = carry(request)
         if request.phase == MASKED:
             answers[1].arrays["weights"] = answers[1].arrays["weights"][1:]
+            answers[0].content.update(seconds=float("nan"), train_seconds=10**400, train_began="now")
         if request.phase == SHARES:
             failures = [*failures, "silo 7: not connected", "silo 7: not connected"]
         return answers, failures

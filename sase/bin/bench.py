@@ -46,6 +46,10 @@ def main() -> None:
     score.add_argument("--nj", type=int, default=1, help="processes (%(default)s)")
     federated = subjects.add_parser("federated", help="time of a federated training outside local training")
     federated.add_argument("--exp", required=True, help="its folder")
+    secure = subjects.add_parser("secure", help="cost of secure aggregation beside training")
+    secure.add_argument("--preset", nargs="+", default=["tiny", "paper"], help="(tiny paper)")
+    secure.add_argument("--silos", nargs="+", type=int, default=[4, 16], help="(4 16)")
+    secure.add_argument("--dropped", type=int, default=1, help="silos that drop out (%(default)s)")
     subjects.add_parser("payload", help="bytes per upload of a silo, for every preset")
     for subject in subjects.choices.values():
         subject.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
@@ -56,6 +60,7 @@ def main() -> None:
     from sase.bench import enhancing, stages
     from sase.bench.federated import outside_training, upload_bytes
     from sase.bench.native import bench_native
+    from sase.bench.secure import bench_secure
     from sase.bench.stream import bench_stream
     from sase.markdown import table_of_mappings
     from sase.model import build_model
@@ -84,6 +89,7 @@ def main() -> None:
         "dump": lambda: stages.bench_dump(args.pairs),
         "score": lambda: stages.bench_score(args.utterances, args.nj),
         "federated": lambda: [outside_training(args.exp)],
+        "secure": lambda: bench_secure(args.preset, args.silos, args.dropped),
         "payload": upload_bytes,
     }[args.subject]()
     if args.json:

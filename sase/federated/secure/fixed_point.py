@@ -45,12 +45,13 @@ class FixedPoint:
             ValueError: a value is beyond the limit or not finite, or a weight is.
         """
         values, weights = np.asarray(values, dtype=np.float64), np.asarray(weights, dtype=np.float64)
-        largest = float(np.abs(values).max(initial=0.0))
-        if not largest <= self.limit:  # also true for NaN
+        largest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
+        if not largest <= self.limit:  # NaN is not
             raise ValueError(f"a value of magnitude {largest:.4g} exceeds the fixed-point range of ±{self.limit:g}")
         if not (weights >= 0.0).all() or not (weights <= 1.0).all():
             raise ValueError("a weight is not between 0 and 1")
-        return np.rint(weights * values * self.scale).astype(np.int64).astype(self.dtype)
+        scaled = values * (weights * self.scale)
+        return np.rint(scaled, out=scaled).astype(np.int64).astype(self.dtype)
 
     def decode(self, total: np.ndarray) -> np.ndarray:
         """Return the sum of encoded values, float64 (n,).

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +19,7 @@ from sase.federated.config import FederatedConfig
 from sase.federated.exchange import Exchange, Instruction, Reply
 from sase.federated.layout import Layout
 from sase.federated.payload import num_bytes
-from sase.federated.secure.identity import Roster, canonical
+from sase.federated.secure.identity import Roster
 from sase.federated.secure.messages import (
     AGREE,
     KEYS,
@@ -93,7 +95,7 @@ class _Round:
         if not self._resume():
             self.sum.settle(self._contents(KEYS, {"model": self.model}))
             listed = [self.sum.announcements[silo] for silo in sorted(self.sum.announcements)]
-            self.sum.collect_shares(self._contents(SHARES, {"announcements": listed}))
+            self._weights(self.sum.collect_shares(self._contents(SHARES, {"announcements": listed})))
             self._save()
         silos = sorted(self.sum.shares)
         number = format_of(self.instruction, self.config, len(silos))
@@ -113,8 +115,7 @@ class _Round:
 
     def _mean(self, number: Format, totals: Mapping[str, np.ndarray], masked: Mapping[int, Answer]) -> list[Reply]:
         session, survivors = self.sum.session, sorted(masked)
-        batch_size = int(self.instruction.config["train"]["data"]["batch_size"])
-        weights = Weights.settle(session, sorted(self.sum.shares), self.config, batch_size)
+        weights = self._weights(sorted(self.sum.shares))
         alphas, common, others = weights.of_survivors(survivors)
         arrays, losses = number.arrays(number.decode(totals, common, others))
         for name in number.layout.counters:
@@ -129,6 +130,10 @@ class _Round:
             }
             replies.append(Reply(silo, self.instruction.round, arrays, metrics))
         return replies
+
+    def _weights(self, silos: Sequence[int]) -> Weights:
+        batch_size = int(self.instruction.config["train"]["data"]["batch_size"])
+        return Weights.settle(self.sum.session, silos, self.config, batch_size)
 
     def _fits(self, answer: Answer, number: Format) -> bool:
         """Return whether a masked update has the right vectors; name the silo as failed otherwise."""
@@ -153,7 +158,7 @@ class _Round:
         answers, failures = self.carrier(Request(phase, instruction, content))
         self._fail(failures)
         for answer in answers:
-            size = len(canonical(answer.content)) + num_bytes(answer.arrays)
+            size = len(json.dumps(answer.content)) + num_bytes(answer.arrays)
             self.bytes[answer.silo] = self.bytes.get(answer.silo, 0) + size
         return by_silo(answers)
 
@@ -186,5 +191,10 @@ def _check(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...], 
 
 
 def _number(content: Any, name: str) -> float:
-    value = content.get(name, 0.0) if isinstance(content, Mapping) else 0.0
-    return float(value) if isinstance(value, int | float) and np.isfinite(value) else 0.0
+    """Return a time that a silo reports, for the record only; 0 for what is none."""
+    value = content.get(name) if isinstance(content, Mapping) else None
+    try:
+        number = float(value) if isinstance(value, int | float) else 0.0
+    except OverflowError:
+        number = math.inf
+    return number if math.isfinite(number) else 0.0

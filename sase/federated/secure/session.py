@@ -9,7 +9,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
+from sase.errors import InputError
 from sase.federated.aggregation import nova_factors, silo_weights
 from sase.federated.config import OPERATIONAL, SECURE_LEAST, SECURE_MAX_WEIGHT, FederatedConfig
 from sase.federated.exchange import Instruction
@@ -89,8 +91,17 @@ class Announcement:
         return cls(silo, cipher_key, mask_key, examples, signer.sign(_ANNOUNCEMENT, unsigned._statement(terms)))
 
     def verify(self, terms: Terms, roster: Roster) -> None:
-        """Check the signature; raises ValueError as :meth:`sase.federated.secure.identity.Roster.verify`."""
+        """Check the signature and that keys can be agreed on with these.
+
+        Raises:
+            ValueError: as :meth:`sase.federated.secure.identity.Roster.verify`; or a key is none.
+        """
         roster.verify(self.silo, _ANNOUNCEMENT, self._statement(terms), self.signature)
+        for key in (self.cipher_key, self.mask_key):
+            try:
+                X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(key))
+            except ValueError:  # a point of low order: everybody would know the common secret
+                raise ValueError(f"a key of silo {self.silo} is not a valid one") from None
 
     def mapping(self) -> dict[str, Any]:
         """Return plain types, for messages."""
@@ -201,17 +212,20 @@ class Weights:
             batch_size: of local training.
 
         Raises:
-            ValueError: the sum is almost one silo's update.
+            InputError: the sum is almost one silo's update.
         """
         examples = [session.announcements[silo].examples for silo in silos]
         steps = [steps_per_round(count // batch_size, config) for count in examples]
         if min(steps) < 1:
-            raise ValueError("a silo has less than one batch of examples")
+            raise InputError("secure aggregation: a silo has less than one batch of examples")
         alphas = silo_weights(config.strategy, examples, max_weight=config.max_weight)
         factors = alphas * nova_factors(alphas, steps) if config.fednova else alphas
         shares = factors / factors.sum()
         if max(alphas.max(), shares.max()) > SECURE_MAX_WEIGHT:
-            raise ValueError(f"a silo has a weight of {max(alphas.max(), shares.max()):.3f} in the sum")
+            raise InputError(
+                f"secure aggregation: a silo has a weight of {max(alphas.max(), shares.max()):.3f} in the sum, "
+                f"at most {SECURE_MAX_WEIGHT} hides the others; use strategy: uniform"
+            )
         return cls(
             dict(zip(silos, alphas.tolist())),
             dict(zip(silos, shares.tolist())),

@@ -154,19 +154,9 @@ class SecureSilo:
                 raise ValueError("has sent shares to other participants in this round, and does so once only")
         if "sent" in state:  # a repeated message gets the same answer: a key encrypts one message only
             return state["sent"]
-        silos = sorted(session.announcements)
-        secret = {_SELF: bytes.fromhex(state["seed"]), _KEY: bytes.fromhex(state["mask"])}
-        parts = {name: split(value, [silo + 1 for silo in silos], session.threshold) for name, value in secret.items()}
-        kept, sent = {}, {}
-        for silo in silos:
-            both = parts[_SELF][silo + 1] + parts[_KEY][silo + 1]
-            if silo == self.index:
-                kept[str(silo)] = both.hex()
-            else:
-                key = self._cipher_key(state, session, silo)
-                sent[str(silo)] = AESGCM(key).encrypt(_nonce(self.index, silo), both, session.id.encode()).hex()
-        listed = [session.announcements[silo].mapping() for silo in silos]
-        answer = {"silo": self.index, "shares": sent, "commitment": sha256(secret[_SELF]).hexdigest()}
+        with _refusing(self.index):
+            answer, kept = self._sealed(state, session)
+        listed = [session.announcements[silo].mapping() for silo in sorted(session.announcements)]
         joined = {"session": session.id, "announcements": listed, "held": kept, "sent": answer}
         self.disk.write_secrets({**state, **joined})
         return answer
@@ -256,6 +246,21 @@ class SecureSilo:
             _SELF: {str(silo): part[:SHARE_BYTES].hex() for silo, part in held.items() if silo in survivors},
             _KEY: {str(silo): part[SHARE_BYTES:].hex() for silo, part in held.items() if silo not in survivors},
         }
+
+    def _sealed(self, state: Mapping[str, Any], session: Session) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return encrypted shares for all others with a commitment, and this silo's own shares."""
+        silos = sorted(session.announcements)
+        secret = {_SELF: bytes.fromhex(state["seed"]), _KEY: bytes.fromhex(state["mask"])}
+        parts = {name: split(value, [silo + 1 for silo in silos], session.threshold) for name, value in secret.items()}
+        kept, sent = {}, {}
+        for silo in silos:
+            both = parts[_SELF][silo + 1] + parts[_KEY][silo + 1]
+            if silo == self.index:
+                kept[str(silo)] = both.hex()
+            else:
+                key = self._cipher_key(state, session, silo)
+                sent[str(silo)] = AESGCM(key).encrypt(_nonce(self.index, silo), both, session.id.encode()).hex()
+        return {"silo": self.index, "shares": sent, "commitment": sha256(secret[_SELF]).hexdigest()}, kept
 
     def _state(self) -> dict[str, Any]:
         state = self.disk.secrets()

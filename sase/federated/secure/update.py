@@ -78,7 +78,8 @@ class Format:
             arrays: of the model, name to array.
             losses: :data:`LOSSES` by name.
         """
-        changes = [(_float(arrays[name]) - self.reference[name]).ravel() for name in self.layout.weights]
+        names = self.layout.weights
+        changes = [np.subtract(arrays[name], self.reference[name], dtype=np.float64).ravel() for name in names]
         moments = []
         for mean, second in self.layout.moments:
             offset = _float(arrays[mean]) - self.reference[mean]
@@ -136,8 +137,10 @@ class Format:
         numbers = mean.statistics[len(mean.statistics) - len(LOSSES) :]
         return result, {name: float(value) for name, value in zip(LOSSES, numbers)}
 
-    def _per_value(self, common: float, others: float) -> np.ndarray:
+    def _per_value(self, common: float, others: float) -> np.ndarray | float:
         """Return a number for each change of a weight: one for those that all silos have in common, one for others."""
+        if not self.local_norms:
+            return common
         shared = set(self.layout.shared_weights(self.local_norms))
         sizes = [self.reference[name].size for name in self.layout.weights]
         return np.repeat([common if name in shared else others for name in self.layout.weights], sizes)
