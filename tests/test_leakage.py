@@ -78,6 +78,9 @@ def test_an_inversion_approaches_the_update_and_is_repeatable(attack):
     _, longer = leakage.invert(replace(attack, steps=30), SGD, view)
     assert longer > once + 0.05
     assert first.clean.shape == truth.clean.shape
+    control, match = leakage.invert(replace(attack, steps=1), Exposure(optimizer="sgd", known_db=30.0), view, truth)
+    assert leakage.scores(control, truth)["clean"] == pytest.approx(30.0, abs=0.5)
+    assert match > longer
 
 
 def test_scores_are_those_of_the_best_pair():

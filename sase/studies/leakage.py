@@ -55,6 +55,7 @@ class Exposure:
         noise: multiplier of the noise on the clipped update, as ``dp_noise_multiplier``.
         silos: number of silos in the sum, of which the server sees the mean only.
         masked: the server sees one masked update instead.
+        known_db: the inversion starts from the audio in noise of this SNR, a control of the attack; None: from noise.
     """
 
     optimizer: str = "adamw"
@@ -64,6 +65,7 @@ class Exposure:
     noise: float = 0.0
     silos: int = 1
     masked: bool = False
+    known_db: float | None = None
 
 
 ROWS = {
@@ -76,6 +78,7 @@ ROWS = {
     "AdamW, a round of 16 steps of 4 segments": Exposure(batch=4, steps=16),
     "masks: the mean of 4 silos, one step each": Exposure(silos=4),
     "masks: one masked update": Exposure(masked=True),
+    "SGD, one step; the attack starts from the audio in noise, at 0 dB": Exposure(optimizer="sgd", known_db=0.0),
 }
 
 
@@ -113,7 +116,7 @@ def run(attack: Attack, out: str | Path, rows: Sequence[str] = tuple(ROWS)) -> d
             candidates = candidates or _Candidates(attack)
             log.info("%s", name)
             numbers, signals = _run_row(attack, ROWS[name], candidates)
-            np.savez(path.with_suffix(".npz"), **signals)
+            np.savez(path.with_suffix(".npz"), allow_pickle=False, **signals)
             jsonfile.write(path, {"row": name, **numbers})
         if path.exists():
             results[name] = jsonfile.read(path)
@@ -128,7 +131,7 @@ def _run_row(
         view, _ = observe(attack, exposure, victim)
         ranks.append(candidates.rank(view, exposure, victim))
     view, truth = observe(attack, exposure, 0)
-    found, match = invert(attack, exposure, view)
+    found, match = invert(attack, exposure, view, truth)
     others = segments(attack, range(2 * _OTHERS, 2 * _OTHERS + len(truth.clean)))
     numbers: dict[str, Any] = {
         "match": match,
@@ -145,8 +148,8 @@ def _run_row(
 def segments(attack: Attack, numbers: Sequence[int] | range) -> Batch:
     """Return segments of the set: each number names one, always the same."""
     batches = [_mixtures(attack, 1).batch(number) for number in numbers]
-    parts = [torch.cat([getattr(batch, name) for batch in batches]) for name in ("noisy", "clean", "lengths")]
-    return Batch(*parts, [utt for batch in batches for utt in batch.utts])
+    noisy, clean = torch.cat([batch.noisy for batch in batches]), torch.cat([batch.clean for batch in batches])
+    return Batch(noisy, clean, torch.cat([b.lengths for b in batches]), [utt for b in batches for utt in b.utts])
 
 
 def observe(attack: Attack, exposure: Exposure, victim: int) -> tuple[np.ndarray, Batch]:
@@ -187,19 +190,25 @@ def observe(attack: Attack, exposure: Exposure, victim: int) -> tuple[np.ndarray
     return seen, segments(attack, range(_SPACING * victim, _SPACING * victim + exposure.batch * exposure.silos))
 
 
-def invert(attack: Attack, exposure: Exposure, view: np.ndarray, seed: int = 1) -> tuple[Batch, float]:
-    """Return audio whose training step resembles an update, and how much it does: a cosine.
+def invert(
+    attack: Attack, exposure: Exposure, view: np.ndarray, truth: Batch | None = None, seed: int = 1
+) -> tuple[Batch, float]:
+    """Return audio whose training step resembles an update, and how much it does: a mean cosine over the parameters.
 
     Args:
         attack: the attack.
         exposure: the row.
         view: what :func:`observe` returned.
+        truth: the audio; used only with ``known_db``.
         seed: of the noise to start from.
     """
     model, loss = initial_model(attack.config).train(), build_loss(attack.config.loss, attack.config.model.sample_rate)
     count, samples = exposure.batch * exposure.silos, round(attack.config.data.segment_s * attack.pairs.sample_rate)
     generator = torch.Generator().manual_seed(seed)
-    noisy, clean = ((_START_RMS * torch.randn(count, samples, generator=generator)).requires_grad_() for _ in range(2))
+    noisy, clean = (_START_RMS * torch.randn(count, samples, generator=generator) for _ in range(2))
+    if truth is not None and exposure.known_db is not None:
+        noisy, clean = (_in_noise(*of, exposure.known_db) for of in ((truth.noisy, noisy), (truth.clean, clean)))
+    noisy, clean = noisy.requires_grad_(), clean.requires_grad_()
     lengths = torch.full((count,), samples)
     sizes = [parameter.numel() for parameter in model.parameters()]
     target = torch.from_numpy(view).float().split(sizes)
@@ -288,6 +297,11 @@ def _step(model: torch.nn.Module, loss: Loss, batch: Batch, exposure: Exposure, 
 
 def _rate(options: OptimiserConfig) -> float:
     return learning_rate(0, options.learning_rate, options.warmup_steps, 1, options.final_ratio)
+
+
+def _in_noise(wav: torch.Tensor, noise: torch.Tensor, snr_db: float) -> torch.Tensor:
+    scale = wav.square().mean().sqrt() / noise.square().mean().sqrt() * 10.0 ** (-snr_db / 20.0)
+    return wav + scale * noise
 
 
 def _mixtures(attack: Attack, batch: int) -> Mixtures:

@@ -36,7 +36,7 @@ def write_page(attack: Attack, results: Mapping[str, Mapping[str, Any]], out: st
         f"![spectrograms of speech and of what was recovered of it]({FIGURE})",
     ]
     write_text(Path(out) / "RESULTS.md", "\n".join(lines) + "\n")
-    signals = {}
+    signals: dict[str, np.ndarray] = {}
     for number, name in enumerate(ROWS):
         if name in results and name in _DRAWN:
             with np.load(Path(out) / f"{number}.npz") as file:
