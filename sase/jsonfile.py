@@ -42,8 +42,12 @@ def null_to_nan(value: Any) -> Any:
     return _replace(value, lambda leaf: math.nan if leaf is None else leaf)
 
 
-def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+def read_jsonl(path: str | Path, size: int | None = None) -> list[dict[str, Any]]:
     """Return the mappings of a JSON Lines file, one per line; an empty list if the file does not exist.
+
+    Args:
+        path: of the file.
+        size: number of bytes to read; None for all.
 
     Raises:
         InputError: a line is not a mapping in JSON, such as the truncated last line of a killed writer.
@@ -51,7 +55,7 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     path, entries = Path(path), []
     if not path.exists():
         return []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+    for number, line in enumerate(path.read_bytes()[:size].split(b"\n"), 1):
         if line.strip():
             entry = _parse(line, f"{path}:{number}", "delete this line")
             if not isinstance(entry, dict):

@@ -201,12 +201,22 @@ def federation(silos_dir, dev_set, tmp_path_factory):
 
 
 @pytest.mark.parametrize("damage", TENSOR_DAMAGES)
-@pytest.mark.parametrize("place", [("model",), ("newest",), ("optimizer", "second"), ("controls", "1")], ids=str)
+@pytest.mark.parametrize("place", [("model",), ("newest",), ("optimizer", "second")], ids=str)
 def test_a_damaged_state_of_the_server_is_refused_by_name(federation, dev_set, tmp_path, place, damage):
     shutil.copytree(federation, tmp_path / "exp")
     path = tmp_path / "exp/server.pt"
     torch.save(damaged(torch.load(path, weights_only=True), place, damage), path)
     with pytest.raises(InputError, match=f"server.pt: .*({TENSOR_DAMAGES[damage][1]})") as error:
+        Server(train_config("batch"), FEDERATION, dev_set, tmp_path / "exp")
+    assert one_line(error)
+
+
+@pytest.mark.parametrize("damage", TENSOR_DAMAGES)
+def test_a_damaged_control_variate_is_refused_by_name(federation, dev_set, tmp_path, damage):
+    shutil.copytree(federation, tmp_path / "exp")
+    path = tmp_path / "exp/controls/silo1-2.pt"
+    torch.save(damaged(torch.load(path, weights_only=True), ("control",), damage), path)
+    with pytest.raises(InputError, match=f"silo1-2.pt: .*({TENSOR_DAMAGES[damage][1]})") as error:
         Server(train_config("batch"), FEDERATION, dev_set, tmp_path / "exp")
     assert one_line(error)
 

@@ -9,11 +9,11 @@ from sase.federated.aggregation import (
     combine,
     moving_average,
     nova_factors,
-    pool_moments,
     silo_weights,
     softmax,
 )
 from sase.federated.layout import Layout
+from sase.federated.moments import pool_moments
 from sase.federated.server_optimiser import ServerOptimiser
 
 NORM = ("n.gain", "n.running_mean", "n.running_cov", "n.count")

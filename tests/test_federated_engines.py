@@ -55,6 +55,34 @@ esac
 def test_a_run_is_checked_by_its_status_and_its_rounds(tmp_path, monkeypatch, statuses, rounds, error):
     monkeypatch.setattr("sase.federated.flower.app._STATUS_INTERVAL_S", 0.0)
     monkeypatch.setattr("sase.federated.flower.app._MAX_UNKNOWN", 3)
+    monkeypatch.setattr("sase.federated.flower.app._MAX_RESTARTS", 0)
+    with_answers(statuses, rounds, tmp_path, monkeypatch)
+    superlink, patience = SimpleNamespace(poll=lambda: None), Patience(60, 60)
+    if error is None:
+        return run_app(tmp_path / "home", os.environ, superlink, tmp_path, 3, patience)
+    with pytest.raises(InputError, match=error):
+        run_app(tmp_path / "home", os.environ, superlink, tmp_path, 3, patience)
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_a_failed_run_is_started_again_as_long_as_rounds_are_completed(tmp_path, monkeypatch, caplog, progress):
+    monkeypatch.setattr("sase.federated.flower.app._STATUS_INTERVAL_S", 0.0)
+    monkeypatch.setattr("sase.federated.flower.app._MAX_RESTARTS", 1)
+    with_answers(["finished:failed"] * 2 + ["finished:completed"], 1, tmp_path, monkeypatch)
+    superlink, patience = SimpleNamespace(poll=lambda: None), Patience(60, 60)
+    if not progress:
+        with pytest.raises(InputError, match="'finished:failed' .*; restarted 1 times without completing a round"):
+            run_app(tmp_path / "home", os.environ, superlink, tmp_path, 3, patience)
+        return
+    with open(tmp_path / "bin/flwr", "a") as file:  # every run completes a round
+        file.write(f"n=$(wc -l < {tmp_path}/rounds.jsonl); [ $1 = ls ] || echo '{{\"round\": '$((n + 1))}} ")
+        file.write(f">> {tmp_path}/rounds.jsonl\n")
+    run_app(tmp_path / "home", os.environ, superlink, tmp_path, 3, patience)
+    assert [f"after round {n} (1 of 1)" in caplog.text for n in (2, 3)] == [True, True]
+
+
+def with_answers(statuses, rounds, tmp_path, monkeypatch):
+    """Put a flwr command that reports these statuses in place of Flower's, and so many rounds into the ledger."""
     answers = [
         json.dumps({"runs": [{"status": s, "status-details": ""}]}) if ":" in s or s == "running" else s
         for s in statuses
@@ -65,11 +93,6 @@ def test_a_run_is_checked_by_its_status_and_its_rounds(tmp_path, monkeypatch, st
     (tmp_path / "bin/flwr").chmod(0o755)
     (tmp_path / "rounds.jsonl").write_text("".join(f'{{"round": {n + 1}}}\n' for n in range(rounds)))
     monkeypatch.setattr("sase.federated.flower.app.flower_command", lambda name: [f"{tmp_path}/bin/{name}"])
-    superlink, patience = SimpleNamespace(poll=lambda: None), Patience(60, 60)
-    if error is None:
-        return run_app(tmp_path / "home", os.environ, superlink, tmp_path, 3, patience)
-    with pytest.raises(InputError, match=error):
-        run_app(tmp_path / "home", os.environ, superlink, tmp_path, 3, patience)
 
 
 def test_a_run_that_flower_does_not_start_is_given_up(tmp_path, monkeypatch, capsys):
@@ -206,7 +229,9 @@ def test_the_version_of_flower_is_the_pinned_one_and_checked_before_private_name
     assert lines[1:] == ["[]"]
 
 
-def test_private_names_of_flower_are_used_in_one_file():
+def test_private_names_of_flower_are_used_in_the_patches_alone():
     folder = Path(patches.__file__).parent
     private = re.compile(r"(from|import) flwr\.(?!app |clientapp|serverapp )")
-    assert [path.name for path in sorted(folder.glob("*.py")) if private.search(path.read_text())] == ["patches.py"]
+    users = {path.name for path in folder.glob("*.py") if private.search(path.read_text())}
+    assert "patches.py" in users
+    assert all(name.startswith("patches") for name in users)

@@ -47,8 +47,9 @@ from sase.federated.flower.messages import (
     unpack_scores,
 )
 from sase.federated.flower.patches import bound_replies, bounded_pull
-from sase.federated.flower.server_app import FINISH, SiloGrid
+from sase.federated.flower.server_app import FINISH
 from sase.federated.flower.server_app import app as server_app
+from sase.federated.flower.silo_grid import SiloGrid
 from sase.federated.flower.silo_process import FINISHED_FILE
 from sase.federated.inproc import run as run_inproc
 
@@ -226,7 +227,7 @@ def test_a_silo_without_reply_is_named_and_not_waited_for_after_its_restart(monk
     replies, failures = exchange(grid)
     assert [reply.silo for reply in replies] == [0, 2]
     assert failures == ["silo 1: no reply within 0 s"]
-    monkeypatch.setattr("sase.federated.flower.server_app._RESTART_CHECK_S", 0.0)
+    monkeypatch.setattr("sase.federated.flower.silo_grid._RESTART_CHECK_S", 0.0)
     push = grid.push_messages
 
     def push_and_restart(messages):

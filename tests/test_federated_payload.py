@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sase.federated.payload import decode, encode, num_bytes
+from sase.federated.payload import Upload, encode, num_bytes
 
 COMPRESSED = {"w", "conv", "bias"}
 
@@ -24,7 +24,7 @@ def arrays():
 
 def test_float32_is_lossless(arrays):
     reference, local = arrays
-    result = decode("float32", encode("float32", local, reference, COMPRESSED), reference, COMPRESSED)
+    result = Upload("float32", encode("float32", local, reference, COMPRESSED), reference, COMPRESSED)
     assert all(np.array_equal(result[name], local[name]) and result[name].dtype == local[name].dtype for name in local)
 
 
@@ -32,7 +32,7 @@ def test_float32_is_lossless(arrays):
 def test_compressed_updates_are_close_and_small(arrays, payload, dtype, error):
     reference, local = arrays
     upload = encode(payload, local, reference, COMPRESSED)
-    result = decode(payload, upload, reference, COMPRESSED)
+    result = Upload(payload, upload, reference, COMPRESSED)
     for name in ("w", "conv"):
         update = local[name].astype(np.float64) - reference[name]
         row = np.abs(update).reshape(len(update), -1).max(1).reshape(-1, *[1] * (update.ndim - 1))
@@ -74,7 +74,7 @@ def test_bfloat16_rounds_half_to_even():
 def test_non_finite_values_stay_non_finite(arrays, payload, bad):
     reference, local = arrays
     local["w"][5, 5] = bad
-    result = decode(payload, encode(payload, local, reference, COMPRESSED), reference, COMPRESSED)
+    result = Upload(payload, encode(payload, local, reference, COMPRESSED), reference, COMPRESSED)
     assert not np.isfinite(result["w"][5, 5])
     assert np.isfinite(result["conv"]).all()
 
@@ -89,7 +89,7 @@ def test_invalid_uploads_are_rejected_by_name(arrays, payload):
         ({"x": upload["w"]}, "x is not part of the model"),
     ):
         with pytest.raises(ValueError, match=message):
-            decode(payload, {**upload, **change}, reference, COMPRESSED)
+            Upload(payload, {**upload, **change}, reference, COMPRESSED)
     del upload["bias"]
     with pytest.raises(ValueError, match="bias is missing"):
-        decode(payload, upload, reference, COMPRESSED)
+        Upload(payload, upload, reference, COMPRESSED)

@@ -11,9 +11,9 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from sase import waiting
 from sase.errors import InputError
-from sase.federated.flower import patches
+from sase.federated.flower import patches_busy
 from sase.federated.flower.progress import Patience, Status, Watch
-from sase.federated.flower.server_app import SiloGrid
+from sase.federated.flower.silo_grid import SiloGrid
 
 
 class Clock:
@@ -130,7 +130,7 @@ def test_a_process_that_starts_slowly_is_not_started_again(monkeypatch):
     for module in (in_memory, sql):  # restored afterwards
         for name in ("HEARTBEAT_PATIENCE", "HEARTBEAT_DEFAULT_INTERVAL"):
             monkeypatch.setattr(module, name, getattr(module, name))
-    patches._be_patient_with_starting_tasks()
+    patches_busy.be_patient()
     clock = SimpleNamespace(offset=timedelta(0))
     real_now = sql.now
     monkeypatch.setattr(sql, "now", lambda: real_now() + clock.offset)

@@ -6,8 +6,9 @@ from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, Rec
 from flwr.serverapp.strategy import FedMedian, FedTrimmedAvg, Krum
 from flwr.supercore.task_identity import TaskIdentity
 
-from sase.federated.aggregation import STRATEGIES, Rule, aggregate, limited, pool_moments, silo_weights
+from sase.federated.aggregation import STRATEGIES, Rule, aggregate, limited, silo_weights
 from sase.federated.layout import Layout
+from sase.federated.moments import pool_moments
 from sase.federated.robust import AGGREGATIONS, SiloUpdates
 from sase.federated.server_optimiser import ServerOptimiser
 

@@ -119,7 +119,7 @@ def test_too_few_silos_are_an_error_at_every_step(silos, tmp_path):
         made.sum.signatures(signatures)
     valid = made.sum.signatures({**signatures, **made.ask([2], lambda s: s.agree(survivors))})
     with pytest.raises(InputError, match="2 silos are left"):
-        made.sum.total(masked, made.ask([0, 2], lambda s: s.unmask(valid)))
+        made.sum.total(masked, made.ask([0, 2], lambda s: s.unmask(valid)), ["weights"])
 
 
 def test_a_round_is_completed_after_any_restart_of_silos(silos, tmp_path):
@@ -203,7 +203,7 @@ def test_a_server_gets_never_both_shares_of_a_silo(finished):
     for answer in answers.values():
         assert not set(answer["self"]) & set(answer["key"])
     # Without silo 3 its update stays hidden even though the server has it, late: its self mask is unknown.
-    totals = finished.sum.total(masked, answers)
+    totals = finished.sum.total(masked, answers, ["weights"])
     expected = plain_mean(finished.updates, EXAMPLES, [0, 1, 2])
     assert_close(sum_mean(finished, totals, [0, 1, 2]), expected, 4)
     # Silos that are told different lists sign different statements, and none is complete.
@@ -322,9 +322,9 @@ def test_damaged_answers_of_silos_are_named_and_the_others_count(tmp_path):
     signed = made.sum.signatures({**made.ask(range(4), lambda s: s.agree(survivors)), 3: {"signature": "zz"}})
     shares = made.ask(range(4), lambda s: s.unmask(signed))
     with pytest.raises(InputError, match="the shares of the mask of silo 1 do not give it|no secret"):
-        made.sum.total(masked, {**shares, 0: {**shares[0], "self": {**shares[0]["self"], "1": "00" * 66}}})
+        made.sum.total(masked, {**shares, 0: {**shares[0], "self": {**shares[0]["self"], "1": "00" * 66}}}, ["weights"])
     assert_close(
-        sum_mean(made, made.sum.total(masked, {**shares, 0: None}), range(4)),
+        sum_mean(made, made.sum.total(masked, {**shares, 0: None}, ["weights"]), range(4)),
         plain_mean(updates, EXAMPLES, range(4)),
         4,
     )

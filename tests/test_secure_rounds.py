@@ -91,6 +91,17 @@ def without(silos_dir, dev_set, exp, absent):
     return exp / "last.pt"
 
 
+def test_only_the_silos_that_are_drawn_take_part(silos4, dev_set, tmp_path):
+    values = {"num_silos": 4, "clients_per_round": 3, "num_rounds": 2}
+    run(train_config(), fed_config(**{**PLAIN, **values}), silos4, dev_set, tmp_path / "plain")
+    run(train_config(), fed_config(**{**SECURE, **values}), silos4, dev_set, tmp_path / "masked")
+    drawn = [[list(record["silos"]) for record in rounds(tmp_path / name)] for name in ("plain", "masked")]
+    assert drawn[0] == drawn[1]
+    assert [len(silos) for silos in drawn[0]] == [3, 3]
+    assert largest_difference(tmp_path / "plain/last.pt", tmp_path / "masked/last.pt") < 1e-5
+    assert not (tmp_path / "masked/replies").exists()
+
+
 def test_a_silo_that_drops_out_within_the_round_is_left_out_and_its_masks_removed(silos4, dev_set, tmp_path):
     made = Federation(silos4, dev_set, tmp_path / "masked")
     made.lost = {(MASKED, 3), (AGREE, 3), (UNMASK, 3)}
@@ -188,6 +199,9 @@ def test_silos_clip_their_updates_themselves(silos4, dev_set, tmp_path):
         ({"scaffold": True}, "needs scaffold: false, it is True"),
         ({"max_drop_db": 3.0}, r"needs max_drop_db: 0 \(no silo can be left out\), it is 3.0"),
         ({"max_weight": 0.9}, "needs max_weight: at most 0.75, it is 0.9"),
+        ({"clients_per_round": 2}, "needs clients_per_round: at least 3, it is 2"),
+        ({"grace_s": 5.0}, "needs grace_s: 0, it is 5.0"),
+        ({"mode": "buffered", "grace_s": 5.0}, "needs mode: sync, it is buffered"),
         ({"secure_range": 0}, "secure_range must be above 0"),
     ],
 )

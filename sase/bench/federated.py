@@ -35,7 +35,7 @@ def outside_training(exp_dir: str | Path) -> dict[str, float]:
     if not rounds:
         raise InputError(f"{path}: no rounds found; give the folder of a federated training")
     entries = list(rounds.values())
-    total, train = sum(entry["seconds"] for entry in entries), sum(map(_training, entries))
+    total, train = sum(entry["seconds"] for entry in entries), sum(map(training_seconds, entries))
 
     def percent(seconds: float) -> float:
         return 100.0 * seconds / total
@@ -67,7 +67,7 @@ def _upload_bytes(preset: str) -> dict[str, int]:
     return {f"{payload} bytes": num_bytes(upload) for payload, upload in uploads.items()}
 
 
-def _training(entry: Mapping[str, Any]) -> float:
+def training_seconds(entry: Mapping[str, Any]) -> float:
     """Return the seconds of a round in which at least one silo trained."""
     seconds, end = 0.0, 0.0
     for silo, started in sorted(entry["train_began"].items(), key=lambda item: item[1]):

@@ -90,7 +90,7 @@ def _measure(preset: str, count: int, dropped: int) -> dict[str, Any]:
         closed = whole.close(vectors)
         signatures = timed("server", lambda: whole.signatures(ask(survivors, lambda party: party.agree(closed))))
         revealed = ask(survivors, lambda party: party.unmask(signatures))
-        totals = timed("server", lambda: whole.total(vectors, revealed))
+        totals = timed("server", lambda: whole.total(vectors, revealed, list(number.sizes)))
     mean = number.decode(totals, count / len(survivors), count / len(survivors)).weights
     expected = np.mean([updates[k] for k in survivors], axis=0)
     return {

@@ -189,8 +189,7 @@ def bench_score(utterances: int = 60, workers: int = 1) -> list[dict[str, Any]]:
     from sase.evaluation import scoring
 
     with tempfile.TemporaryDirectory() as folder:
-        dump_dir = Path(folder) / "dump"
-        _dump(make_corpus(folder, utterances, TEST_UTTERANCE_S, 16000), dump_dir)
+        dump_dir = make_dump(folder, utterances, TEST_UTTERANCE_S, 16000)
         pairs = scoring.data_pairs(read_data_dir(dump_dir), None)
         clock, processor = _time(scoring.score_pairs, pairs, workers)
     return [
@@ -218,6 +217,12 @@ def make_corpus(folder: str | Path, pairs: int, duration_s: float, sample_rate: 
             table[utt] = str(Path(folder) / kind / f"{utt}.wav")
             audio.write(table[utt], wav, sample_rate)
     return write_data_dir(Path(folder) / "data", Tables(noisy, clean, {utt: utt.split("_")[0] for utt in noisy})).path
+
+
+def make_dump(folder: str | Path, pairs: int, duration_s: float, sample_rate: int) -> Path:
+    """Dump a corpus of :func:`make_corpus`; return the dump directory."""
+    _dump(make_corpus(folder, pairs, duration_s, sample_rate), Path(folder) / "dump")
+    return Path(folder) / "dump"
 
 
 def _synthetic_speech(generator: np.random.Generator, num_samples: int, sample_rate: int) -> np.ndarray:

@@ -44,8 +44,15 @@ def main() -> None:
     score = subjects.add_parser("score", help="time of stage 5, all measures")
     score.add_argument("--utterances", type=int, default=60, help="of 2.5 s (%(default)s)")
     score.add_argument("--nj", type=int, default=1, help="processes (%(default)s)")
-    federated = subjects.add_parser("federated", help="time of a federated training outside local training")
-    federated.add_argument("--exp", required=True, help="its folder")
+    federated = subjects.add_parser("federated", help="what the rounds of a federated training cost beside training")
+    which = federated.add_mutually_exclusive_group(required=True)
+    which.add_argument("--exp", help="folder of a training, whose time is divided")
+    which.add_argument("--silos", nargs="+", type=int, help="numbers of silos of federations to run on synthetic data")
+    federated.add_argument("--engine", default="inproc", help="inproc, simulation or deployment (%(default)s)")
+    federated.add_argument("--preset", default="paper", help="(%(default)s)")
+    federated.add_argument("--clients-per-round", type=int, default=0, help="silos that take part (0: all)")
+    federated.add_argument("--payload", default="float32", help="float32, bfloat16 or int8 (%(default)s)")
+    federated.add_argument("--rounds", type=int, default=4, help="of which the first is not counted (%(default)s)")
     secure = subjects.add_parser("secure", help="cost of secure aggregation beside training")
     secure.add_argument("--preset", nargs="+", default=["tiny", "paper"], help="(tiny paper)")
     secure.add_argument("--silos", nargs="+", type=int, default=[4, 16], help="(4 16)")
@@ -59,6 +66,7 @@ def main() -> None:
 
     from sase.bench import enhancing, stages
     from sase.bench.federated import outside_training, upload_bytes
+    from sase.bench.federations import bench_federations
     from sase.bench.native import bench_native
     from sase.bench.secure import bench_secure
     from sase.bench.stream import bench_stream
@@ -88,8 +96,14 @@ def main() -> None:
         ),
         "dump": lambda: stages.bench_dump(args.pairs),
         "score": lambda: stages.bench_score(args.utterances, args.nj),
-        "federated": lambda: [outside_training(args.exp)],
         "secure": lambda: bench_secure(args.preset, args.silos, args.dropped),
+        "federated": lambda: (
+            [outside_training(args.exp)]
+            if args.exp
+            else bench_federations(
+                args.engine, args.silos, args.preset, args.clients_per_round, args.payload, args.rounds
+            )
+        ),
         "payload": upload_bytes,
     }[args.subject]()
     if args.json:

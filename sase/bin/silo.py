@@ -16,6 +16,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     parser.add_argument("--wait-s", type=float, default=600.0, help="timeout for an unreachable server (%(default)s s)")
+    parser.add_argument("--cold", action="store_true", help="free the memory between rounds, for 4 s of CPU time each")
     args = parser.parse_args()
 
     import logging
@@ -29,7 +30,17 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     data_dir = Path(args.data_dir)
     state_dir = args.state_dir or data_dir.resolve().parent / f"state{args.silo}"
-    run_silo(args.silo, data_dir, state_dir, args.server, args.certificates, args.device, args.threads, args.wait_s)
+    run_silo(
+        args.silo,
+        data_dir,
+        state_dir,
+        args.server,
+        args.certificates,
+        args.device,
+        args.threads,
+        args.wait_s,
+        not args.cold,
+    )
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from sase.federated.aggregation import update_norm
 from sase.federated.config import FederatedConfig
 from sase.federated.exchange import CONTROL, Instruction, Reply
 from sase.federated.layout import Layout
-from sase.federated.payload import decode, num_bytes
+from sase.federated.participation import Rebased
+from sase.federated.payload import Part, Upload, num_bytes
 from sase.federated.reported import checked_numbers
 from sase.federated.statistics import check_statistics, statistics_excess
 
@@ -33,21 +35,23 @@ class Admitted:
 
     Attributes:
         silo: its index.
-        arrays: decoded, without the control variate.
-        control: parameter name to control variate; empty without SCAFFOLD.
+        arrays: name to array, decoded when it is read; without the control variate.
+        control: parameter name to control variate, decoded when it is read; empty without SCAFFOLD.
         metrics: as reported by the silo, within their bounds.
         update_norm: computed from the arrays.
         bytes: size of the upload.
         gain_db: gain in SI-SNR of this update alone on the common set; only for the strategy ``sase``.
+        staleness: number of rounds by which it is late; its update is then part of the present model.
     """
 
     silo: int
-    arrays: dict[str, np.ndarray]
-    control: dict[str, np.ndarray]
+    arrays: Mapping[str, np.ndarray]
+    control: Mapping[str, np.ndarray]
     metrics: dict[str, float]
     update_norm: float
     bytes: int
     gain_db: float | None = None
+    staleness: int = 0
 
 
 def admit(
@@ -56,6 +60,7 @@ def admit(
     config: FederatedConfig,
     layout: Layout,
     history: Sequence[Mapping[str, Any]] = (),
+    earlier: Mapping[int, Mapping[str, np.ndarray]] = MappingProxyType({}),
 ) -> tuple[list[Admitted], dict[int, str]]:
     """Separate valid replies from invalid ones.
 
@@ -65,19 +70,29 @@ def admit(
         config: of the federation.
         layout: of the network.
         history: the records of the completed rounds, as in ``rounds.jsonl``.
+        earlier: the models of earlier rounds, by round, whose late replies count.
 
     Returns:
         The valid replies sorted by silo, and {silo: reason} of the rejected ones.
     """
     admitted: dict[int, Admitted] = {}
     rejected: dict[int, str] = {}
+    answered: dict[int, Instruction] = {}
     for reply in sorted(replies, key=lambda reply: reply.silo):
         try:
             if not 0 <= reply.silo < config.num_silos:
                 raise ValueError(f"unknown silo; the silos are 0 to {config.num_silos - 1}")
             if reply.silo in admitted:
                 raise ValueError("duplicate reply; the first one counts")
-            admitted[reply.silo] = _checked(reply, instruction, config, layout, history)
+            if reply.round in earlier:
+                asked = answered.get(reply.round) or _earlier(instruction, reply.round, earlier[reply.round])
+                answered[reply.round] = asked
+                late = _checked(reply, asked, config, layout, history)
+                late.arrays = Rebased(late.arrays, asked.arrays, instruction.arrays, layout.weights)
+                late.staleness = instruction.round - reply.round
+                admitted[reply.silo] = late
+            else:
+                admitted[reply.silo] = _checked(reply, instruction, config, layout, history)
         except Exception as error:  # whatever a reply holds, the others count
             log.debug("reply of silo %d", reply.silo, exc_info=True)
             rejected[reply.silo] = one_line(error)
@@ -91,6 +106,11 @@ def admit(
         rejected |= found
         admitted = {silo: reply for silo, reply in admitted.items() if silo not in found}
     return list(admitted.values()), rejected
+
+
+def _earlier(instruction: Instruction, number: int, model: Mapping[str, np.ndarray]) -> Instruction:
+    """Return the instruction of an earlier round, whose silos are not known any more."""
+    return replace(instruction, round=number, arrays=dict(model), silos=None)
 
 
 def _too_long(
@@ -145,6 +165,8 @@ def _checked(
 ) -> Admitted:
     if reply.round != instruction.round:
         raise ValueError(f"answers round {reply.round}, not {instruction.round}")
+    if not instruction.asks(reply.silo):
+        raise ValueError("takes no part in this round")
     train = instruction.config["train"]
     metrics = checked_numbers(reply.metrics, train, config, _registered(reply.silo, history))
     decoded = _decode(reply, instruction, config, layout)
@@ -152,9 +174,9 @@ def _checked(
         if not np.isfinite(value).all():
             raise ValueError(f"{name} contains NaN or infinity")
     check_statistics(decoded, layout)
-    control = {name.removeprefix(CONTROL): value for name, value in decoded.items() if name.startswith(CONTROL)}
+    control = Part(decoded, {name.removeprefix(CONTROL): name for name in decoded if name.startswith(CONTROL)})
     _check_control(control, float(train["train"]["clip_norm"]))
-    arrays = {name: value for name, value in decoded.items() if not name.startswith(CONTROL)}
+    arrays = Part(decoded, {name: name for name in decoded if not name.startswith(CONTROL)})
     norm = update_norm(instruction.model, arrays, layout.shared_weights(config.norm == "local"))
     if norm == 0.0:
         raise ValueError("its update is zero: it learned nothing from its data")
@@ -166,12 +188,15 @@ def _registered(silo: int, history: Sequence[Mapping[str, Any]]) -> int | None:
     return next((int(r["silos"][str(silo)]["examples"]) for r in history if str(silo) in r["silos"]), None)
 
 
-def _decode(reply: Reply, instruction: Instruction, config: FederatedConfig, layout: Layout) -> dict[str, np.ndarray]:
+def _decode(
+    reply: Reply, instruction: Instruction, config: FederatedConfig, layout: Layout
+) -> Mapping[str, np.ndarray]:
     reference = dict(instruction.model)
     if config.scaffold:
-        reference.update({CONTROL + name: np.zeros_like(reference[name]) for name in layout.weights})
+        zeros = {name: np.broadcast_to(reference[name].dtype.type(0), reference[name].shape) for name in layout.weights}
+        reference.update({CONTROL + name: zero for name, zero in zeros.items()})
     compressed = {name for name in reference if name.removeprefix(CONTROL) in layout.weights}
-    return decode(config.payload, reply.arrays, reference, compressed)
+    return Upload(config.payload, reply.arrays, reference, compressed)
 
 
 def _check_control(control: Mapping[str, np.ndarray], clip_norm: float) -> None:

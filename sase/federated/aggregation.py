@@ -5,13 +5,17 @@ Independent of networks, files and engines. Silos are passed in a fixed order, s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sase.federated.matrices import column_blocks, matrix_on_disk
+from sase.federated.moments import pool_moments, robust_moments
 from sase.federated.robust import AGGREGATIONS, SiloUpdates
 
 if TYPE_CHECKING:
@@ -147,98 +151,84 @@ def combine(
 ) -> dict[str, np.ndarray]:
     """Return ``w + Σ_k f_k (w_k − w)`` of float arrays.
 
-    Computed as ``(1 − Σ f) w + Σ f_k w_k``, so that a single silo with factor 1 gives its own weights bit for bit.
+    Computed as ``(1 − Σ f) w + Σ f_k w_k``, so that a single silo with factor 1 gives its own weights bit for bit. One
+    array of one silo is read at a time.
 
     Args:
         reference: name to w.
         silos: for each silo, name to w_k, with at least the names of ``reference``.
-        factors: (silos,), or (silos, values) for the concatenated values of all arrays of ``reference``.
+        factors: (silos,)
 
     Returns:
         name to float64 array.
     """
-    factors, start = np.asarray(factors), 0
+    factors = np.asarray(factors)
     result = {}
     for name, value in reference.items():
-        old = np.asarray(value, dtype=np.float64)
-        own = factors if factors.ndim == 1 else factors[:, start : start + old.size].reshape(-1, *old.shape)
-        total = (1.0 - np.sum(own, axis=0)) * old
-        for factor, arrays in zip(own, silos):
+        total = np.asarray((1.0 - np.sum(factors, axis=0)) * np.asarray(value, dtype=np.float64))
+        for factor, arrays in zip(factors, silos):
             total += factor * np.asarray(arrays[name], dtype=np.float64)
-        result[name], start = total, start + old.size
+        result[name] = total
     return result
 
 
-def differences(
-    reference: Mapping[str, np.ndarray], silos: Sequence[Mapping[str, np.ndarray]], factors: np.ndarray
-) -> np.ndarray:
-    """Return ``f_k (w_k − w)``, the concatenated values of all arrays of ``reference``: float64 (silos, values)."""
-
-    def flat(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-        return np.concatenate([np.asarray(arrays[name], dtype=np.float64).ravel() for name in reference])
-
-    old = flat(reference)
-    return np.stack([factor * (flat(arrays) - old) for factor, arrays in zip(factors, silos)])
-
-
-def pool_moments(
-    means: Sequence[np.ndarray], seconds: Sequence[np.ndarray], alphas: ArrayLike
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and (co)variance of the data of all silos combined.
-
-    ``μ = Σ α μ_k``, ``V = Σ α (V_k + μ_k μ_kᵀ) − μ μᵀ``, computed as ``Σ α V_k + Σ α (μ_k − μ)(μ_k − μ)ᵀ``, which
-    avoids cancellation.
+def combine_by_value(
+    reference: Mapping[str, np.ndarray],
+    silos: Sequence[Mapping[str, np.ndarray]],
+    alphas: np.ndarray,
+    scale: np.ndarray,
+    rule: Rule,
+) -> dict[str, np.ndarray]:
+    """Return ``w + Σ_k s_k f_k (w_k − w)`` with the shares s of a rule that acts on each value by itself.
 
     Args:
-        means: (n,) of each silo.
-        seconds: variances (n,) of each silo; or, for n / 2 complex channels (means: real half first), (3, n / 2):
-            variance of the real part, variance of the imaginary part, covariance.
+        reference, silos: as for :func:`combine`.
         alphas: (silos,)
+        scale: f, (silos,)
+        rule: the rule.
 
     Returns:
-        Both as float64.
+        name to float64 array.
     """
-    alphas, means = np.asarray(alphas), [np.asarray(mean, dtype=np.float64) for mean in means]
-    mean = np.asarray(sum(alpha * value for alpha, value in zip(alphas, means)))
-    second = np.asarray(sum(alpha * np.asarray(value, dtype=np.float64) for alpha, value in zip(alphas, seconds)))
-    for alpha, value in zip(alphas, means):
-        offset = value - mean
-        if second.ndim == 1:
-            second = second + alpha * offset**2
-        else:
-            real, imag = np.split(offset, 2)
-            second = second + alpha * np.stack([real**2, imag**2, real * imag])
-    return mean, second
+    factors = scale[:, None]
+    result = {}
+    for name, value in reference.items():
+        old = np.asarray(value, dtype=np.float64)
+        total, flat = np.empty(old.size), old.ravel()
+        values = matrix_on_disk(([arrays[name]] for arrays in silos), rule.folder)
+        for block in column_blocks(len(silos), old.size):
+            new, start = values[:, block], flat[block]
+            own = factors * rule.shares(alphas, _constant(factors * (new - start)))
+            total[block] = (1.0 - np.sum(own, axis=0)) * start
+            for factor, row in zip(own, new):
+                total[block] += factor * row
+        result[name] = total.reshape(old.shape)
+    return result
 
 
-def robust_moments(
-    means: Sequence[np.ndarray], seconds: Sequence[np.ndarray], alphas: np.ndarray, rule: Rule
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and (co)variance as :func:`pool_moments` does, but with a rule that acts on each value by itself.
+def _constant(matrix: np.ndarray) -> Callable[[], np.ndarray]:
+    return lambda: matrix
 
-    The rule is applied to the means, and then to the silos' second moments about the result.
+
+def differences(
+    reference: Mapping[str, np.ndarray],
+    silos: Sequence[Mapping[str, np.ndarray]],
+    factors: np.ndarray,
+    folder: Path | None = None,
+) -> np.ndarray:
+    """Return ``f_k (w_k − w)``, the concatenated values of all arrays of ``reference``: float64 (silos, values).
+
+    Args:
+        reference, silos: as for :func:`combine`.
+        factors: (silos,)
+        folder: of the file from which the result is read, see :func:`sase.federated.matrices.matrix_on_disk`.
     """
 
-    def centre(values: Sequence[np.ndarray]) -> np.ndarray:
-        matrix = np.stack([np.asarray(value, dtype=np.float64).ravel() for value in values])
-        return np.sum(rule.shares(alphas, lambda: matrix) * matrix, axis=0).reshape(np.shape(values[0]))
+    def row(factor: float, arrays: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
+        for name, old in reference.items():
+            yield factor * (np.asarray(arrays[name], dtype=np.float64) - np.asarray(old, dtype=np.float64))
 
-    mean = centre(means)
-    around = [_about(mean, own, second) for own, second in zip(means, seconds)]
-    second = centre(around)
-    if second.ndim == 2:  # values of different silos need not form a covariance
-        largest = np.sqrt(second[0] * second[1])
-        second[2] = np.clip(second[2], -largest, largest)
-    return mean, second
-
-
-def _about(centre: np.ndarray, mean: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the second moments about another point than the mean."""
-    offset, second = np.asarray(mean, dtype=np.float64) - centre, np.asarray(second, dtype=np.float64)
-    if second.ndim == 1:
-        return second + offset**2
-    real, imag = np.split(offset, 2)
-    return second + np.stack([real**2, imag**2, real * imag])
+    return matrix_on_disk((row(factor, arrays) for factor, arrays in zip(factors, silos)), folder)
 
 
 def update_norm(reference: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray], names: Iterable[str]) -> float:
@@ -255,11 +245,19 @@ class Rule:
         aggregation: a key of :data:`sase.federated.robust.AGGREGATIONS`.
         max_poisoned: see :class:`sase.federated.robust.SiloUpdates`.
         local_norms: norm layers stay with the silos (FedBN); the global model gets their average.
+        folder: where a rule that looks at all updates at once keeps them on disk; None: the system's for temporary
+            files.
     """
 
     aggregation: str = "mean"
     max_poisoned: float = 0.25
     local_norms: bool = False
+    folder: Path | None = None
+
+    def is_by_value(self, count: int) -> bool:
+        """Whether the shares of ``count`` silos differ from value to value, (silos, values)."""
+        with np.errstate(all="ignore"):
+            return self.shares(np.full(count, 1.0 / count), lambda: np.zeros((count, 1))).ndim == 2
 
     def shares(self, alphas: np.ndarray, read: Callable[[], np.ndarray]) -> np.ndarray:
         """Return the share of each silo, (silos,) or (silos, values), in updates that ``read`` returns."""
@@ -291,36 +289,27 @@ def aggregate(
     """
     shared = {name: reference[name] for name in layout.shared_weights(rule.local_norms)}
     norms = {name: reference[name] for name in layout.weights if name not in shared}
-    scale = np.ones(len(silos)) if factors is None else factors
-    shares = rule.shares(alphas, lambda: differences(shared, silos, scale))
-    result = _moved(optimiser, shared, silos, shares * (scale if shares.ndim == 1 else scale[:, None]))
-    if shares.ndim == 1:  # the same for norm layers; of what remains of the updates, each silo's part
+    scale, ones = np.ones(len(silos)) if factors is None else factors, np.ones(len(silos))
+    shares: np.ndarray | None = None
+    if rule.is_by_value(len(silos)):
+        combined = combine_by_value(shared, silos, alphas, scale, rule)
+        result = optimiser.step(shared, combined, [combined], np.ones(1))
+        result.update(combine_by_value(norms, silos, alphas, ones, rule))
+    else:
+        shares = rule.shares(alphas, lambda: differences(shared, silos, scale, rule.folder))
+        result = optimiser.step(shared, combine(shared, silos, shares * scale), silos, shares * scale)
+        # The same for norm layers; of what remains of the updates, each silo's part.
         shares = shares if np.isclose(shares.sum(), 1.0) else shares / shares.sum()
         result.update(combine(norms, silos, shares))
-    elif norms:
-        ones = np.ones(len(silos))
-        result.update(combine(norms, silos, rule.shares(alphas, lambda: differences(norms, silos, ones))))
     for mean, second in layout.moments:
         means, seconds = [silo[mean] for silo in silos], [silo[second] for silo in silos]
-        if shares.ndim == 1:
+        if shares is not None:
             result[mean], result[second] = pool_moments(means, seconds, shares)
         else:
-            result[mean], result[second] = robust_moments(means, seconds, alphas, rule)
+            result[mean], result[second] = robust_moments(means, seconds, partial(rule.shares, alphas))
     for name in layout.counters:
         result[name] = np.max([silo[name] for silo in silos], axis=0)
     return {name: np.asarray(result[name]).astype(reference[name].dtype) for name in layout.names}
-
-
-def _moved(
-    optimiser: ServerOptimiser,
-    shared: Mapping[str, np.ndarray],
-    silos: Sequence[Mapping[str, np.ndarray]],
-    factors: np.ndarray,
-) -> dict[str, np.ndarray]:
-    combined = combine(shared, silos, factors)
-    if factors.ndim == 1:
-        return optimiser.step(shared, combined, silos, factors)
-    return optimiser.step(shared, combined, [combined], np.ones(1))
 
 
 def moving_average(

@@ -15,16 +15,13 @@ PAYLOADS = ("float32", "bfloat16", "int8")
 NORM_POLICIES = ("average", "local", "none")
 SCHEDULES = ("cosine", "constant")
 LENGTH = ("federated", "num_rounds")  # may grow when training has finished
-OPERATIONAL = ("min_silos", "max_repeats", "repeat_wait_s", "round_timeout_s")  # may change on resume
+MODES = ("sync", "buffered")
+OPERATIONAL = ("min_silos", "grace_s", "max_repeats", "repeat_wait_s", "round_timeout_s")  # may change on resume
 # Keys that silos of version 0.1 do not know, and need not.
 LATER = (
-    "max_weight",
-    "aggregation",
-    "max_poisoned",
-    "max_statistics_ratio",
-    "max_drop_db",
-    "secure_aggregation",
-    "secure_range",
+    *("max_weight", "aggregation", "max_poisoned", "max_statistics_ratio", "max_drop_db"),
+    *("secure_aggregation", "secure_range"),
+    *("clients_per_round", "grace_s", "mode", "max_staleness"),
 )
 SECURE_LEAST = 3  # silos in a secure sum: of two updates each silo learns the other's
 SECURE_MAX_WEIGHT = 0.75  # of a silo in a secure sum: one that is almost one update hides nothing
@@ -73,7 +70,14 @@ class FederatedConfig:
         schedule: of the local learning rate: ``cosine`` over all rounds, as in central training, or ``constant``.
         payload: type of the uploaded updates: ``float32``, ``bfloat16`` or ``int8``.
         dev_s: seconds of the development set, evenly spread, on which each round is scored; 0 for all.
-        min_silos: minimum number of valid replies; with fewer, the round is repeated; 0 for half of the silos.
+        clients_per_round: number of silos that take part in a round, drawn at random by the seed; 0 for all.
+        min_silos: minimum number of valid replies; with fewer, the round is repeated; 0 for half of the silos that take
+            part.
+        grace_s: a round ends so many seconds after ``min_silos`` replies have come; 0: it waits for all of them, until
+            ``round_timeout_s``. Flower engines only.
+        mode: what becomes of replies that arrive after their round has ended: ``sync``, they are dropped; ``buffered``,
+            they count in the round in which they arrive, with less weight the older they are (FedBuff).
+        max_staleness: for ``buffered``: the largest number of rounds by which a reply may be late.
         max_repeats: retries of one round before training fails.
         repeat_wait_s: seconds before a retry.
         round_timeout_s: timeout for the silos' replies.
@@ -120,7 +124,11 @@ class FederatedConfig:
     schedule: Annotated[str, OneOf(SCHEDULES)] = "cosine"
     payload: Annotated[str, OneOf(PAYLOADS)] = "float32"
     dev_s: Annotated[float, Range(0)] = 0.0
+    clients_per_round: Annotated[int, Range(0)] = 0
     min_silos: Annotated[int, Range(0)] = 0
+    grace_s: Annotated[float, Range(0)] = 0.0
+    mode: Annotated[str, OneOf(MODES)] = "sync"
+    max_staleness: Annotated[int, Range(1)] = 4
     max_repeats: Annotated[int, Range(0)] = 3
     repeat_wait_s: Annotated[float, Range(0)] = 5.0
     round_timeout_s: Annotated[float, Range(above=0)] = 3600.0
@@ -134,9 +142,14 @@ class FederatedConfig:
     dp_delta: Annotated[float, Range(above=0, below=1)] = 1e-5
 
     @property
+    def participants(self) -> int:
+        """Number of silos that take part in a round."""
+        return min(self.clients_per_round or self.num_silos, self.num_silos)
+
+    @property
     def needed_silos(self) -> int:
         """Number of valid replies that complete a round."""
-        return self.min_silos or -(-self.num_silos // 2)
+        return self.min_silos or -(-self.participants // 2)
 
     @property
     def effective_server_lr(self) -> float:
@@ -158,8 +171,11 @@ def load_federated_config(path: str | Path, overrides: Sequence[str] = ()) -> Fe
 def checked(config: FederatedConfig) -> FederatedConfig:
     """Return ``config``, or raise InputError for invalid or inconsistent values."""
     from_mapping(FederatedConfig, to_mapping(config))  # checks the range of every field
-    if config.min_silos > config.num_silos:
-        raise InputError(f"federated config: min_silos is {config.min_silos}, more than num_silos ({config.num_silos})")
+    for name, number in {"num_silos": config.num_silos, "clients_per_round": config.participants}.items():
+        if config.min_silos > number:
+            raise InputError(f"federated config: min_silos is {config.min_silos}, more than {name} ({number})")
+    if config.mode == "buffered" and (config.scaffold or not config.grace_s):
+        raise InputError("federated config: mode: buffered requires scaffold: false and a grace_s above 0")
     if config.strategy == "sase" and not 0 <= config.alpha_min * config.num_silos < 1:
         raise InputError(f"federated config: alpha_min must be 0 or more and below 1/{config.num_silos}")
     _check_privacy(config)
@@ -181,6 +197,9 @@ def _check_secure(config: FederatedConfig) -> None:
     """Refuse what needs single updates at the server, or numbers that are known only after training."""
     excluded = {
         "num_silos": (config.num_silos >= SECURE_LEAST, f"at least {SECURE_LEAST}"),
+        "clients_per_round": (config.participants >= SECURE_LEAST, f"at least {SECURE_LEAST}"),
+        "mode": (config.mode == "sync", "sync"),
+        "grace_s": (not config.grace_s, "0"),
         "strategy": (config.strategy in SECURE_STRATEGIES, " or ".join(SECURE_STRATEGIES)),
         "aggregation": (config.aggregation == "mean", "mean"),
         "payload": (config.payload == "float32", "float32"),

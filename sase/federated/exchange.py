@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ CONTROL = "control/"  # prefix of the names of SCAFFOLD's control variates
 
 @dataclass(frozen=True)
 class Instruction:
-    """What the server sends to every silo at the start of a round.
+    """What the server sends to the silos of a round at its start.
 
     Attributes:
         round: from 1.
@@ -21,11 +21,17 @@ class Instruction:
             under ``control/NAME`` SCAFFOLD's global control variate. Without the constants of the network.
         config: plain types that JSON can represent: ``train`` and ``federated`` (the two configs as mappings),
             ``experiment`` (an identifier), ``best_round`` (the best so far, 0 for none).
+        silos: those that take part; None for all. Silos do not receive it.
     """
 
     round: int
     arrays: dict[str, np.ndarray]
     config: dict[str, Any]
+    silos: tuple[int, ...] | None = None
+
+    def asks(self, silo: int) -> bool:
+        """Whether a silo takes part."""
+        return self.silos is None or silo in self.silos
 
     @property
     def model(self) -> dict[str, np.ndarray]:
@@ -53,8 +59,17 @@ class Reply:
 
     silo: int
     round: int
-    arrays: dict[str, np.ndarray]
+    arrays: Mapping[str, np.ndarray]
     metrics: dict[str, float] = field(default_factory=dict)
+
+
+# What an engine does with a reply on arrival: returns the same one, with its arrays in memory or on disk.
+Keep = Callable[[Reply], Reply]
+
+
+def in_memory(reply: Reply) -> Reply:
+    """Return the reply as it is."""
+    return reply
 
 
 # Sends an instruction to the silos; returns their replies and, for each silo that failed, which one and why.

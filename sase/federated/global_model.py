@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from sase.federated.admission import Admitted
 from sase.federated.aggregation import Rule, aggregate, moving_average, nova_factors, silo_weights
 from sase.federated.config import FederatedConfig
 from sase.federated.layout import Layout
+from sase.federated.participation import staleness_factors
 from sase.federated.server_optimiser import ServerOptimiser
 
 
@@ -37,7 +39,9 @@ class GlobalModel:
         """The name of an array with NaN or infinity; empty if there is none."""
         return next((name for name, value in self.newest.items() if not np.isfinite(value).all()), "")
 
-    def after(self, replies: Sequence[Admitted], config: FederatedConfig, layout: Layout, decay: float) -> GlobalModel:
+    def after(
+        self, replies: Sequence[Admitted], config: FederatedConfig, layout: Layout, decay: float, folder: Path | None
+    ) -> GlobalModel:
         """Return the global model that replies make of this one, which stays as it is.
 
         Args:
@@ -45,6 +49,7 @@ class GlobalModel:
             config: of the federation.
             layout: of the network.
             decay: of the moving average; 0 for none.
+            folder: for temporary files, see :class:`sase.federated.aggregation.Rule`.
         """
         alphas, optimiser = _weights(replies, config), self.optimiser.copy()
         steps = [reply.metrics["steps"] for reply in replies]
@@ -58,7 +63,7 @@ class GlobalModel:
             layout,
             optimiser,
             nova_factors(alphas, steps) if config.fednova and not config.secure_aggregation else None,
-            Rule(config.aggregation, config.max_poisoned, config.norm == "local"),
+            Rule(config.aggregation, config.max_poisoned, config.norm == "local", folder),
         )
         averaged = moving_average(self.averaged, newest, decay, layout) if decay else newest
         return GlobalModel(newest, averaged, optimiser, replies, alphas)
@@ -72,7 +77,7 @@ def new_optimiser(config: FederatedConfig) -> ServerOptimiser:
 def _weights(replies: Sequence[Admitted], config: FederatedConfig) -> np.ndarray:
     if config.secure_aggregation:
         return np.array([reply.metrics["alpha"] for reply in replies])
-    return silo_weights(
+    alphas = silo_weights(
         config.strategy,
         [reply.metrics["examples"] for reply in replies],
         [reply.metrics["last_loss"] for reply in replies],
@@ -82,3 +87,7 @@ def _weights(replies: Sequence[Admitted], config: FederatedConfig) -> np.ndarray
         config.alpha_min,
         config.max_weight,
     )
+    if not any(reply.staleness for reply in replies):
+        return alphas
+    alphas = alphas * staleness_factors([reply.staleness for reply in replies])
+    return alphas / alphas.sum()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sase.errors import InputError, one_line
 from sase.federated.config import FederatedConfig
-from sase.federated.exchange import Exchange, Instruction, Reply
+from sase.federated.exchange import Exchange, Instruction, Keep, Reply, in_memory
 from sase.federated.rounds import run_rounds
 from sase.federated.secure.local import forget_secrets, local_carrier, local_participant, make_local_keys
 from sase.federated.secure.rounds import secure_exchange
@@ -42,11 +42,11 @@ def run(
     server = Server(train_config, fed_config, dev_set, exp_dir, device)
     silos = local_silos(silos_dir, fed_config.num_silos, exp_dir, device)
     if not fed_config.secure_aggregation:
-        run_rounds(server, local_exchange(silos))
+        run_rounds(server, local_exchange(silos, server.spool.keep))
         return server
     folder = Path(exp_dir) / "silos"
     roster = make_local_keys(folder, len(silos))
-    carrier = local_carrier([local_participant(silo, folder) for silo in silos])
+    carrier = local_carrier([local_participant(silo, folder) for silo in silos], server.spool.keep)
     run_rounds(server, secure_exchange(carrier, roster, exp_dir))
     forget_secrets(folder)
     return server
@@ -73,17 +73,26 @@ def local_silos(silos_dir: str | Path, num_silos: int, exp_dir: str | Path, devi
     return [Silo(i, Path(silos_dir) / name, Path(exp_dir) / "silos" / name, device) for i, name in enumerate(names)]
 
 
-def local_exchange(silos: Sequence[Silo]) -> Exchange:
-    """Return the function for :func:`sase.federated.rounds.run_rounds` that runs these silos sequentially."""
+def local_exchange(silos: Sequence[Silo], keep: Keep = in_memory) -> Exchange:
+    """Return the function for :func:`sase.federated.rounds.run_rounds` that runs these silos sequentially.
+
+    Args:
+        silos: all of them.
+        keep: called with every reply on its arrival.
+    """
 
     def exchange(instruction: Instruction) -> tuple[list[Reply], list[str]]:
         replies, failures = [], []
-        for silo in silos:
+        for silo in [silo for silo in silos if instruction.asks(silo.index)]:
             try:
-                replies.append(silo.run(instruction))
+                reply = silo.run(instruction)
             except Exception as error:  # bad data, a full disk, out of memory: the other silos continue
                 log.debug("silo %d", silo.index, exc_info=True)
                 failures.append(f"silo {silo.index} failed: {one_line(error)}")
+            else:
+                replies.append(keep(reply))
+            if len(silos) > len(instruction.silos or silos):
+                silo.release()  # it may not take part again for long
         return replies, failures
 
     return exchange

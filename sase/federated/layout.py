@@ -73,3 +73,13 @@ def load_arrays(model: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
     state = model.state_dict()
     for name, value in arrays.items():
         state[name].copy_(torch.as_tensor(value))
+
+
+def to_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """Return arrays as tensors, for files that torch writes."""
+    return {name: torch.as_tensor(np.asarray(arrays[name])) for name in arrays}
+
+
+def to_numpy(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """Return tensors as arrays: the inverse of :func:`to_tensors`."""
+    return {name: value.numpy() for name, value in tensors.items()}

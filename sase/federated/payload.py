@@ -6,7 +6,7 @@ sent is the difference from the global model. One-dimensional arrays, norm stati
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -43,10 +43,8 @@ def encode(
     return upload
 
 
-def decode(
-    payload: str, upload: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], compressed: Collection[str]
-) -> dict[str, np.ndarray]:
-    """Invert :func:`encode`; compressed arrays are returned as float64, the others unchanged.
+class Upload(Mapping[str, np.ndarray]):
+    """The arrays of an upload, decoded one by one whenever they are read: what :func:`encode` packed, as float64.
 
     Args:
         payload, compressed: as for :func:`encode`.
@@ -56,29 +54,78 @@ def decode(
     Raises:
         ValueError: an array is missing, unknown, or of the wrong type or shape; the message names it.
     """
-    arrays, known = {}, set()
-    for name, old in reference.items():
-        packed = payload != "float32" and name in compressed and old.ndim >= 2
-        dtype = np.dtype({"bfloat16": "uint16", "int8": "int8"}[payload]) if packed else old.dtype
-        value = _checked_array(upload, name, old.shape, dtype)
-        known.add(name)
-        if packed and payload == "bfloat16":
-            value = np.asarray(old, dtype=np.float64) + _from_bfloat16(value)
-        elif packed:
-            scale = _checked_array(upload, name + _SCALE, old.shape[:1], np.dtype(np.float32))
-            known.add(name + _SCALE)
-            rows = scale.astype(np.float64).reshape(-1, *[1] * (old.ndim - 1))
-            with np.errstate(invalid="ignore"):  # an infinite scale: admission reports it by the array's name
-                value = np.asarray(old, dtype=np.float64) + value * rows
-        arrays[name] = value
-    if unknown := sorted(set(upload) - known):
-        raise ValueError(f"{unknown[0]} is not part of the model")
-    return arrays
+
+    def __init__(
+        self,
+        payload: str,
+        upload: Mapping[str, np.ndarray],
+        reference: Mapping[str, np.ndarray],
+        compressed: Collection[str],
+    ) -> None:
+        self._payload, self._upload, self._reference = payload, upload, reference
+        self._packed = {
+            name for name, old in reference.items() if payload != "float32" and name in compressed and old.ndim >= 2
+        }
+        known = set(reference)
+        for name in reference:
+            self._read(name)
+            if name in self._packed and payload == "int8":
+                self._scale(name)
+                known.add(name + _SCALE)
+        if unknown := sorted(set(upload) - known):
+            raise ValueError(f"{unknown[0]} is not part of the model")
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        value = self._read(name)
+        if name not in self._packed:
+            return value
+        old = np.asarray(self._reference[name], dtype=np.float64)
+        if self._payload == "bfloat16":
+            return old + _from_bfloat16(value)
+        rows = self._scale(name).astype(np.float64).reshape(-1, *[1] * (old.ndim - 1))
+        with np.errstate(invalid="ignore"):  # an infinite scale: admission reports it by the array's name
+            return old + value * rows
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._reference)
+
+    def __len__(self) -> int:
+        return len(self._reference)
+
+    def _read(self, name: str) -> np.ndarray:
+        old = self._reference[name]
+        packed = {"bfloat16": "uint16", "int8": "int8"}
+        dtype = np.dtype(packed[self._payload]) if name in self._packed else old.dtype
+        return _checked_array(self._upload, name, old.shape, dtype)
+
+    def _scale(self, name: str) -> np.ndarray:
+        return _checked_array(self._upload, name + _SCALE, self._reference[name].shape[:1], np.dtype(np.float32))
+
+
+class Part(Mapping[str, np.ndarray]):
+    """Some arrays of another mapping, under other names; read from it on every access.
+
+    Args:
+        arrays: the mapping.
+        names: name here to name there.
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], names: Mapping[str, str]) -> None:
+        self._arrays, self._names = arrays, dict(names)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._arrays[self._names[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def num_bytes(arrays: Mapping[str, np.ndarray]) -> int:
     """Return the total size of the arrays in bytes."""
-    return sum(np.asarray(value).nbytes for value in arrays.values())
+    return sum(np.asarray(arrays[name]).nbytes for name in arrays)
 
 
 def _checked_array(upload: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -13,7 +13,7 @@ from sase.atomic import remove_leftovers
 from sase.config import naming
 from sase.errors import InputError
 from sase.federated.exchange import Instruction
-from sase.federated.layout import Layout
+from sase.federated.layout import Layout, to_numpy, to_tensors
 from sase.model import read_checkpoint
 from sase.training.checkpoint import check_fields, check_tensors, save_checkpoint
 
@@ -55,13 +55,13 @@ class PersonalState:
                         raise InputError(f"damaged: {name} holds a {type(tensor).__name__} instead of a tensor")
         if state["experiment"] != instruction.config["experiment"]:
             return {}
-        return {name: _to_numpy(value) if name in _ARRAYS else value for name, value in state["kept"].items()}
+        return {name: to_numpy(value) if name in _ARRAYS else value for name, value in state["kept"].items()}
 
     def write(self, instruction: Instruction, state: Mapping[str, Any]) -> None:
         """Write the state of the instruction's round, nested dicts of arrays, tensors and plain types, unless empty."""
         if not state:
             return
-        kept = {name: _to_tensors(value) if name in _ARRAYS else value for name, value in state.items()}
+        kept = {name: to_tensors(value) if name in _ARRAYS else value for name, value in state.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder)
         content = {"experiment": instruction.config["experiment"], "round": instruction.round, "kept": kept}
@@ -95,12 +95,4 @@ def check_state(state: Mapping[str, Any], layout: Layout, arrays: Mapping[str, n
     for part, names in expected.items():
         if part in state:
             shapes = {name: arrays[name].shape for name in names}
-            check_tensors(_to_tensors(state[part]), shapes, f"the silo's own {part}")
-
-
-def _to_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    return {name: torch.as_tensor(value) for name, value in arrays.items()}
-
-
-def _to_numpy(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    return {name: value.numpy() for name, value in tensors.items()}
+            check_tensors(to_tensors(state[part]), shapes, f"the silo's own {part}")

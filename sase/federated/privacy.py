@@ -67,7 +67,9 @@ def require_accountable(config: FederatedConfig) -> None:
         reasons.append(f"strategy is {config.strategy}, not uniform")
     if config.aggregation != "mean":
         reasons.append(f"aggregation is {config.aggregation}, not mean")
-    if config.needed_silos != config.num_silos:
+    if config.participants != config.num_silos:
+        reasons.append(f"clients_per_round is {config.clients_per_round}, not all {config.num_silos}")
+    elif config.needed_silos != config.num_silos:
         reasons.append(f"min_silos is {config.needed_silos}, not all {config.num_silos}")
     if config.fednova:
         reasons.append("fednova scales updates individually")

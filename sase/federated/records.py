@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ from sase.errors import InputError
 from sase.federated.config import LATER, LENGTH, OPERATIONAL, FederatedConfig
 from sase.federated.development import SI_SNR
 from sase.federated.layout import Layout
-from sase.jsonfile import append_jsonl, write_jsonl
+from sase.jsonfile import append_jsonl
 from sase.training import config as training_config
 from sase.training.checkpoint import check_fields, check_tensors, first_difference, with_number
 from sase.training.config import TrainConfig
@@ -41,6 +43,12 @@ def without_later_defaults(federated: Mapping[str, Any]) -> dict[str, Any]:
     """
     defaults = to_mapping(FederatedConfig())
     return {name: value for name, value in federated.items() if name not in LATER or value != defaults[name]}
+
+
+def experiment_id(config: Mapping[str, Any]) -> str:
+    """Return the name by which silos distinguish experiments."""
+    key = {**config, "federated": without_later_defaults(config["federated"])}
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_configs(exp_dir: str | Path, train_config: TrainConfig, fed_config: FederatedConfig) -> dict[str, Any]:
@@ -72,16 +80,13 @@ def write_configs(exp_dir: str | Path, train_config: TrainConfig, fed_config: Fe
     write_text(folder / "fl.yaml", to_yaml(fed_config))
 
 
-def check_server_state(
-    state: Mapping[str, Any], arrays: Mapping[str, np.ndarray], layout: Layout, num_silos: int
-) -> None:
+def check_server_state(state: Mapping[str, Any], arrays: Mapping[str, np.ndarray], layout: Layout) -> None:
     """Raise InputError for a server's state that is damaged or that of another network.
 
     Args:
-        state: content of ``server.pt``.
+        state: content of ``server.pt``, with the ``history`` of :class:`sase.federated.ledger.Ledger`.
         arrays: of the network: name to array.
         layout: of the network.
-        num_silos: number of silos.
     """
     check_fields(state, {"controls": dict, "best_round": int, "refusals": dict})
     check_fields(state["optimizer"], {"first": dict, "second": dict})
@@ -91,19 +96,20 @@ def check_server_state(
         check_tensors(state["newest"], shapes, "the newest model")
     for moment in ("first", "second"):
         check_tensors(state["optimizer"][moment], weights, f"the {moment} moment", all_names=False)
-    for silo, control in state["controls"].items():
-        if silo not in map(str, range(num_silos)):
-            raise InputError(f"damaged: a control variate of silo {silo}, which does not exist")
-        check_tensors(control, weights, f"the control variate of silo {silo}")
     for record in state["history"]:
         check_fields(record, {"silos": dict, SI_SNR: (int, float)})
         for values in record["silos"].values():
             check_fields(values, {"examples": (int, float), "update_norm": (int, float)})
 
 
-def write_rounds(exp_dir: str | Path, history: Iterable[Mapping[str, Any]]) -> None:
-    """Write ``rounds.jsonl``, one mapping per round; bit-identical for the same seed."""
-    write_jsonl(Path(exp_dir) / "rounds.jsonl", history)
+def silo_record(reply: Admitted, alpha: float) -> dict[str, float]:
+    """Return what the record of a round holds of an admitted reply, with its weight."""
+    values = {name: reply.metrics[name] for name in ("examples", "steps", "loss", "last_loss")}
+    values |= {"bad_steps": reply.metrics.get("bad_steps", 0.0), "update_norm": reply.update_norm, "alpha": alpha}
+    if reply.gain_db is not None:
+        values["gain_db"] = reply.gain_db
+    late = {"staleness": reply.staleness} if reply.staleness else {}
+    return {**{name: round(float(value), 6) for name, value in values.items()}, "bytes": reply.bytes, **late}
 
 
 def add_timing(

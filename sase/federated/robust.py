@@ -20,7 +20,8 @@ class SiloUpdates:
 
     Attributes:
         alphas: α, the weight of each silo by the strategy, float64 (silos,), with sum 1.
-        read: returns the updates, float64 (silos, values); called only by rules that look at them.
+        read: returns the updates, float64 (silos, values), which may be on disk: rules go through the rows one by one.
+            Called only by rules that look at them. A rule with shares for each value gets them in blocks of columns.
         max_poisoned: largest share of the silos that is assumed to send harmful updates.
     """
 
@@ -47,7 +48,7 @@ def _mean(updates: SiloUpdates) -> np.ndarray:
 
 def _clipped_mean(updates: SiloUpdates) -> np.ndarray:
     """α · min(1, median norm / own norm): longer updates are scaled down to the median norm."""
-    norms = np.linalg.norm(updates.matrix, axis=1)
+    norms = _norms(updates.matrix)
     return updates.alphas * np.minimum(1.0, np.median(norms) / np.maximum(norms, np.finfo(np.float64).tiny))
 
 
@@ -78,7 +79,19 @@ def _krum(updates: SiloUpdates) -> np.ndarray:
 
 
 def _squared_distances(matrix: np.ndarray) -> np.ndarray:
-    return np.array([np.square(matrix - row).sum(axis=1) for row in matrix])
+    distances = np.zeros((len(matrix), len(matrix)))
+    for index in range(len(matrix)):
+        row = np.array(matrix[index])
+        for other in range(index):
+            distances[index, other] = distances[other, index] = np.square(matrix[other : other + 1] - row).sum(axis=1)[
+                0
+            ]
+    return distances + distances.T
+
+
+def _norms(matrix: np.ndarray, centre: np.ndarray | float = 0.0) -> np.ndarray:
+    """Return the distance of each row to the centre, float64 (silos,)."""
+    return np.array([np.linalg.norm(matrix[k : k + 1] - centre, axis=1)[0] for k in range(len(matrix))])
 
 
 def _geometric_median(updates: SiloUpdates) -> np.ndarray:
@@ -86,7 +99,7 @@ def _geometric_median(updates: SiloUpdates) -> np.ndarray:
     matrix, count = updates.matrix, len(updates.alphas)
     shares = np.full(count, 1.0 / count)
     for _ in range(_WEISZFELD_STEPS):
-        distances = np.linalg.norm(matrix - shares @ matrix, axis=1)
+        distances = _norms(matrix, shares @ matrix)
         if not distances.any():
             break
         inverse = 1.0 / np.maximum(distances, _WEISZFELD_SMOOTHING * distances.mean())

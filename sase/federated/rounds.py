@@ -23,15 +23,22 @@ def run_rounds(server: Server, exchange: Exchange) -> None:
     Raises:
         InputError: a round failed in all of its ``1 + max_repeats`` attempts. The last valid model is kept.
     """
+    try:
+        _run_rounds(server, exchange)
+    finally:
+        server.spool.clear()
+
+
+def _run_rounds(server: Server, exchange: Exchange) -> None:
     config = server.config
     while not server.finished:
-        instruction, number = server.instruction(), server.next_round
+        number = server.next_round
         for attempt in range(config.max_repeats + 1):
             if attempt:
                 log.warning("retrying round %d (%d of %d)", number, attempt, config.max_repeats)
                 time.sleep(config.repeat_wait_s)
             try:
-                replies, failures = exchange(instruction)
+                replies, failures = exchange(server.instruction())
             except (KeyboardInterrupt, SystemExit):
                 log.info("interrupted in round %d, which will be repeated; run the same command to resume", number)
                 raise

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from sase.config import naming, to_mapping
@@ -22,22 +20,27 @@ from sase.federated import privacy
 from sase.federated.admission import Admitted, admit
 from sase.federated.attempts import Attempts
 from sase.federated.config import LENGTH, FederatedConfig, checked
+from sase.federated.controls import Controls
 from sase.federated.development import SI_SNR, Development
 from sase.federated.exchange import CONTROL, Instruction, Reply
 from sase.federated.global_model import GlobalModel, new_optimiser
-from sase.federated.layout import layout_of, load_arrays, to_arrays
+from sase.federated.layout import layout_of, load_arrays, to_arrays, to_numpy, to_tensors
+from sase.federated.ledger import Ledger
+from sase.federated.participation import sampled_silos
 from sase.federated.payload import num_bytes
 from sase.federated.records import (
     add_timing,
     check_configs,
     check_server_state,
+    experiment_id,
     resume_key,
+    silo_record,
     without_later_defaults,
     write_configs,
-    write_rounds,
 )
 from sase.federated.rollback import leave_out
 from sase.federated.secure.admission import admit_mean
+from sase.federated.spool import EarlierModels, Spool
 from sase.model import load_model, save_model
 from sase.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from sase.training.config import TrainConfig
@@ -56,7 +59,7 @@ class Server:
         fed_config: of the federation.
         dev_set: dump directory on which every round is scored.
         exp_dir: the experiment folder: ``config.yaml``, ``fl.yaml``, ``server.pt`` (the state), ``best.pt``,
-            ``last.pt``, ``rounds.jsonl``, ``round_timing.jsonl``.
+            ``last.pt``, ``rounds.jsonl``, ``round_timing.jsonl``; during a round, ``replies/``.
         device: for scoring.
 
     Attributes:
@@ -64,6 +67,7 @@ class Server:
         history: the records of the completed rounds, as in ``rounds.jsonl``.
         best_round: number of the round of ``best.pt``; 0 for none.
         refusals: silo (as a string) to the number of its rejected replies.
+        spool: where an engine keeps the replies of a round, :meth:`sase.federated.spool.Spool.keep`, until it ends.
 
     Raises:
         InputError: the folder was started with another config, its state is corrupt, or the configs are inconsistent.
@@ -79,7 +83,7 @@ class Server:
     ) -> None:
         self.train, self.config, self.exp_dir = train_config, checked(fed_config), Path(exp_dir)
         self._resume_key = check_configs(exp_dir, train_config, fed_config)
-        self._experiment = _experiment_id(self._resume_key)
+        self._experiment = experiment_id(self._resume_key)
         self.model = initial_model(train_config).to(device)
         self.layout = layout_of(self.model)
         if fed_config.norm == "none" and self.layout.moments:
@@ -93,11 +97,15 @@ class Server:
         self.history: list[dict[str, Any]] = []
         self.best_round = 0
         self.refusals: dict[str, int] = {}
-        self._controls: dict[int, dict[str, np.ndarray]] = {}
         self._attempts: Attempts | None = None
         self._initial_db = -math.inf  # development SI-SNR before the first round, of weights that were given
         arrays = to_arrays(self.model, self.layout.names)
         self._global = GlobalModel(arrays, arrays, new_optimiser(fed_config))
+        self._ledger = Ledger(exp_dir)
+        self._controls = Controls(exp_dir, {name: arrays[name].shape for name in self.layout.weights})
+        self.spool = Spool(self.exp_dir / "replies")
+        self.spool.clear()
+        self._earlier = EarlierModels(exp_dir, fed_config.max_staleness if fed_config.mode == "buffered" else 0)
         resumes = self.state_path.exists()
         if resumes:
             self._resume()
@@ -127,8 +135,12 @@ class Server:
         return failures[-1] if failures else "no silo replied"
 
     def instruction(self) -> Instruction:
-        """Return the instruction of the next round; the same one until that round is completed."""
-        return self._current_attempts().instruction
+        """Return the instruction of the next round; until that round is completed, only its silos change."""
+        attempts, config = self._current_attempts(), self.config
+        if config.participants == config.num_silos:
+            return attempts.instruction
+        silos = sampled_silos(config.num_silos, config.participants, self.train.seed, self.next_round, attempts.count)
+        return replace(attempts.instruction, silos=silos)
 
     def best_instruction(self) -> Instruction:
         """Return the instruction with which :meth:`sase.federated.silo.Silo.evaluate` scores the best model so far."""
@@ -145,6 +157,12 @@ class Server:
         Returns:
             True when the round is completed (and its state is on disk), False when it must be repeated.
         """
+        try:
+            return self._finish_round(replies, failures)
+        finally:
+            self.spool.clear()
+
+    def _finish_round(self, replies: Sequence[Reply], failures: Sequence[str]) -> bool:
         received = time.monotonic()
         admitted = self._admit(replies, failures)
         if len(admitted) < self.config.needed_silos:
@@ -175,19 +193,10 @@ class Server:
 
     def _current_attempts(self) -> Attempts:
         if self._attempts is None:
-            arrays = {**self._global.newest, **self._global_control()}
+            control = {CONTROL + name: value for name, value in self._controls.mean().items()}
+            arrays = {**self._global.newest, **control}
             self._attempts = Attempts(Instruction(self.next_round, arrays, self._instruction_config()))
         return self._attempts
-
-    def _global_control(self) -> dict[str, np.ndarray]:
-        """Return SCAFFOLD's global control variate, the mean over silos, with the names of an instruction."""
-        if not self._controls:
-            return {}
-        silos = [self._controls[silo] for silo in sorted(self._controls)]
-        means = {}
-        for name in self.layout.weights:
-            means[name] = np.asarray(np.mean([control[name] for control in silos], axis=0, dtype=np.float64))
-        return {CONTROL + name: mean.astype(np.float32) for name, mean in means.items()}
 
     def _instruction_config(self) -> dict[str, Any]:
         return {
@@ -204,7 +213,10 @@ class Server:
             admitted = admit_mean(replies, attempts.instruction, self.config, self.layout)
             rejected: dict[int, str] = {}
         else:
-            admitted, rejected = admit(replies, attempts.instruction, self.config, self.layout, self.history)
+            instruction = self.instruction()
+            admitted, rejected = admit(
+                replies, instruction, self.config, self.layout, self.history, self._earlier.models
+            )
         if self.config.strategy == "sase":
             self._development.measure_gains(self._global, admitted)
             rejected |= {r.silo: "the output of its network is not finite" for r in admitted if r.gain_db is None}
@@ -225,7 +237,7 @@ class Server:
 
     def _candidate(self, admitted: Sequence[Admitted]) -> GlobalModel:
         decay = self.config.average_decay if self.history else 0.0  # the average starts with the first round
-        return self._global.after(admitted, self.config, self.layout, decay)
+        return self._global.after(admitted, self.config, self.layout, decay, self.spool.scratch())
 
     def _sound(self, candidate: GlobalModel) -> tuple[GlobalModel, dict[str, float]]:
         """Return the model and its development scores; if it collapsed, of the silos that restore it.
@@ -267,7 +279,7 @@ class Server:
         """Replace the global model and the silos' control variates by those after this round."""
         self._global = model
         load_arrays(self.model, model.averaged)
-        self._controls.update({reply.silo: reply.control for reply in model.silos if reply.control})
+        self._controls.write(self.next_round, {reply.silo: reply.control for reply in model.silos})
 
     def _record(self, model: GlobalModel, scores: Mapping[str, float]) -> dict[str, Any]:
         """Return the round's record for ``rounds.jsonl``."""
@@ -276,9 +288,9 @@ class Server:
         return {
             "round": self.next_round,
             **attempts.summary(),
-            "silos": {str(reply.silo): _silo_record(reply, alpha) for reply, alpha in zip(model.silos, model.alphas)},
+            "silos": {str(reply.silo): silo_record(reply, alpha) for reply, alpha in zip(model.silos, model.alphas)},
             "bytes_up": sum(reply.bytes for reply in model.silos),
-            "bytes_down": self.config.num_silos * num_bytes(attempts.instruction.arrays),
+            "bytes_down": self.config.participants * num_bytes(attempts.instruction.arrays),
             **self._privacy_record(),
             **scores,
             "best": is_best(scores[criterion], (record[criterion] for record in self.history)),
@@ -305,7 +317,9 @@ class Server:
             save_model(self.model, self.exp_dir / "best.pt")
         save_model(self.model, self.exp_dir / "last.pt")
         save_checkpoint(self.state_path, self._state())
-        write_rounds(self.exp_dir, self.history)
+        self._ledger.append(record)
+        self._earlier.add(record["round"], self._current_attempts().instruction.model)
+        self._controls.remove_old()
         self._write_tensorboard(record)
         self._attempts = None
 
@@ -328,8 +342,8 @@ class Server:
         )
 
     def _state(self) -> dict[str, Any]:
-        optimizer = {moment: _tensors(arrays) for moment, arrays in self._global.optimiser.state().items()}
-        newest = {} if self._global.averaged is self._global.newest else _tensors(self._global.newest)
+        optimizer = {moment: to_tensors(arrays) for moment, arrays in self._global.optimiser.state().items()}
+        newest = {} if self._global.averaged is self._global.newest else to_tensors(self._global.newest)
         return {
             "config": self._resume_key,
             "experiment": self._experiment,
@@ -337,52 +351,32 @@ class Server:
             "model": self.model.state_dict(),
             "newest": newest,
             "optimizer": optimizer,
-            "controls": {str(silo): _tensors(control) for silo, control in self._controls.items()},
-            "history": self.history,
+            "controls": self._controls.state(),
+            "records": self._ledger.state(self.history[-1]),
             "best_round": self.best_round,
             "refusals": self.refusals,
             "initial_db": self._initial_db,
         }
 
     def _resume(self) -> None:
-        state = load_checkpoint(self.state_path, self._resume_key, resume_key, LENGTH)
+        state = load_checkpoint(self.state_path, self._resume_key, resume_key, LENGTH, self._ledger.read)
+        history = state["history"]
         with naming(self.state_path):
-            check_server_state(state, to_arrays(self.model, self.layout.names), self.layout, self.config.num_silos)
+            check_server_state(state, to_arrays(self.model, self.layout.names), self.layout)
             load_weights(self.model, state["model"])
+            self._controls.restore(state["controls"], self.config.num_silos, len(history))
+        self._controls.check()
         # With more rounds, it is still the experiment that the silos know; missing in states of an earlier version.
-        self._experiment = state.get("experiment", _experiment_id(resume_key(state["config"])))
+        self._experiment = state.get("experiment", experiment_id(resume_key(state["config"])))
         self._initial_db = state.get("initial_db", -math.inf)  # missing, as "newest", in states of an earlier version
         averaged = newest = to_arrays(self.model, self.layout.names)
         if stored := state.get("newest"):
-            newest = _numpy(stored)
+            newest = to_numpy(stored)
         optimiser = new_optimiser(self.config)
-        optimiser.load({moment: _numpy(tensors) for moment, tensors in state["optimizer"].items()})
+        optimiser.load({moment: to_numpy(tensors) for moment, tensors in state["optimizer"].items()})
         self._global = GlobalModel(newest, averaged, optimiser)
-        self._controls = {int(silo): _numpy(tensors) for silo, tensors in state["controls"].items()}
-        self.history, self.best_round, self.refusals = state["history"], state["best_round"], state["refusals"]
-        write_rounds(self.exp_dir, self.history)
+        self.history, self.best_round, self.refusals = history, state["best_round"], state["refusals"]
+        self._ledger.restore(state, history)
         log.info(
             "resumed from %s: %d of %d rounds completed", self.state_path, len(self.history), self.config.num_rounds
         )
-
-
-def _experiment_id(config: Mapping[str, Any]) -> str:
-    """Return the name by which silos distinguish experiments."""
-    key = {**config, "federated": without_later_defaults(config["federated"])}
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _silo_record(reply: Admitted, alpha: float) -> dict[str, float]:
-    values = {name: reply.metrics[name] for name in ("examples", "steps", "loss", "last_loss")}
-    values |= {"bad_steps": reply.metrics.get("bad_steps", 0.0), "update_norm": reply.update_norm, "alpha": alpha}
-    if reply.gain_db is not None:
-        values["gain_db"] = reply.gain_db
-    return {**{name: round(float(value), 6) for name, value in values.items()}, "bytes": reply.bytes}
-
-
-def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    return {name: torch.as_tensor(np.asarray(value)) for name, value in arrays.items()}
-
-
-def _numpy(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    return {name: value.numpy() for name, value in tensors.items()}

@@ -105,6 +105,10 @@ class Silo:
         self._require_speech(pairs)
         return train.data.batch_size * Mixtures(pairs, train.data, 0).batches_per_epoch
 
+    def release(self) -> None:
+        """Free the memory of the data, which are loaded again when they are needed."""
+        self._pairs.clear()
+
     def evaluate(
         self,
         instruction: Instruction,

@@ -39,7 +39,7 @@ def statistics_excess(pair: tuple[np.ndarray, np.ndarray], centre: tuple[np.ndar
 
     Args:
         pair: means (n,), and variances (n,) or covariances (3, n / 2) as in
-            :func:`sase.federated.aggregation.pool_moments`, of the silo.
+            :func:`sase.federated.moments.pool_moments`, of the silo.
         centre: the same of what it is compared with.
     """
     usual = _variances(centre[1])

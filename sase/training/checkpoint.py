@@ -91,6 +91,7 @@ def load_checkpoint(
     config: Mapping[str, Any],
     resume_key: Callable[[Any], Mapping[str, Any]] = lambda config: config,
     length: tuple[str, str] | None = None,
+    read_history: Callable[[Mapping[str, Any]], object] = lambda state: state.get("history"),
 ) -> dict[str, Any]:
     """Return the state in a checkpoint of the same configuration, or of one that has finished and is extended.
 
@@ -100,6 +101,7 @@ def load_checkpoint(
         resume_key: maps a configuration to the part of it that must match on resume.
         length: section and name, in that part, of the number of entries that the state's ``history`` will have. Once
             it has them, the number may be larger than that of the checkpoint.
+        read_history: returns the ``history`` of a state that keeps it elsewhere.
 
     Raises:
         InputError: a corrupt file, a saved model without optimiser state, or a checkpoint of another configuration.
@@ -108,6 +110,7 @@ def load_checkpoint(
     if "optimizer" not in state:
         raise InputError(f"{path}: a saved model, not a training checkpoint; cannot resume from it")
     with naming(path):
+        state = {**state, "history": read_history(state)}
         check_fields(state, {"config": dict, "model": dict, "optimizer": dict, "history": list})
         for number, entry in enumerate(state["history"], 1):
             check_fields(entry, {})

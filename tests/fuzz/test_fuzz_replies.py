@@ -16,7 +16,7 @@ from helpers.flower_grid import LocalGrid
 from helpers.fuzzing import changes, cuts, hammer
 from sase.federated.admission import admit
 from sase.federated.flower.messages import pack_instruction, pack_reply, unpack_reply
-from sase.federated.flower.server_app import SiloGrid
+from sase.federated.flower.silo_grid import SiloGrid
 from sase.federated.global_model import GlobalModel, new_optimiser
 
 SHARE = 0.06 / 3

@@ -75,7 +75,7 @@ class Round:
         survivors = self.sum.close(masked)
         helpers = survivors if helpers is None else helpers
         signed = self.sum.signatures(self.ask(survivors, lambda s: s.agree(survivors)))
-        totals = self.sum.total(masked, self.ask(helpers, lambda s: s.unmask(signed)))
+        totals = self.sum.total(masked, self.ask(helpers, lambda s: s.unmask(signed)), ["weights"])
         present = sorted(self.sum.shares)
         weights = Weights.settle(self.sum.session, present, self.config, BATCH)
         _, factor, _ = weights.of_survivors(survivors)

@@ -1,6 +1,7 @@
 """The Flower app of an experiment: written into its folder, run by ``flwr run``, and checked against the ledger."""
 
 import json
+import logging
 import subprocess
 import sys
 import time
@@ -25,11 +26,15 @@ if TYPE_CHECKING:  # they import torch, which a SuperNode does without
 COMPONENTS = {"serverapp": "sase.federated.server_app:app", "clientapp": "sase.federated.client_app:app"}
 SCORES_FILE = "silo_scores.json"  # in the experiment folder: scores of the best model on each silo's own test set
 _CONNECTION = "sase"
+_FAILED, _COMPLETED = "finished:failed", "finished:completed"
+_MAX_RESTARTS = 3  # without a completed round in between
 _ACTIVE = ("pending", "starting", "running")
 _UNKNOWN = "unknown"
+_RUN_LOG = "run.log"
 _MAX_UNKNOWN = 20  # consecutive failures of 'flwr ls' until a run is given up
 _STATUS_INTERVAL_S = 5.0
 _POLL_S = 0.1
+log = logging.getLogger(__name__)
 _PYPROJECT = """# Rewritten by every run. No dependencies: Flower would install them. No code: every node runs its own.
 [project]
 name = "sase"
@@ -86,6 +91,8 @@ def run_app(
 ) -> None:
     """Run the app until it has finished, and print the experiment's log as it grows.
 
+    A run that fails inside Flower is started again and continues with the round after the last completed one.
+
     Args:
         home: the federation's folder, after :func:`write_app`.
         env: :func:`sase.federated.flower.processes.federation_environment`.
@@ -100,13 +107,39 @@ def run_app(
         InputError: the run failed, made no progress for too long, or finished without all rounds (``flwr run`` exits
             with 0 even then).
     """
-    error_path, log_path = home / "error.txt", home / "run.log"
+    train_log = LogFollower(exp_dir / "train.log")
+    restarts, done = 0, rounds_done(exp_dir)
+    while (reason := _run_once(home, env, superlink, patience, federation, on_poll, train_log)) is not None:
+        if (now := rounds_done(exp_dir)) > done:
+            restarts, done = 0, now
+        if restarts == _MAX_RESTARTS:
+            raise InputError(f"{reason}; restarted {restarts} times without completing a round")
+        restarts += 1
+        log.warning("%s; starting it again after round %d (%d of %d)", reason, done, restarts, _MAX_RESTARTS)
+    if (done := rounds_done(exp_dir)) < num_rounds:
+        raise InputError(f"{home / _RUN_LOG}: Flower's run finished after round {done} of {num_rounds}")
+
+
+def _run_once(
+    home: Path,
+    env: Mapping[str, str],
+    superlink: subprocess.Popen,
+    patience: Patience,
+    federation: Mapping[str, Any] | None,
+    on_poll: Callable[[], object],
+    train_log: "LogFollower",
+) -> str | None:
+    """Run the app once; return why it failed if another run may succeed, else None.
+
+    Raises:
+        InputError: it failed for a reason of its own, was stopped, or made no progress for too long.
+    """
+    error_path, log_path = home / "error.txt", home / _RUN_LOG
     error_path.unlink(missing_ok=True)
     log_path.unlink(missing_ok=True)
     command: list[str | Path] = [*flower_command("flwr"), "run", home / "app", _CONNECTION, "--stream"]
     if federation:
         command += ["--federation-config", " ".join(f"{name}={value}" for name, value in federation.items())]
-    train_log = LogFollower(exp_dir / "train.log")
     watch = Watch(home, patience, (log_path, home / "superlink.log"))
 
     def poll() -> None:
@@ -124,10 +157,12 @@ def run_app(
     train_log.print_new()
     if error_path.exists():
         raise InputError(error_path.read_text().strip())
-    if status != "finished:completed":
-        raise InputError(f"{log_path}: Flower's run is '{status}' {details or last_line(log_path)}")
-    if (done := rounds_done(exp_dir)) < num_rounds:
-        raise InputError(f"{log_path}: Flower's run finished after round {done} of {num_rounds}")
+    if status == _COMPLETED:
+        return None
+    reason = f"{log_path}: Flower's run is '{status}' {details or last_line(log_path)}"
+    if status != _FAILED:
+        raise InputError(reason)
+    return reason
 
 
 def _wait_until_finished(env: Mapping[str, str], log_path: Path, poll: Callable[[], None]) -> tuple[str, str]:

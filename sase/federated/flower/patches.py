@@ -1,4 +1,7 @@
-"""All uses and patches of Flower's private names. They hold for one version of Flower, which is checked on import."""
+"""Uses and patches of Flower's private names, with :mod:`sase.federated.flower.patches_busy`.
+
+They hold for one version of Flower, which is checked on import.
+"""
 
 import importlib
 import importlib.metadata
@@ -11,11 +14,13 @@ import sys
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
-from types import ModuleType, SimpleNamespace
+from functools import partial, partialmethod
+from types import SimpleNamespace
 from typing import Any
 
 from sase.errors import InputError
+from sase.federated.flower.patches_busy import be_patient, replace, wait_for_slow_answers
+from sase.federated.flower.patches_warm import WarmClient, wants_warm_client
 from sase.processes import kill_with_parent
 
 VERSION = "1.41.0"  # the one that setup.py pins; patch releases of it are accepted
@@ -53,9 +58,6 @@ log = logging.getLogger("flwr")
 
 # Flower insists on an address where we use a socket.
 NO_ADDRESS = "localhost:1"
-# A task whose process has not reported by then is started once more. Flower's 30 s are less than the imports of torch
-# and Ray take on a busy machine, where it then starts the task again and again, for ever.
-_START_TIMEOUT_S = 300
 
 
 def flower_command(name: str) -> list[str]:
@@ -70,26 +72,35 @@ def run_command(name: str, socket_path: str) -> None:
         name: ``flwr``, ``flower-superexec``, ``flwr-serverapp`` ...; it reads the arguments of this process.
         socket_path: the socket.
     """
-    import flwr.supercore.protobuf.client as protobuf
     from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
 
-    connect = protobuf.ProtobufClient.__init__
-
-    def connect_to_socket(client: Any, *args: Any, **kwargs: Any) -> None:
-        connect(client, *args, **kwargs)
-        _use_socket(client, socket_path)
-
-    _replace(protobuf.ProtobufClient, "__init__", connect_to_socket)
-    _replace(SubprocessExecutor, "launch", _launch_task)
+    connect_to_socket(socket_path)
+    replace(SubprocessExecutor, "launch", partialmethod(_launch_task, WarmClient()))
     (command,) = importlib.metadata.distribution("flwr").entry_points.select(group="console_scripts", name=name)
     command.load()()
 
 
-def _launch_task(executor: Any, spec: Any) -> Any:
-    """Start the process of a task, which reads the token from a file that has no name: a command line is public."""
+def connect_to_socket(socket_path: str) -> None:
+    """Let the Control and Runtime clients of this process connect to a Unix socket."""
+    import flwr.supercore.protobuf.client as protobuf
+
+    wait_for_slow_answers()
+    connect = protobuf.ProtobufClient.__init__
+
+    def connect_to_it(client: Any, *args: Any, **kwargs: Any) -> None:
+        connect(client, *args, **kwargs)
+        _use_socket(client, socket_path)
+
+    replace(protobuf.ProtobufClient, "__init__", connect_to_it)
+
+
+def _launch_task(executor: Any, warm_client: WarmClient, spec: Any) -> Any:
+    """Hand a silo's task to its process, or start one; the token is in a file without a name: arguments are public."""
     from flwr.supercore.constant import TASK_TYPE_TO_APPIO_API_ADDRESS_ARG, TASK_TYPE_TO_COMMAND
     from flwr.supercore.superexec.executor.types import LaunchResult
 
+    if wants_warm_client(spec) and warm_client.launch(spec.token):
+        return LaunchResult.accepted()
     name, address = TASK_TYPE_TO_COMMAND[spec.task_type], TASK_TYPE_TO_APPIO_API_ADDRESS_ARG[spec.task_type]
     with open(os.memfd_create("token"), "wb", buffering=0) as token:
         token.write(spec.token.encode())
@@ -118,11 +129,11 @@ def run_superlink(socket_path: str) -> None:
     """
     command = importlib.import_module("flwr.superlink.cli.flower_superlink")  # the package has a function of this name
     # The SuperExec checks whether its parent's process id exists, which it does until a killed parent has been reaped.
-    _replace(command, "get_popen_detach_kwargs", lambda: {"preexec_fn": kill_with_parent})
-    _replace(command, "_get_superexec_command", lambda **_: _superexec_command())
-    _replace(command, "_run_superlink_http_api", partial(_serve_superlink, socket_path))
+    replace(command, "get_popen_detach_kwargs", lambda: {"preexec_fn": kill_with_parent})
+    replace(command, "_get_superexec_command", lambda **_: _superexec_command())
+    replace(command, "_run_superlink_http_api", partial(_serve_superlink, socket_path))
     bound_replies(importlib.import_module("flwr.superlink.servicer.fleet.fleet_handlers"))
-    _be_patient_with_starting_tasks()
+    be_patient()
     command.flower_superlink()
 
 
@@ -174,8 +185,8 @@ def bound_replies(handlers: Any) -> None:
             raise HTTPException(413, f"a reply of more than {MAX_BYTES} bytes, or one that was not announced")
         return push_object(request=request, state=state)
 
-    _replace(handlers, "push_messages", bounded_messages)
-    _replace(handlers, "push_object", bounded_object)
+    replace(handlers, "push_messages", bounded_messages)
+    replace(handlers, "push_object", bounded_object)
 
 
 @contextmanager
@@ -203,13 +214,13 @@ def bounded_pull(max_bytes: int, max_time_s: float) -> Iterator[None]:
             raise ValueError(f"its arrays have more than {max_bytes} bytes")
         return inflate(object_content, children=children)
 
-    _replace(Array, "inflate", staticmethod(bounded_inflate))
-    _replace(http_grid, "pull_objects", partial(pull_objects, max_time=max_time_s))
+    replace(Array, "inflate", staticmethod(bounded_inflate))
+    replace(http_grid, "pull_objects", partial(pull_objects, max_time=max_time_s))
     try:
         yield
     finally:
-        _replace(Array, "inflate", inflate)
-        _replace(http_grid, "pull_objects", pull_objects)
+        replace(Array, "inflate", inflate)
+        replace(http_grid, "pull_objects", pull_objects)
 
 
 def is_signed_by_known_node(app: Any, headers: Mapping[str, str]) -> bool:
@@ -247,12 +258,13 @@ def run_supernode(is_trusted: Callable[[bytes], bool], heartbeat_s: float, socke
     def start_superexec(_: Sequence[str]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(_superexec_command(), preexec_fn=kill_with_parent)
 
-    _replace(command, "_start_supernode_http_api", partial(_serve_supernode, socket_path))
-    _replace(node, "subprocess", SimpleNamespace(Popen=start_superexec))
-    _replace(node, "_init_connection", partial(connect_with_fab_check, node._init_connection, is_trusted))
+    replace(command, "_start_supernode_http_api", partial(_serve_supernode, socket_path))
+    replace(node, "subprocess", SimpleNamespace(Popen=start_superexec))
+    replace(node, "_init_connection", partial(connect_with_fab_check, node._init_connection, is_trusted))
     for module in (heartbeat, connection):
-        _replace(module, "HEARTBEAT_DEFAULT_INTERVAL", heartbeat_s)
-    _be_patient_with_starting_tasks()
+        replace(module, "HEARTBEAT_DEFAULT_INTERVAL", heartbeat_s)
+    be_patient()
+    wait_for_slow_answers()
     command.flower_supernode()
 
 
@@ -268,17 +280,6 @@ def _serve_supernode(socket_path: str, config: Any, state_factory: Any) -> tuple
 def _superexec_command() -> list[str]:
     command = [*flower_command("flower-superexec"), "--insecure", "--runtime-api-address", NO_ADDRESS]
     return [*command, "--parent-pid", str(os.getpid())]
-
-
-def _be_patient_with_starting_tasks() -> None:
-    """Give a task's process 300 s to start; a running one that sends no heartbeat still fails after 60 s."""
-    import flwr.supercore.corestate.in_memory_corestate as in_memory
-    import flwr.supercore.corestate.sql_corestate as sql
-
-    for module in (in_memory, sql):
-        running_s = module.HEARTBEAT_PATIENCE * module.HEARTBEAT_DEFAULT_INTERVAL
-        _replace(module, "HEARTBEAT_PATIENCE", running_s / _START_TIMEOUT_S)
-        _replace(module, "HEARTBEAT_DEFAULT_INTERVAL", _START_TIMEOUT_S)
 
 
 @contextmanager
@@ -350,8 +351,3 @@ def register_nodes(socket_path: str, keys: Mapping[bytes, str]) -> list[str]:
     finally:
         client.close()
     return sorted(keys.values())
-
-
-def _replace(module: ModuleType | type, name: str, value: object) -> None:
-    getattr(module, name)  # raises where Flower no longer has this name
-    setattr(module, name, value)

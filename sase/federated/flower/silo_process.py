@@ -14,6 +14,7 @@ from pathlib import Path
 from sase.endpoints import resolve_endpoint
 from sase.errors import InputError
 from sase.federated.flower.patches import ACTIVATION_FAILED, ROUND_LINE
+from sase.federated.flower.patches_warm import COLD_VARIABLE
 from sase.federated.flower.processes import federation_environment, runtime_folder, supervised_federation
 from sase.federated.secure.identity import KEYS_FOLDER, Roster
 from sase.private import make_private
@@ -40,6 +41,7 @@ class SiloProcess:
         credentials: folder with ``ca.crt`` and ``silo.key``; None for a server without TLS.
         device: torch device to train on.
         threads: CPU threads.
+        warm: keep the process that trains, with its data, from round to round.
 
     Raises:
         InputError: ``data_dir`` has no ``tr/``.
@@ -54,13 +56,14 @@ class SiloProcess:
         credentials: Path | None,
         device: str,
         threads: int,
+        warm: bool = True,
     ) -> None:
         self.index, self.data_dir, self.state_dir = index, Path(data_dir).resolve(), Path(state_dir).resolve()
         self.server, self.credentials, self.device = server, credentials, device
         self.home = self.state_dir / "flower"
         self.log_path = self.state_dir / "supernode.log"
         self.log_offset = 0  # where the log of the running process starts
-        self.threads = threads
+        self.threads, self.warm = threads, warm
         self._env: dict[str, str] = {}  # of the SuperNode
         self._process: subprocess.Popen | None = None
         self._exited_at: float | None = None
@@ -79,6 +82,8 @@ class SiloProcess:
         self._supervision.enter_context(supervised_federation(self.home))
         folder = self._supervision.enter_context(runtime_folder(self.home))
         self._env = federation_environment(self.home, folder, self.threads)
+        if not self.warm:
+            self._env[COLD_VARIABLE] = "1"
         make_private(self.state_dir)
         (self.state_dir / FINISHED_FILE).unlink(missing_ok=True)
         self._launch()
@@ -149,6 +154,7 @@ def run_silo(
     device: str = "cpu",
     threads: int | None = None,
     wait_s: float = 600.0,
+    warm: bool = True,
 ) -> None:
     """Run one silo of a federation: connect, train on request, return when the server says that training is over.
 
@@ -160,6 +166,7 @@ def run_silo(
             without TLS.
         threads: CPU threads; all cores when None.
         wait_s: how long to wait for a server that is not reachable, at the start and later.
+        warm: as for :class:`SiloProcess`.
 
     Raises:
         InputError: the server has another certificate, rejects the silo, or is not reachable for too long.
@@ -168,7 +175,7 @@ def run_silo(
     credentials = None if certificates is None else _credentials(Path(certificates).resolve(), index)
     ca_file = None if credentials is None else credentials / "ca.crt"
     threads = threads or len(os.sched_getaffinity(0))
-    silo = SiloProcess(index, data_dir, state_dir, server, credentials, device, threads)
+    silo = SiloProcess(index, data_dir, state_dir, server, credentials, device, threads, warm)
     _wait_for_server(server, ca_file, wait_s)
     if credentials is not None and (credentials / KEYS_FOLDER).is_dir():
         roster = Roster.load(credentials / KEYS_FOLDER)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sase.errors import one_line
 from sase.federated.certificates import make_silo_key
+from sase.federated.exchange import Keep, Reply, in_memory
 from sase.federated.secure.identity import Roster
 from sase.federated.secure.messages import Answer, Carrier, Request
 from sase.federated.secure.participant import Participant
@@ -38,21 +40,33 @@ def local_participant(silo: Silo, folder: Path) -> Participant:
     return Participant(silo, SecureSilo.load(silo.index, state / KEY_FILE, folder / ROSTER, state / FOLDER))
 
 
-def local_carrier(participants: Sequence[Participant]) -> Carrier:
-    """Return the function that carries messages to these silos, which answer one after another."""
+def local_carrier(participants: Sequence[Participant], keep: Keep = in_memory) -> Carrier:
+    """Return the function that carries messages to these silos, which answer one after another.
+
+    Args:
+        participants: all of them.
+        keep: called with every masked update on its arrival.
+    """
 
     def carry(request: Request) -> tuple[list[Answer], list[str]]:
         answers, failures = [], []
-        for participant in participants:
+        for participant in [p for p in participants if request.instruction.asks(p.silo.index)]:
             index = participant.silo.index
             try:
-                answers.append(participant.answer(request))
+                answers.append(kept(participant.answer(request), request.instruction.round, keep))
             except Exception as error:  # as in the exchange without secure sums: the other silos continue
                 log.debug("silo %d", index, exc_info=True)
                 failures.append(f"silo {index} failed: {one_line(error)}")
         return answers, failures
 
     return carry
+
+
+def kept(answer: Answer, round_number: int, keep: Keep) -> Answer:
+    """Return an answer with its arrays where ``keep`` has put them."""
+    if not answer.arrays:
+        return answer
+    return replace(answer, arrays=keep(Reply(answer.silo, round_number, answer.arrays)).arrays)
 
 
 def forget_secrets(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ KEYS, SHARES, MASKED, AGREE, UNMASK = PHASES = ("keys", "shares", "masked", "agr
 
 @dataclass(frozen=True)
 class Request:
-    """One of the five messages of :mod:`sase.federated.secure.silo`, the same one for all silos.
+    """One of the five messages of :mod:`sase.federated.secure.silo`, the same one for all silos that take part.
 
     Attributes:
         phase: one of :data:`PHASES`.
@@ -40,16 +40,17 @@ class Answer:
 
     silo: int
     content: Any
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-# Sends a request to the silos; returns their answers and, for each silo that failed, which one and why.
+# Sends a request to the silos that its instruction asks; returns their answers and, for each silo that failed, which one
+# and why.
 Carrier = Callable[[Request], tuple[Sequence[Answer], Sequence[str]]]
 
 
 def without_model(instruction: Instruction) -> Instruction:
     """Return an instruction without the global model."""
-    return Instruction(instruction.round, {}, instruction.config)
+    return replace(instruction, arrays={})
 
 
 def by_silo(answers: Sequence[Answer]) -> Mapping[int, Answer]:

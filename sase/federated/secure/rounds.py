@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +109,7 @@ class _Round:
             log.info("round %d: recovering the sum without silo %s", self.terms.round, ", ".join(map(str, dropped)))
         signatures = self.sum.signatures(self._contents(AGREE, {"survivors": survivors}))
         shares = self._contents(UNMASK, {"signatures": signatures})
-        vectors = {silo: {name: masked[silo].arrays[name] for name in number.sizes} for silo in survivors}
-        totals = self.sum.total(vectors, shares)
+        totals = self.sum.total({silo: masked[silo].arrays for silo in survivors}, shares, list(number.sizes))
         return self._mean(number, totals, {silo: masked[silo] for silo in survivors})
 
     def _mean(self, number: Format, totals: Mapping[str, np.ndarray], masked: Mapping[int, Answer]) -> list[Reply]:
@@ -153,7 +152,11 @@ class _Round:
         return {silo: answer.content for silo, answer in self._ask(phase, content).items()}
 
     def _ask(self, phase: str, content: dict[str, Any]) -> Mapping[int, Answer]:
-        instruction = self.instruction if phase == MASKED else without_model(self.instruction)
+        # Once silos have announced keys, no other ones can take part; a later attempt may ask for others.
+        silos = tuple(sorted(self.sum.announcements)) or self.instruction.silos
+        instruction = replace(self.instruction, silos=silos)
+        if phase != MASKED:
+            instruction = without_model(instruction)
         self._fail([f"silo {silo}: {reason}" for silo, reason in self.sum.refused.items()])
         answers, failures = self.carrier(Request(phase, instruction, content))
         self._fail(failures)

@@ -134,13 +134,14 @@ class SecureSum:
         return valid
 
     def total(
-        self, masked: Mapping[int, Mapping[str, np.ndarray]], answers: Mapping[int, Any]
+        self, masked: Mapping[int, Mapping[str, np.ndarray]], answers: Mapping[int, Any], names: Sequence[str]
     ) -> dict[str, np.ndarray]:
         """Return the sums of the survivors' updates without masks, name to unsigned integers.
 
         Args:
-            masked: silo to masked update; of the survivors.
+            masked: silo to masked update, of the survivors; one array is read at a time.
             answers: of the silos to the request for shares, silo to answer.
+            names: of the vectors.
 
         Raises:
             InputError: there are too few shares, or they are not those of the masks.
@@ -148,7 +149,8 @@ class SecureSum:
         session = self.session
         sums: dict[str, np.ndarray] = {}
         for silo in self.survivors:
-            for name, values in masked[silo].items():
+            for name in names:
+                values = masked[silo][name]
                 sums[name] = sums[name] + values if name in sums else values.copy()
         seeds, keys = self._secrets(session, answers)
         for name, value in sums.items():

@@ -1,0 +1,60 @@
+"""CPU time and memory of this process's descendants, those that outlived their parents included (Linux)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+_SET_CHILD_SUBREAPER = 36  # of prctl(2)
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of descendants whose parents exit, so that their CPU time is counted."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time of all descendants so far, running or not, in seconds."""
+    done, ticks = resource.getrusage(resource.RUSAGE_CHILDREN), 0
+    for _, fields in _descendants():
+        ticks += sum(map(int, fields[11:15]))  # its own, and of its children that it has waited for
+    return done.ru_utime + done.ru_stime + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def memory_bytes(counts: Callable[[str], bool]) -> int:
+    """Return the memory (PSS: what is shared is divided) of the descendants whose command line ``counts``."""
+    total = 0
+    for pid, _ in _descendants():
+        with suppress(OSError, StopIteration):
+            if counts((Path("/proc") / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode()):
+                lines = (Path("/proc") / str(pid) / "smaps_rollup").read_text().splitlines()
+                total += 1024 * int(next(line for line in lines if line.startswith("Pss:")).split()[1])
+    return total
+
+
+def reap_orphans(child: int) -> None:
+    """Wait for all adopted descendants that have exited, but not for ``child``, whose parent waits for it."""
+    for pid, fields in list(_descendants()):
+        if fields[0] == "Z" and int(fields[1]) == os.getpid() and pid != child:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+
+def _descendants() -> Iterator[tuple[int, list[str]]]:
+    """Yield (process id, the fields of its ``stat`` after the name: state, parent ...)."""
+    found: dict[int, list[str]] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(OSError):
+                status = (folder / "stat").read_text()
+                found[int(folder.name)] = status[status.rindex(")") + 2 :].split()
+    inside = {os.getpid()}
+    while more := {pid for pid, fields in found.items() if int(fields[1]) in inside} - inside:
+        inside |= more
+    for pid in inside - {os.getpid()}:
+        yield pid, found[pid]
