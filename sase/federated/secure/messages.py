@@ -43,8 +43,8 @@ class Answer:
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-# Sends a request to the silos that its instruction asks; returns their answers and, for each silo that failed, which one
-# and why.
+# Sends a request to the silos that its instruction asks; returns their answers and, for each silo that failed, which
+# one and why.
 Carrier = Callable[[Request], tuple[Sequence[Answer], Sequence[str]]]
 
 
