@@ -16,6 +16,7 @@ from sase.bench import process_tree
 from sase.bench.federated import training_seconds
 from sase.bench.stages import make_dump
 from sase.config import from_mapping, to_mapping, to_yaml
+from sase.endpoints import free_port
 from sase.errors import InputError
 from sase.federated.config import FederatedConfig
 from sase.jsonfile import read_jsonl
@@ -69,7 +70,8 @@ def bench_federations(
                 _make_silos(home / "silos", dump_dir, count)
                 _write_configs(home, preset, {**settings, "num_silos": count})
                 about = {"engine": f"{engine} {name}".strip(), "silos": count, "a round": taking_part}
-                rows.append(about | _run(home, dump_dir, engine, options))
+                port = ["--engine-option", f"port={free_port()}"] if engine == "deployment" else []
+                rows.append(about | _run(home, dump_dir, engine, [*options, *port]))
     return rows
 
 

@@ -20,6 +20,7 @@ from sase.processes import kill_with_parent
 
 COLD_VARIABLE = "SASE_COLD_CLIENT"  # in the environment of a silo: start a process for every task, as Flower does
 _DONE = b"."
+_COMMAND = (sys.executable, "-m", "sase.federated.flower.warm_client")
 
 
 class WarmClient:
@@ -61,7 +62,7 @@ class WarmClient:
         if self._socket is not None:
             self._socket.close()
         self._socket, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "sase.federated.flower.warm_client", str(theirs.fileno())]
+        command = [*_COMMAND, str(theirs.fileno())]
         self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], preexec_fn=kill_with_parent)
         theirs.close()
         self._busy = False
