@@ -258,7 +258,12 @@ def test_info(command, model):
 
 
 @pytest.mark.parametrize(
-    "words", [("enhance", "--preset", "mini", "--seconds", 0.1, "--repeats", 1), ("dump", "--pairs", 1)]
+    "words",
+    [
+        ("enhance", "--preset", "mini", "--seconds", 0.1, "--repeats", 1),
+        ("dump", "--pairs", 1),
+        ("secure", "--preset", "mini", "--silos", 4),
+    ],
 )
 def test_bench(command, words):
     status, out, _ = command("bench", *words)

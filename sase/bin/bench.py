@@ -54,6 +54,10 @@ def main() -> None:
     federated.add_argument("--clients-per-round", type=int, default=0, help="silos that take part (0: all)")
     federated.add_argument("--payload", default="float32", help="float32, bfloat16 or int8 (%(default)s)")
     federated.add_argument("--rounds", type=int, default=4, help="of which the first is not counted (%(default)s)")
+    secure = subjects.add_parser("secure", help="cost of secure aggregation beside training")
+    secure.add_argument("--preset", nargs="+", default=["tiny", "paper"], help="(tiny paper)")
+    secure.add_argument("--silos", nargs="+", type=int, default=[4, 16], help="(4 16)")
+    secure.add_argument("--dropped", type=int, default=1, help="silos that drop out (%(default)s)")
     subjects.add_parser("payload", help="bytes per upload of a silo, for every preset")
     for subject in subjects.choices.values():
         subject.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
@@ -65,6 +69,7 @@ def main() -> None:
     from sase.bench.federated import outside_training, upload_bytes
     from sase.bench.federations import bench_federations
     from sase.bench.native import bench_native
+    from sase.bench.secure import bench_secure
     from sase.bench.stream import bench_stream
     from sase.markdown import table_of_mappings
     from sase.model import build_model
@@ -92,6 +97,7 @@ def main() -> None:
         ),
         "dump": lambda: stages.bench_dump(args.pairs),
         "score": lambda: stages.bench_score(args.utterances, args.nj),
+        "secure": lambda: bench_secure(args.preset, args.silos, args.dropped),
         "federated": lambda: (
             [outside_training(args.exp)]
             if args.exp

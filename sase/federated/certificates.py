@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from sase.errors import InputError
+from sase.federated.secure.identity import KEYS_FOLDER
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")  # where the server's own processes connect
 
@@ -28,7 +29,7 @@ def make_certificates(folder: str | Path, hosts: Iterable[str], num_silos: int, 
 
     Args:
         folder: output: ``ca.key`` (keep it secret), ``ca.crt``, ``server/`` (for the server's machine) and ``silo0/``
-            ... (each for that silo's machine only).
+            ... (each for that silo's machine only; ``silos/`` in it holds the public keys of all silos).
         hosts: names and addresses of the server for the silos; if they change, the server gets a new certificate.
         num_silos: number of silos.
         days: validity of the certificates.
@@ -51,6 +52,11 @@ def make_certificates(folder: str | Path, hosts: Iterable[str], num_silos: int, 
         _write(silo / "ca.crt", authority.public_bytes(serialization.Encoding.PEM))
         _write(server / f"silo{index}.pub", (silo / "silo.pub").read_bytes())
     _write(server / "ca.crt", authority.public_bytes(serialization.Encoding.PEM))
+    for index in range(num_silos):  # secure aggregation: a silo accepts these keys and no others
+        if (folder / f"silo{index}").exists():
+            for other in range(num_silos):
+                name = f"silo{other}.pub"
+                _write(folder / f"silo{index}" / KEYS_FOLDER / name, (server / name).read_bytes())
 
 
 def make_silo_key(folder: str | Path) -> None:

@@ -20,8 +20,12 @@ OPERATIONAL = ("min_silos", "grace_s", "max_repeats", "repeat_wait_s", "round_ti
 # Keys that silos of version 0.1 do not know, and need not.
 LATER = (
     *("max_weight", "aggregation", "max_poisoned", "max_statistics_ratio", "max_drop_db"),
+    *("secure_aggregation", "secure_range"),
     *("clients_per_round", "grace_s", "mode", "max_staleness"),
 )
+SECURE_LEAST = 3  # silos in a secure sum: of two updates each silo learns the other's
+SECURE_MAX_WEIGHT = 0.75  # of a silo in a secure sum: one that is almost one update hides nothing
+SECURE_STRATEGIES = ("examples", "uniform")  # whose weights are settled before training
 _SERVER_LR = {"plain": 1.0, "momentum": 1.0, "adam": 0.01, "yogi": 0.01}
 
 
@@ -83,7 +87,11 @@ class FederatedConfig:
             than three replies, of the global model's).
         max_drop_db: a round that lowers the development SI-SNR by more than this below the best so far is computed
             again without the silos that cause it; 0 for no such limit.
-        dp_clip_norm: differential privacy: norm to which each silo clips its update; 0 for none. Flower engines only.
+        secure_aggregation: the server sees sums of at least three silos' updates and no single one; what that excludes
+            is in docs/secure_aggregation.md.
+        secure_range: for ``secure_aggregation``: the largest change of a weight in a round that a silo can send.
+        dp_clip_norm: differential privacy: norm to which each silo clips its update; 0 for none. Flower engines only,
+            or any engine with ``secure_aggregation``.
         dp_noise_multiplier: standard deviation of the Gaussian noise on a clipped update, in units of that norm.
         dp_delta: δ for which ε is reported.
     """
@@ -127,6 +135,8 @@ class FederatedConfig:
     max_norm_ratio: Annotated[float, Range(above=1)] = 10.0
     max_statistics_ratio: Annotated[float, Range(above=1)] = 1000.0
     max_drop_db: Annotated[float, Range(0)] = 3.0
+    secure_aggregation: bool = False
+    secure_range: Annotated[float, Range(above=0)] = 8.0
     dp_clip_norm: Annotated[float, Range(0)] = 0.0
     dp_noise_multiplier: Annotated[float, Range(0)] = 0.0
     dp_delta: Annotated[float, Range(above=0, below=1)] = 1e-5
@@ -169,6 +179,8 @@ def checked(config: FederatedConfig) -> FederatedConfig:
     if config.strategy == "sase" and not 0 <= config.alpha_min * config.num_silos < 1:
         raise InputError(f"federated config: alpha_min must be 0 or more and below 1/{config.num_silos}")
     _check_privacy(config)
+    if config.secure_aggregation:
+        _check_secure(config)
     return config
 
 
@@ -179,3 +191,25 @@ def _check_privacy(config: FederatedConfig) -> None:
         return
     if config.payload != "float32" or config.scaffold or config.norm != "none":
         raise InputError("federated config: dp_clip_norm requires payload: float32, scaffold: false and norm: none")
+
+
+def _check_secure(config: FederatedConfig) -> None:
+    """Refuse what needs single updates at the server, or numbers that are known only after training."""
+    excluded = {
+        "num_silos": (config.num_silos >= SECURE_LEAST, f"at least {SECURE_LEAST}"),
+        "clients_per_round": (config.participants >= SECURE_LEAST, f"at least {SECURE_LEAST}"),
+        "mode": (config.mode == "sync", "sync"),
+        "grace_s": (not config.grace_s, "0"),
+        "strategy": (config.strategy in SECURE_STRATEGIES, " or ".join(SECURE_STRATEGIES)),
+        "aggregation": (config.aggregation == "mean", "mean"),
+        "payload": (config.payload == "float32", "float32"),
+        "scaffold": (not config.scaffold, "false"),
+        "max_drop_db": (not config.max_drop_db, "0 (no silo can be left out)"),
+        "max_weight": (config.max_weight <= SECURE_MAX_WEIGHT, f"at most {SECURE_MAX_WEIGHT}"),
+    }
+    for key, (allowed, wanted) in excluded.items():
+        if not allowed:
+            raise InputError(
+                f"federated config: secure_aggregation needs {key}: {wanted}, it is {getattr(config, key)}; "
+                "the server sees no single update (docs/secure_aggregation.md)"
+            )

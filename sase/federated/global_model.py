@@ -53,13 +53,16 @@ class GlobalModel:
         """
         alphas, optimiser = _weights(replies, config), self.optimiser.copy()
         steps = [reply.metrics["steps"] for reply in replies]
+        models, shares = [reply.arrays for reply in replies], alphas
+        if config.secure_aggregation:  # each is the mean of all, with FedNova's factors
+            models, shares = models[:1], np.ones(1)
         newest = aggregate(
             self.newest,
-            [reply.arrays for reply in replies],
-            alphas,
+            models,
+            shares,
             layout,
             optimiser,
-            nova_factors(alphas, steps) if config.fednova else None,
+            nova_factors(alphas, steps) if config.fednova and not config.secure_aggregation else None,
             Rule(config.aggregation, config.max_poisoned, config.norm == "local", folder),
         )
         averaged = moving_average(self.averaged, newest, decay, layout) if decay else newest
@@ -72,6 +75,8 @@ def new_optimiser(config: FederatedConfig) -> ServerOptimiser:
 
 
 def _weights(replies: Sequence[Admitted], config: FederatedConfig) -> np.ndarray:
+    if config.secure_aggregation:
+        return np.array([reply.metrics["alpha"] for reply in replies])
     alphas = silo_weights(
         config.strategy,
         [reply.metrics["examples"] for reply in replies],

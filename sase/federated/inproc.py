@@ -10,6 +10,8 @@ from sase.errors import InputError, one_line
 from sase.federated.config import FederatedConfig
 from sase.federated.exchange import Exchange, Instruction, Keep, Reply, in_memory
 from sase.federated.rounds import run_rounds
+from sase.federated.secure.local import forget_secrets, local_carrier, local_participant, make_local_keys
+from sase.federated.secure.rounds import secure_exchange
 from sase.federated.server import Server
 from sase.federated.silo import Silo
 from sase.training.config import TrainConfig
@@ -33,13 +35,20 @@ def run(
     """
     if options:
         raise InputError(f"--engine inproc: unknown option {next(iter(options))}")
-    if fed_config.dp_clip_norm:
+    if fed_config.dp_clip_norm and not fed_config.secure_aggregation:
         raise InputError("dp_clip_norm: clipping and noise are Flower's; use --engine simulation or deployment")
     if silos_dir is None:
         raise InputError("--engine inproc needs --silos")
     server = Server(train_config, fed_config, dev_set, exp_dir, device)
     silos = local_silos(silos_dir, fed_config.num_silos, exp_dir, device)
-    run_rounds(server, local_exchange(silos, server.spool.keep))
+    if not fed_config.secure_aggregation:
+        run_rounds(server, local_exchange(silos, server.spool.keep))
+        return server
+    folder = Path(exp_dir) / "silos"
+    roster = make_local_keys(folder, len(silos))
+    carrier = local_carrier([local_participant(silo, folder) for silo in silos], server.spool.keep)
+    run_rounds(server, secure_exchange(carrier, roster, exp_dir))
+    forget_secrets(folder)
     return server
 
 

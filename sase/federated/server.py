@@ -39,6 +39,7 @@ from sase.federated.records import (
     write_configs,
 )
 from sase.federated.rollback import leave_out
+from sase.federated.secure.admission import admit_mean
 from sase.federated.spool import EarlierModels, Spool
 from sase.model import load_model, save_model
 from sase.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
@@ -208,9 +209,14 @@ class Server:
     def _admit(self, replies: Sequence[Reply], failures: Sequence[str]) -> list[Admitted]:
         """Return the valid replies, with their gains where the strategy needs them; count and log the others."""
         attempts = self._current_attempts()
-        admitted, rejected = admit(
-            replies, self.instruction(), self.config, self.layout, self.history, self._earlier.models
-        )
+        if self.config.secure_aggregation:
+            admitted = admit_mean(replies, attempts.instruction, self.config, self.layout)
+            rejected: dict[int, str] = {}
+        else:
+            instruction = self.instruction()
+            admitted, rejected = admit(
+                replies, instruction, self.config, self.layout, self.history, self._earlier.models
+            )
         if self.config.strategy == "sase":
             self._development.measure_gains(self._global, admitted)
             rejected |= {r.silo: "the output of its network is not finite" for r in admitted if r.gain_db is None}
@@ -241,6 +247,8 @@ class Server:
         cause, and the model is returned as it is.
         """
         development, least = self._development, self.config.needed_silos
+        if self.config.secure_aggregation:
+            least = len(candidate.silos)  # there is only the sum of all
         if not self.history:
             self._initial_db = development.initial_db(self._global, bool(self.train.init))
         lowest, scores = development.lowest_db(self.history, self._initial_db), development.scores(candidate)

@@ -91,6 +91,20 @@ class Silo:
         }
         return Reply(self.index, instruction.round, upload, {name: float(value) for name, value in values.items()})
 
+    def examples(self, instruction: Instruction) -> int:
+        """Return the number of segments in an epoch of this silo, as :meth:`run` reports it; without training.
+
+        Args:
+            instruction: its arrays are not used.
+
+        Raises:
+            InputError: invalid data, or none with speech.
+        """
+        train, _ = _configs(instruction)
+        pairs = self._training_set(instruction, train)
+        self._require_speech(pairs)
+        return train.data.batch_size * Mixtures(pairs, train.data, 0).batches_per_epoch
+
     def release(self) -> None:
         """Free the memory of the data, which are loaded again when they are needed."""
         self._pairs.clear()

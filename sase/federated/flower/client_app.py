@@ -21,7 +21,9 @@ from sase.atomic import write_text
 from sase.errors import InputError, one_line
 from sase.federated.flower.messages import Scores, pack_reply, pack_scores, unpack_instruction
 from sase.federated.flower.patches import CLIENT_APP_ERROR
+from sase.federated.flower.secure import ACTION, answer_request
 from sase.federated.flower.silo_process import FINISHED_FILE
+from sase.federated.secure.state import FOLDER, SecureState
 
 if TYPE_CHECKING:
     from sase.federated.silo import Silo
@@ -65,6 +67,18 @@ def evaluate(message: Message, context: Context) -> Message:
     return _reply(message, context, _evaluate)
 
 
+@app.query(ACTION)
+def secure(message: Message, context: Context) -> Message:
+    """Answer one message of a secure sum."""
+    simulated = "silo" not in context.node_config
+    settings = _settings(str(context.run_config["settings"])) if simulated else {}
+
+    def answer(silo: "Silo", message: Message) -> RecordDict:
+        return answer_request(silo, message.content, context.node_config, settings)
+
+    return _reply(message, context, answer)
+
+
 @app.query("finish")
 def finish(message: Message, context: Context) -> Message:
     """Record that training is over."""
@@ -91,6 +105,7 @@ def _evaluate(silo: "Silo", message: Message) -> RecordDict:
 
 def _finish(silo: "Silo", message: Message) -> RecordDict:
     experiment = str(message.content.config_records["config"]["experiment"])
+    SecureState(silo.personal.folder / FOLDER).forget_secrets()
     write_text(silo.personal.folder / FINISHED_FILE, experiment + "\n")
     return pack_scores(Scores(silo.index, {}))
 

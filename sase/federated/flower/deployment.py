@@ -76,6 +76,8 @@ def run(
     home, num_silos = exp_dir / "flower", fed_config.num_silos
     if is_complete(exp_dir, fed_config):
         return
+    if fed_config.secure_aggregation and settings.insecure:
+        raise InputError("secure_aggregation needs the silos' registered keys; do not use insecure=true")
     with supervised_federation(home), runtime_folder(home) as folder:
         certificates = _find_or_make_certificates(settings, home, num_silos)
         credentials = None if certificates is None else _server_credentials(certificates)
@@ -97,6 +99,7 @@ def run(
             dev_set=str(Path(dev_set).resolve()),
             exp_dir=str(exp_dir),
             device=device,
+            roster=str(credentials),
             simulated=False,
             order=None,
             server_threads=cores,

@@ -18,7 +18,10 @@ from sase.federated.exchange import Instruction, Reply
 from sase.federated.flower.app import SCORES_FILE
 from sase.federated.flower.messages import pack_instruction, unpack_reply, unpack_scores
 from sase.federated.flower.progress import Status
+from sase.federated.flower.secure import MESSAGE, pack_request, unpack_answer
 from sase.federated.flower.silo_grid import RoundEnd, SiloGrid
+from sase.federated.secure.identity import Roster
+from sase.federated.secure.messages import KEYS, Answer, Request
 
 if TYPE_CHECKING:
     from sase.federated.server import Server
@@ -61,6 +64,8 @@ def _only_server(home: Path) -> Iterator[None]:
 
 def _run(grid: Grid, settings: dict[str, Any]) -> None:
     from sase.federated.rounds import run_rounds
+    from sase.federated.secure.local import kept
+    from sase.federated.secure.rounds import secure_exchange
 
     server = _make_server(settings)
     config = server.config
@@ -78,9 +83,23 @@ def _run(grid: Grid, settings: dict[str, Any]) -> None:
     def unpack(content: RecordDict) -> Reply:
         return server.spool.keep(unpack_reply(content))
 
+    def carry(request: Request) -> tuple[list[Answer], list[str]]:
+        number, asked = request.instruction.round, request.instruction.silos
+        if request.phase == KEYS:
+            silos.wait_for_silos(config.needed_silos, asked)
+
+        def read(content: RecordDict) -> Answer:
+            return kept(unpack_answer(content), number, server.spool.keep)
+
+        timeout_s = config.round_timeout_s
+        return silos.send_and_receive(pack_request(request), MESSAGE, timeout_s, str(number), read, asked)
+
     if not server.finished:
         (server.exp_dir / SCORES_FILE).unlink(missing_ok=True)  # of a training that is extended
-    run_rounds(server, exchange)
+    if config.secure_aggregation:
+        run_rounds(server, secure_exchange(carry, Roster.load(settings["roster"]), server.exp_dir))
+    else:
+        run_rounds(server, exchange)
     if config.norm == "local" and not (server.exp_dir / SCORES_FILE).exists():
         _score_personal_norms(server, silos)
     if not settings["simulated"]:

@@ -14,6 +14,7 @@ from sase.errors import one_line
 from sase.federated.exchange import Reply
 from sase.federated.flower.messages import Scores
 from sase.federated.flower.patches import bounded_pull
+from sase.federated.secure.messages import Answer
 
 _RESTART_CHECK_S = 5.0  # between two checks for silos that were restarted
 _DISCONNECT_POLL_S = 0.5
@@ -21,7 +22,7 @@ _LEAST_PULL_S = 10.0  # for a reply that is complete, even when another one has 
 _MAX_REPLY_RATIO, _LEAST_REPLY_BYTES = 4, 1 << 20
 _EXTRA_TTL_S = 3600.0  # a message outlives its timeout, so that this module and not Flower decides who was late
 
-R = TypeVar("R", Reply, Scores)
+R = TypeVar("R", Reply, Scores, Answer)
 log = logging.getLogger(__name__)
 
 

@@ -16,6 +16,7 @@ from sase.errors import InputError
 from sase.federated.flower.patches import ACTIVATION_FAILED, ROUND_LINE
 from sase.federated.flower.patches_warm import COLD_VARIABLE
 from sase.federated.flower.processes import federation_environment, runtime_folder, supervised_federation
+from sase.federated.secure.identity import KEYS_FOLDER, Roster
 from sase.private import make_private
 from sase.processes import last_line, start
 from sase.waiting import Waiting
@@ -131,6 +132,8 @@ class SiloProcess:
 
     def _command(self) -> list[str | Path | int]:
         paths = {"data-dir": self.data_dir, "state-dir": self.state_dir, "device": self.device}
+        if self.credentials is not None:
+            paths["certificates"] = self.credentials
         if bad := [str(value) for value in paths.values() if "'" in str(value)]:
             raise InputError(f"{bad[0]}: Flower does not accept a path with a quote in it; use another")
         node_config = " ".join([f"silo={self.index}", *(f"{name}='{value}'" for name, value in paths.items())])
@@ -174,6 +177,9 @@ def run_silo(
     threads = threads or len(os.sched_getaffinity(0))
     silo = SiloProcess(index, data_dir, state_dir, server, credentials, device, threads, warm)
     _wait_for_server(server, ca_file, wait_s)
+    if credentials is not None and (credentials / KEYS_FOLDER).is_dir():
+        roster = Roster.load(credentials / KEYS_FOLDER)
+        log.info("silo %d: keys of %d silos, fingerprint %s", index, len(roster.keys), roster.fingerprint)
     log.info("silo %d: data %s, server %s, log %s", index, silo.data_dir, server, silo.log_path)
     try:
         silo.start()

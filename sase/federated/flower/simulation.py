@@ -20,6 +20,7 @@ from sase.federated.flower.processes import (
     wait_until_serving,
 )
 from sase.federated.flower.progress import Patience, seconds
+from sase.federated.secure.local import ROSTER, make_local_keys
 from sase.processes import start
 from sase.training.config import TrainConfig
 
@@ -64,6 +65,8 @@ def run(
         env = {**federation_environment(home, folder, max(1, cores // jobs)), **_ray_environment(folder)}
         shutil.rmtree(home / "flwr", ignore_errors=True)
         superlink = _start_superlink(home, env)
+        if fed_config.secure_aggregation:
+            make_local_keys(exp_dir / "silos", fed_config.num_silos)
         write_app(
             home,
             train_config,
@@ -73,6 +76,7 @@ def run(
             device=device,
             silos_dir=str(silos_dir),
             state_dir=str(exp_dir / "silos"),
+            roster=str(exp_dir / "silos" / ROSTER),
             simulated=True,
             order=largest_first(silos_dir, fed_config.num_silos),
             server_threads=cores,
