@@ -31,6 +31,7 @@ from sase.federated.doctor.diagnosis import diagnose
 from sase.federated.doctor.findings import FAILED, OK, WARNING, validity
 from sase.federated.doctor.server import check_server, clock_finding, version_findings
 from sase.federated.flower.listener import PublicPort, Server, private_socket, start_in_thread
+from sase.federated.onboarding import Membership
 from sase.federated.versions import installed_versions
 
 
@@ -102,7 +103,7 @@ def by_check(findings):
 def test_a_healthy_machine_passes_and_nothing_is_written(silos_dir, certificates, server, tmp_path):
     shutil.copytree(silos_dir / "silo0", tmp_path / "data")
     before = sorted(tmp_path.rglob("*"))
-    found = by_check(diagnose(0, tmp_path / "data", tmp_path / "state", server, certificates / "ours"))
+    found = by_check(diagnose(Membership(0, server), tmp_path / "data", tmp_path / "state", certificates / "ours"))
     assert sorted(tmp_path.rglob("*")) == before
     assert FAILED not in {finding.status for finding in found.values()}
     assert set(found) == {
@@ -163,16 +164,18 @@ def test_silent_unprocessed_and_wrongly_sampled_data_are_found(tmp_path):
 
 
 def test_damaged_and_missing_data_fail_with_what_to_do(silos_dir, tmp_path):
-    assert by_check(diagnose(0, tmp_path, tmp_path, "localhost:1", None))["data"].remedy.startswith("make it with")
+    assert by_check(diagnose(Membership(0, "localhost:1"), tmp_path, tmp_path, None))["data"].remedy.startswith(
+        "make it with"
+    )
     shutil.copytree(silos_dir / "silo0", tmp_path / "data")
     scp = tmp_path / "data/tr/wav.scp"
     scp.write_text("".join(reversed(scp.read_text().splitlines(keepends=True))))
-    found = by_check(diagnose(0, tmp_path / "data", tmp_path, "localhost:1", None))["data"]
+    found = by_check(diagnose(Membership(0, "localhost:1"), tmp_path / "data", tmp_path, None))["data"]
     assert found.status == FAILED
     assert "not sorted" in found.message
     assert "--fix" in found.remedy
     datadir.fix_data_dir(tmp_path / "data/tr")  # the remedy works
-    assert by_check(diagnose(0, tmp_path / "data", tmp_path, "localhost:1", None))["data"].status == OK
+    assert by_check(diagnose(Membership(0, "localhost:1"), tmp_path / "data", tmp_path, None))["data"].status == OK
 
 
 def test_disk_and_device(tmp_path, monkeypatch):
@@ -182,7 +185,7 @@ def test_disk_and_device(tmp_path, monkeypatch):
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: free)
     assert by_check(machine.check_disk(tmp_path))["disk"].status == FAILED
     (tmp_path / "file").write_text("")
-    found = by_check(diagnose(0, tmp_path, tmp_path / "file/state", "localhost:1", None))
+    found = by_check(diagnose(Membership(0, "localhost:1"), tmp_path, tmp_path / "file/state", None))
     assert found["disk"].status == FAILED
     assert by_check(machine.check_device("cpu"))["device"].status == OK
     monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: False)

@@ -7,9 +7,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="sase doctor", description=f"{__doc__} Changes nothing. Exits with status 1 if a check failed."
     )
-    parser.add_argument("--silo", type=int, required=True, help="index of this silo, from 0")
+    parser.add_argument("--silo", type=int, help="index of this silo, from 0 (default: its bundle's)")
     parser.add_argument("--data-dir", required=True, help="its data: tr/, a dump directory, and optionally tt/")
-    parser.add_argument("--server", required=True, metavar="HOST:PORT", help="the server, or a file with its address")
+    parser.add_argument(
+        "--server", metavar="HOST:PORT", help="the server, or a file with its address (default: its bundle's)"
+    )
     parser.add_argument("--certificates", help="folder with ca.crt and silo.key, or its parent")
     parser.add_argument("--insecure", action="store_true", help="the server has no encryption and no authentication")
     parser.add_argument("--state-dir", help="for its state and logs (default: state<N> next to the data)")
@@ -25,14 +27,16 @@ def main() -> int:
     from sase.errors import InputError
     from sase.federated.doctor.diagnosis import diagnose
     from sase.federated.doctor.findings import FAILED
+    from sase.federated.onboarding import membership_of
 
     if bool(args.certificates) == args.insecure:
         raise InputError("needs either --certificates DIR (made by tools/make_certificates.sh) or --insecure")
+    about = membership_of(args.certificates, args.silo, args.server)
     data_dir = Path(args.data_dir)
-    state_dir = Path(args.state_dir or data_dir.resolve().parent / f"state{args.silo}")
+    state_dir = Path(args.state_dir or data_dir.resolve().parent / f"state{about.silo}")
     certificates = Path(args.certificates) if args.certificates else None
     findings = []
-    for finding in diagnose(args.silo, data_dir, state_dir, args.server, certificates, args.device, args.sample_rate):
+    for finding in diagnose(about, data_dir, state_dir, certificates, args.device, args.sample_rate):
         findings.append(finding)
         if not args.json:
             print(finding, flush=True)

@@ -59,13 +59,8 @@ def make_certificates(
     _write(server / "ca.crt", authority.public_bytes(serialization.Encoding.PEM))
 
 
-def make_silo_key(folder: str | Path, comment: str = "") -> None:
-    """Make a silo's key pair: ``silo.key`` never leaves that machine, ``silo.pub`` is for the server.
-
-    Args:
-        folder: output.
-        comment: of the public key, such as the name of the silo.
-    """
+def make_silo_key(folder: str | Path) -> None:
+    """Make a silo's key pair: ``silo.key`` never leaves that machine, ``silo.pub`` is for the server."""
     if (Path(folder) / "silo.key").exists():
         raise InputError(f"{folder}: silo.key exists and may be registered with the server; choose another folder")
     key = ec.generate_private_key(ec.SECP384R1())
@@ -74,7 +69,7 @@ def make_silo_key(folder: str | Path, comment: str = "") -> None:
     )
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     _write(Path(folder) / "silo.key", private, secret=True)
-    _write(Path(folder) / "silo.pub", b" ".join([public, *([comment.encode()] if comment else [])]) + b"\n")
+    _write(Path(folder) / "silo.pub", public + b"\n")
 
 
 def silo_credentials(folder: Path, index: int) -> Path:
@@ -89,10 +84,15 @@ def silo_credentials(folder: Path, index: int) -> Path:
 
 def read_certificate(path: Path) -> x509.Certificate:
     """Return the certificate in a PEM file; raise InputError if there is none in it."""
+    return parse_certificate(path.read_bytes(), path)
+
+
+def parse_certificate(content: bytes, where: Path) -> x509.Certificate:
+    """Return the certificate in PEM format; raise InputError, which names ``where``, if there is none."""
     try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
+        return x509.load_pem_x509_certificate(content)
     except ValueError:
-        raise InputError(f"{path}: not a certificate in PEM format; copy it from the server again") from None
+        raise InputError(f"{where}: not a certificate in PEM format; copy it from the server again") from None
 
 
 def read_private_key(path: Path) -> ec.EllipticCurvePrivateKey:

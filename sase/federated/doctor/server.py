@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from sase.federated.certificates import read_private_key
@@ -14,12 +14,13 @@ from sase.federated.versions import MUST_AGREE, differing, installed_versions
 _NOTABLE_S = 2.0  # beyond what a header with whole seconds and the network can be wrong by
 
 
-def check_server(server: str, credentials: Path | None) -> Iterator[Finding]:
+def check_server(server: str, credentials: Path | None, versions: Mapping[str, str] | None = None) -> Iterator[Finding]:
     """Yield findings about the server.
 
     Args:
         server: HOST:PORT.
         credentials: the silo's, with ``ca.crt`` and ``silo.key``; None for a server without TLS.
+        versions: of its packages, as its operator said; what the server says counts more.
 
     Raises:
         InputError: it is not the right one, or no server of a federation.
@@ -39,8 +40,9 @@ def check_server(server: str, credentials: Path | None) -> Iterator[Finding]:
         yield validity("server's certificate", "it", until, remedy)
     clock = clock_finding(answer.ahead_s)
     yield clock
-    yield _key_finding(answer, clock.status != FAILED)
-    yield from version_findings(answer.versions)
+    if credentials is not None:
+        yield _key_finding(answer, clock.status != FAILED)
+    yield from version_findings(answer.versions or versions or {})
 
 
 def clock_finding(ahead_s: float | None) -> Finding:
@@ -56,7 +58,7 @@ def clock_finding(ahead_s: float | None) -> Finding:
     return Finding("clock", FAILED if refused else WARNING, f"{message} ({limits})", remedy)
 
 
-def version_findings(theirs: dict[str, str]) -> Iterator[Finding]:
+def version_findings(theirs: Mapping[str, str]) -> Iterator[Finding]:
     """Yield findings about the packages of the server, compared with those installed here; nothing if unknown."""
     ours = installed_versions()
     if not theirs:
