@@ -19,6 +19,7 @@ from sase.errors import InputError, one_line
 from sase.federated import privacy
 from sase.federated.admission import Admitted, admit
 from sase.federated.attempts import Attempts
+from sase.federated.audit import AuditTrail
 from sase.federated.config import LENGTH, FederatedConfig, checked
 from sase.federated.controls import Controls
 from sase.federated.development import SI_SNR, Development
@@ -67,6 +68,7 @@ class Server:
         best_round: number of the round of ``best.pt``; 0 for none.
         refusals: silo (as a string) to the number of its rejected replies.
         spool: where an engine keeps the replies of a round, :meth:`sase.federated.spool.Spool.keep`, until it ends.
+        audit: the audit trail; set its ``signer`` before the first round to have it signed.
 
     Raises:
         InputError: the folder was started with another config, its state is corrupt, or the configs are inconsistent.
@@ -93,6 +95,7 @@ class Server:
             privacy.require_accountable(fed_config)
         pairs = PairSet(dev_set, train_config.model.sample_rate, torch.device(device))
         self._development = Development(self.model, pairs, fed_config, train_config.train.select_by)
+        self.audit = AuditTrail(exp_dir)
         self.history: list[dict[str, Any]] = []
         self.best_round = 0
         self.refusals: dict[str, int] = {}
@@ -308,6 +311,8 @@ class Server:
             self.best_round = record["round"]
             save_model(self.model, self.exp_dir / "best.pt")
         save_model(self.model, self.exp_dir / "last.pt")
+        arrays = {name: tensor.cpu().numpy() for name, tensor in self.model.state_dict().items()}
+        self.audit.add(self._experiment, record, arrays)
         save_checkpoint(self.state_path, self._state())
         self._ledger.append(record)
         self._earlier.add(record["round"], self._current_attempts().instruction.model)

@@ -98,6 +98,7 @@ def run(
             exp_dir=str(exp_dir),
             device=device,
             simulated=False,
+            credentials="" if credentials is None else str(credentials.resolve()),
             order=None,
             server_threads=cores,
             connect_s=settings.connect_s,

@@ -91,6 +91,7 @@ def _run(grid: Grid, settings: dict[str, Any]) -> None:
 def _make_server(settings: dict[str, Any]) -> "Server":
     import torch
 
+    from sase.federated.audit import Signer
     from sase.federated.config import FederatedConfig
     from sase.federated.server import Server
     from sase.training.config import TrainConfig
@@ -98,7 +99,10 @@ def _make_server(settings: dict[str, Any]) -> "Server":
     torch.set_num_threads(settings["server_threads"])
     train = from_mapping(TrainConfig, settings["train"])
     federated = from_mapping(FederatedConfig, settings["federated"])
-    return Server(train, federated, settings["dev_set"], settings["exp_dir"], settings["device"])
+    server = Server(train, federated, settings["dev_set"], settings["exp_dir"], settings["device"])
+    if settings.get("credentials"):
+        server.audit.signer = Signer.read(settings["credentials"])
+    return server
 
 
 def _score_personal_norms(server: "Server", silos: "SiloGrid") -> None:
