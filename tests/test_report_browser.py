@@ -261,6 +261,27 @@ def test_an_incomplete_experiment_says_what_is_missing(browser, tmp_path):
     assert browser.messages == []
 
 
+def test_a_federation_has_a_table_of_its_silos_and_a_live_page_reloads_itself(browser, tmp_path):
+    exp, _ = made_experiment(tmp_path, "x<b>", utts=1, federated=True)
+    lines = (exp / "rounds.jsonl").read_text().splitlines()
+    entry = {**json.loads(lines[1]), "refused": ["silo 10: <img src=x onerror=alert(1)>"]}
+    (exp / "rounds.jsonl").write_text(f"{lines[0]}\n{json.dumps(entry)}\n")
+    write_page([exp], tmp_path / "page.html", log=lambda line: None, reload_s=0.2)
+    browser.messages.clear()
+    browser.open((tmp_path / "page.html").as_uri())
+    rows = "[...document.querySelectorAll('#federation tbody tr')].map((row) => row.innerText.split('\\t'))"
+    browser.wait("document.querySelectorAll('#federation tbody tr').length === 2")
+    reason = "silo 10: <img src=x onerror=alert(1)>"
+    assert browser.evaluate(rows) == [
+        ["0", "2", "0", "0", "0.625", "–", "2.0", "–"],
+        ["10", "1", "1", "0", "0.750", "–", "2.0", reason],
+    ]
+    (exp / "rounds.jsonl").write_text(f"{lines[0]}\n")
+    write_page([exp], tmp_path / "page.html", log=lambda line: None)
+    browser.wait("document.querySelector('#federation caption')?.textContent.includes('x<b>: 1 round,')")
+    assert browser.messages == []
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_it_fits_a_phone_and_everything_has_a_name(browser, made, dark):
     browser.open(made[1].as_uri(), width=360, dark=dark)

@@ -16,11 +16,12 @@ NORM_POLICIES = ("average", "local", "none")
 SCHEDULES = ("cosine", "constant")
 LENGTH = ("federated", "num_rounds")  # may grow when training has finished
 MODES = ("sync", "buffered")
-OPERATIONAL = ("min_silos", "grace_s", "max_repeats", "repeat_wait_s", "round_timeout_s")  # may change on resume
+# May change on resume.
+OPERATIONAL = ("evaluate_every", "min_silos", "grace_s", "max_repeats", "repeat_wait_s", "round_timeout_s")
 # Keys that silos of version 0.1 do not know, and need not.
 LATER = (
     *("max_weight", "aggregation", "max_poisoned", "max_statistics_ratio", "max_drop_db"),
-    *("clients_per_round", "grace_s", "mode", "max_staleness"),
+    *("clients_per_round", "grace_s", "mode", "max_staleness", "evaluate_every"),
 )
 _SERVER_LR = {"plain": 1.0, "momentum": 1.0, "adam": 0.01, "yogi": 0.01}
 
@@ -66,6 +67,8 @@ class FederatedConfig:
         schedule: of the local learning rate: ``cosine`` over all rounds, as in central training, or ``constant``.
         payload: type of the uploaded updates: ``float32``, ``bfloat16`` or ``int8``.
         dev_s: seconds of the development set, evenly spread, on which each round is scored; 0 for all.
+        evaluate_every: every so many rounds, and at the end, each silo with a test set scores the global model on it;
+            0 for never.
         clients_per_round: number of silos that take part in a round, drawn at random by the seed; 0 for all.
         min_silos: minimum number of valid replies; with fewer, the round is repeated; 0 for half of the silos that take
             part.
@@ -116,6 +119,7 @@ class FederatedConfig:
     schedule: Annotated[str, OneOf(SCHEDULES)] = "cosine"
     payload: Annotated[str, OneOf(PAYLOADS)] = "float32"
     dev_s: Annotated[float, Range(0)] = 0.0
+    evaluate_every: Annotated[int, Range(0)] = 0
     clients_per_round: Annotated[int, Range(0)] = 0
     min_silos: Annotated[int, Range(0)] = 0
     grace_s: Annotated[float, Range(0)] = 0.0

@@ -12,6 +12,7 @@ from sase.federated.exchange import Exchange, Instruction, Keep, Reply, in_memor
 from sase.federated.rounds import run_rounds
 from sase.federated.server import Server
 from sase.federated.silo import Silo
+from sase.federated.silo_tests import local_evaluation
 from sase.training.config import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def run(
         raise InputError("--engine inproc needs --silos")
     server = Server(train_config, fed_config, dev_set, exp_dir, device)
     silos = local_silos(silos_dir, fed_config.num_silos, exp_dir, device)
-    run_rounds(server, local_exchange(silos, server.spool.keep))
+    run_rounds(server, local_exchange(silos, server.spool.keep), local_evaluation(silos))
     return server
 
 

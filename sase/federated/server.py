@@ -149,6 +149,11 @@ class Server:
         arrays = to_arrays(load_model(self.exp_dir / "best.pt"), self.layout.names)
         return Instruction(self.best_round + 1, arrays, self._instruction_config())
 
+    def model_instruction(self) -> Instruction:
+        """Return the instruction with which :meth:`sase.federated.silo.Silo.evaluate` scores the present model."""
+        arrays = to_arrays(self.model, self.layout.names)
+        return Instruction(self.next_round, arrays, self._instruction_config())
+
     def finish_round(self, replies: Sequence[Reply], failures: Sequence[str]) -> bool:
         """Compute the next global model from the replies of a round, unless there are too few valid ones.
 

@@ -78,9 +78,15 @@ def _run(grid: Grid, settings: dict[str, Any]) -> None:
     def unpack(content: RecordDict) -> Reply:
         return server.spool.keep(unpack_reply(content))
 
+    def evaluate(instruction: Instruction) -> tuple[dict[int, dict[str, float]], list[str]]:
+        silos.wait_for_silos(config.needed_silos)
+        content, timeout_s = pack_instruction(instruction), config.round_timeout_s
+        scores, failures = silos.send_and_receive(content, MessageType.EVALUATE, timeout_s, "test", unpack_scores)
+        return {reply.silo: reply.values for reply in scores if reply.values}, failures
+
     if not server.finished:
         (server.exp_dir / SCORES_FILE).unlink(missing_ok=True)  # of a training that is extended
-    run_rounds(server, exchange)
+    run_rounds(server, exchange, evaluate)
     if config.norm == "local" and not (server.exp_dir / SCORES_FILE).exists():
         _score_personal_norms(server, silos)
     if not settings["simulated"]:
