@@ -139,7 +139,9 @@ def test_of_ten_thousand_rows_those_in_sight_are_drawn(browser, long):
 
     def scroll_to(share):
         scroll = f"document.querySelector('.tall').scrollTop = {share} * document.querySelector('.tall').scrollHeight"
-        browser.evaluate(f"new Promise((done) => {{ {scroll}; requestAnimationFrame(() => requestAnimationFrame(done)); }})")
+        browser.evaluate(
+            f"new Promise((done) => {{ {scroll}; requestAnimationFrame(() => requestAnimationFrame(done)); }})"
+        )
         assert 10 < browser.evaluate("document.querySelectorAll('#table tbody tr').length") < 100
         return browser.evaluate(seen)
 

@@ -60,6 +60,7 @@ def _only_server(home: Path) -> Iterator[None]:
 
 
 def _run(grid: Grid, settings: dict[str, Any]) -> None:
+    from sase.federated.requests import StoppedError
     from sase.federated.rounds import run_rounds
 
     server = _make_server(settings)
@@ -86,7 +87,10 @@ def _run(grid: Grid, settings: dict[str, Any]) -> None:
 
     if not server.finished:
         (server.exp_dir / SCORES_FILE).unlink(missing_ok=True)  # of a training that is extended
-    run_rounds(server, exchange, evaluate)
+    try:
+        run_rounds(server, exchange, evaluate)
+    except StoppedError:  # the silos are not to exit; the parent process reports it
+        return
     if config.norm == "local" and not (server.exp_dir / SCORES_FILE).exists():
         _score_personal_norms(server, silos)
     if not settings["simulated"]:
