@@ -14,6 +14,8 @@ from helpers.federation import wait_until
 from helpers.strangers import accessible_sockets, command_lines, exposed, listening_ports, unix_sockets
 from sase.endpoints import free_port
 from sase.federated.certificates import make_certificates
+from sase.federated.doctor.findings import FAILED, OK
+from sase.federated.doctor.server import check_server
 from sase.federated.flower import patches
 from sase.federated.flower.deployment import register_keys
 from sase.federated.flower.listener import Server, private_socket, start_in_thread
@@ -130,6 +132,17 @@ def command(pid):
 def test_a_silo_with_an_unregistered_key_is_refused_as_before(federation):
     log = federation.states[1] / "supernode.log"
     wait_until(lambda: patches.ACTIVATION_FAILED in log.read_text(), what="silo 1 refused", patience_s=120)
+
+
+def test_the_doctor_tells_a_registered_silo_from_another(federation):
+    """Flower's own check of signatures; that of tests/test_doctor.py is an oracle without Flower."""
+    for name, status in (("silo0", OK), ("silo1", FAILED)):
+        found = {
+            f.check: f for f in check_server(f"localhost:{federation.port}", federation.folder / "certificates" / name)
+        }
+        assert found["registration"].status == status
+        assert found["clock"].status == OK
+        assert ("versions" in found) == (status == OK)
 
 
 def test_only_signatures_of_registered_keys_are_known(federation):

@@ -8,6 +8,8 @@ import pytest
 from helpers.federation import PATIENCE_S, configs, kill, kill_all, largest_difference, rounds, sase, wait_until
 from helpers.strangers import command_lines, exposed, listening_ports
 from sase.endpoints import free_port
+from sase.errors import InputError
+from sase.federated.audit_verification import verify
 from sase.federated.certificates import make_certificates
 from sase.federated.config import load_federated_config
 from sase.federated.flower.processes import find_pids
@@ -179,6 +181,13 @@ def test_all_processes_exit_at_the_end(federation):
         assert "training is over" in (federation.folder / f"machine{index}/silo.log").read_text()
         assert not find_pids(federation.home(index))
     assert not find_pids(federation.exp / "flower")
+
+
+def test_the_server_has_signed_every_round(federation):
+    result = verify(federation.exp, federation.folder / "certificates/ca.crt")
+    assert (result.rounds, result.trusted) == (list(range(1, ROUNDS + 1)), True)
+    with pytest.raises(InputError, match="did not sign"):
+        verify(federation.exp, federation.folder / "strangers/ca.crt")
 
 
 def test_the_model_is_that_of_inproc_with_the_same_silos(federation, tmp_path):

@@ -30,6 +30,7 @@ from sase.federated.flower.processes import (
 )
 from sase.federated.flower.progress import Patience
 from sase.federated.flower.server_app import app as server_app
+from sase.federated.requests import StoppedError
 from sase.processes import start
 
 FLWR = """#!/bin/sh
@@ -62,6 +63,13 @@ def test_a_run_is_checked_by_its_status_and_its_rounds(tmp_path, monkeypatch, st
         return run_app(tmp_path / "home", os.environ, superlink, tmp_path, 3, patience)
     with pytest.raises(InputError, match=error):
         run_app(tmp_path / "home", os.environ, superlink, tmp_path, 3, patience)
+
+
+def test_a_run_that_was_stopped_by_request_is_no_failure(tmp_path, monkeypatch):
+    with_answers(["finished:completed"], 2, tmp_path, monkeypatch)
+    (tmp_path / "request").write_text("stop\n")
+    with pytest.raises(StoppedError):
+        run_app(tmp_path / "home", os.environ, SimpleNamespace(poll=lambda: None), tmp_path, 3, Patience(60, 60))
 
 
 @pytest.mark.parametrize("progress", [True, False])

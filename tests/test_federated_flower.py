@@ -128,11 +128,12 @@ def test_messages_preserve_every_array_to_the_bit():
 
 
 def test_rounds_through_flower_equal_inproc_to_the_bit(experiment, silos_dir, dev_set, tmp_path):
-    config = fed_config(payload="int8", scaffold=True)
+    config = fed_config(payload="int8", scaffold=True, evaluate_every=2)
     serve(experiment("flower", config))
     run_inproc(train_config(), config, silos_dir, dev_set, tmp_path / "inproc")
     assert_same(tmp_path / "flower/server.pt", tmp_path / "inproc/server.pt")
-    assert (tmp_path / "flower/rounds.jsonl").read_text() == (tmp_path / "inproc/rounds.jsonl").read_text()
+    for name in ("rounds.jsonl", "silo_tests.jsonl"):
+        assert (tmp_path / "flower" / name).read_text() == (tmp_path / "inproc" / name).read_text()
 
 
 @pytest.mark.recipe

@@ -139,10 +139,9 @@ def test_of_ten_thousand_rows_those_in_sight_are_drawn(browser, long):
     )
 
     def scroll_to(share):
+        scroll = f"document.querySelector('.tall').scrollTop = {share} * document.querySelector('.tall').scrollHeight"
         browser.evaluate(
-            "new Promise((done) => { const frame = document.querySelector('.tall');"
-            f"frame.scrollTop = {share} * frame.scrollHeight;"
-            "requestAnimationFrame(() => requestAnimationFrame(done)); })"
+            f"new Promise((done) => {{ {scroll}; requestAnimationFrame(() => requestAnimationFrame(done)); }})"
         )
         assert 10 < browser.evaluate("document.querySelectorAll('#table tbody tr').length") < 100
         return browser.evaluate("inSight()")
@@ -262,6 +261,27 @@ def test_an_incomplete_experiment_says_what_is_missing(browser, tmp_path):
     assert "nothing is enhanced yet" in browser.evaluate("document.querySelector('#notes').innerText")
     visible = "[...document.querySelectorAll('section')].filter((each) => !each.hidden).map((each) => each.id)"
     assert browser.evaluate(visible) == ["notes", "curves"]
+    assert browser.messages == []
+
+
+def test_a_federation_has_a_table_of_its_silos_and_a_live_page_reloads_itself(browser, tmp_path):
+    exp, _ = made_experiment(tmp_path, "x<b>", utts=1, federated=True)
+    lines = (exp / "rounds.jsonl").read_text().splitlines()
+    entry = {**json.loads(lines[1]), "refused": ["silo 10: <img src=x onerror=alert(1)>"]}
+    (exp / "rounds.jsonl").write_text(f"{lines[0]}\n{json.dumps(entry)}\n")
+    write_page([exp], tmp_path / "page.html", log=lambda line: None, reload_s=0.2)
+    browser.messages.clear()
+    browser.open((tmp_path / "page.html").as_uri())
+    rows = "[...document.querySelectorAll('#federation tbody tr')].map((row) => row.innerText.split('\\t'))"
+    browser.wait("document.querySelectorAll('#federation tbody tr').length === 2")
+    reason = "silo 10: <img src=x onerror=alert(1)>"
+    assert browser.evaluate(rows) == [
+        ["0", "2", "0", "0", "0.625", "–", "2.0", "–"],
+        ["10", "1", "1", "0", "0.750", "–", "2.0", reason],
+    ]
+    (exp / "rounds.jsonl").write_text(f"{lines[0]}\n")
+    write_page([exp], tmp_path / "page.html", log=lambda line: None)
+    browser.wait("document.querySelector('#federation caption')?.textContent.includes('x<b>: 1 round,')")
     assert browser.messages == []
 
 

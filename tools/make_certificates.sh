@@ -2,7 +2,11 @@
 # Certificates and keys of a federation: a certificate authority, the server's certificate, a key pair for each silo.
 #
 #   tools/make_certificates.sh --out DIR --hosts "fl.example.org 10.0.0.5" --silos 4
-#   tools/make_certificates.sh --out DIR --key-only      on a silo's own machine: only its key pair
+#
+# or, so that no private key leaves its machine:
+#   tools/make_certificates.sh --out DIR --hosts "..." --silos 4 --bundle    at the server: bundles/silo0.zip ...
+#   tools/make_certificates.sh --out SILO --join silo0.zip                   at a silo: its key pair
+#   tools/make_certificates.sh --out DIR --register silo.pub                 at the server: the key that it returns
 #
 # See --help. Existing files are kept; run it again for more silos or another name of the server.
 set -euo pipefail

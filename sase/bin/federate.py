@@ -5,15 +5,12 @@ import argparse
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="sase federate", description=__doc__)
-    parser.add_argument(
-        "--config", required=True, help="YAML file of network and training, such as conf/train_small.yaml"
-    )
-    parser.add_argument("--fl-config", required=True, help="YAML file of the federation, such as conf/fl.yaml")
+    parser.add_argument("--config", help="YAML file of network and training, such as conf/train_small.yaml")
+    parser.add_argument("--fl-config", help="YAML file of the federation, such as conf/fl.yaml")
     parser.add_argument("--silos", help="folder of 'sase partition' (deployment: omit it for silos on other machines)")
     parser.add_argument("--num-clients", type=int, help="number of silos (default: those in --silos, or the config's)")
     parser.add_argument(
         "--dev-set",
-        required=True,
         help="the server's development set, a dump directory, on which every round is scored",
     )
     parser.add_argument("--exp", required=True, help="experiment folder")
@@ -25,7 +22,17 @@ def main() -> None:
     parser.add_argument("--ngpu", type=int, default=0, help="0: CPU, 1: GPU (%(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: OMP_NUM_THREADS, or all cores)")
     parser.add_argument("--restart", action="store_true", help="discard the training in --exp and start over")
+    running = parser.add_mutually_exclusive_group()
+    for request, does in {
+        "pause": "pause the training that runs in --exp after its present round; the silos stay connected",
+        "continue": "end its pause",
+        "stop": "stop it after its present round; to resume, run its command again",
+    }.items():
+        running.add_argument(f"--{request}", dest="request", action="store_const", const=request, help=does)
     args = parser.parse_args()
+    required = {"--config": args.config, "--fl-config": args.fl_config, "--dev-set": args.dev_set}
+    if args.request is None and (missing := [name for name, value in required.items() if value is None]):
+        parser.error(f"the following arguments are required: {', '.join(missing)}")
 
     import importlib
     import logging
@@ -35,7 +42,7 @@ def main() -> None:
     import torch
 
     from sase.errors import InputError
-    from sase.federated import ENGINES, Engine
+    from sase.federated import ENGINES, Engine, requests
     from sase.federated.config import load_federated_config
     from sase.federated.inproc import count_silos
     from sase.private import make_private, private_files
@@ -45,6 +52,12 @@ def main() -> None:
     from sase.training.performance import keep_freed_memory
     from sase.training.trainer import discard_training
 
+    if args.request is not None:
+        requests.ask(args.exp, args.request)
+        print(
+            f"{args.exp}: asked to {args.request}" + ("" if args.request == "continue" else " after the present round")
+        )
+        return
     if args.engine not in ENGINES:
         raise InputError(f"--engine {args.engine}: choose from {', '.join(ENGINES)}")
     if args.ngpu > torch.cuda.device_count() or args.ngpu > 1:
@@ -61,6 +74,7 @@ def main() -> None:
     with private_files(), folder_lock(exp_dir):
         make_private(exp_dir, recursive=False)
         make_private(exp_dir / "silos")
+        requests.clear(exp_dir)
         if args.restart:
             discard_training(exp_dir)
         log_file = logging.FileHandler(exp_dir / "train.log", encoding="utf-8")

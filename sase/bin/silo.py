@@ -5,9 +5,11 @@ import argparse
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="sase silo", description=__doc__)
-    parser.add_argument("--silo", type=int, required=True, help="index of this silo, from 0")
+    parser.add_argument("--silo", type=int, help="index of this silo, from 0 (default: its bundle's)")
     parser.add_argument("--data-dir", required=True, help="its data: tr/, a dump directory, and optionally tt/")
-    parser.add_argument("--server", required=True, metavar="HOST:PORT", help="the server, or a file with its address")
+    parser.add_argument(
+        "--server", metavar="HOST:PORT", help="the server, or a file with its address (default: its bundle's)"
+    )
     parser.add_argument("--certificates", help="folder with ca.crt and silo.key, or its parent")
     parser.add_argument(
         "--insecure", action="store_true", help="no encryption and no authentication; for tests on one machine"
@@ -24,17 +26,19 @@ def main() -> None:
 
     from sase.errors import InputError
     from sase.federated.flower.silo_process import run_silo
+    from sase.federated.onboarding import membership_of
 
     if bool(args.certificates) == args.insecure:
         raise InputError("needs either --certificates DIR (made by tools/make_certificates.sh) or --insecure")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    about = membership_of(args.certificates, args.silo, args.server)
     data_dir = Path(args.data_dir)
-    state_dir = args.state_dir or data_dir.resolve().parent / f"state{args.silo}"
+    state_dir = args.state_dir or data_dir.resolve().parent / f"state{about.silo}"
     run_silo(
-        args.silo,
+        about.silo,
         data_dir,
         state_dir,
-        args.server,
+        about.server,
         args.certificates,
         args.device,
         args.threads,

@@ -7,13 +7,16 @@ makes keys for the new ones only.
 
 from __future__ import annotations
 
+import base64
 import datetime
+import hashlib
 import ipaddress
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -24,7 +27,9 @@ from sase.federated.secure.identity import KEYS_FOLDER
 _LOCAL = ("localhost", "127.0.0.1", "::1")  # where the server's own processes connect
 
 
-def make_certificates(folder: str | Path, hosts: Iterable[str], num_silos: int, days: int = 825) -> None:
+def make_certificates(
+    folder: str | Path, hosts: Iterable[str], num_silos: int, days: int = 825, silo_keys: bool = True
+) -> None:
     """Make the missing certificates and keys of a federation.
 
     Args:
@@ -33,6 +38,7 @@ def make_certificates(folder: str | Path, hosts: Iterable[str], num_silos: int, 
         hosts: names and addresses of the server for the silos; if they change, the server gets a new certificate.
         num_silos: number of silos.
         days: validity of the certificates.
+        silo_keys: whether to make the keys of the silos too; otherwise each silo makes its own.
     """
     folder = Path(folder)
     key, authority = _authority(folder, days)
@@ -43,7 +49,7 @@ def make_certificates(folder: str | Path, hosts: Iterable[str], num_silos: int, 
         certificate = _certificate(server_key, key, authority.subject, "SASE federation server", days, names)
         _write(server / "server.key", _pem_key(server_key), secret=True)
         _write(server / "server.crt", certificate.public_bytes(serialization.Encoding.PEM))
-    for index in range(num_silos):
+    for index in range(num_silos if silo_keys else 0):
         silo = folder / f"silo{index}"
         if (server / f"silo{index}.pub").exists() and not silo.exists():
             continue  # this silo made its own key
@@ -70,6 +76,63 @@ def make_silo_key(folder: str | Path) -> None:
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     _write(Path(folder) / "silo.key", private, secret=True)
     _write(Path(folder) / "silo.pub", public + b"\n")
+
+
+def silo_credentials(folder: Path, index: int) -> Path:
+    """Return the folder with a silo's ``ca.crt`` and ``silo.key``: ``folder`` itself or ``silo<index>`` in it."""
+    if (folder / f"silo{index}").is_dir():
+        folder = folder / f"silo{index}"
+    for name in ("ca.crt", "silo.key"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name}: no such file; tools/make_certificates.sh makes it")
+    return folder
+
+
+def read_certificate(path: Path) -> x509.Certificate:
+    """Return the certificate in a PEM file; raise InputError if there is none in it."""
+    return parse_certificate(path.read_bytes(), path)
+
+
+def parse_certificate(content: bytes, where: Path) -> x509.Certificate:
+    """Return the certificate in PEM format; raise InputError, which names ``where``, if there is none."""
+    try:
+        return x509.load_pem_x509_certificate(content)
+    except ValueError:
+        raise InputError(f"{where}: not a certificate in PEM format; copy it from the server again") from None
+
+
+def read_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Return a silo's private key; raise InputError if the file holds no such key."""
+    try:
+        key = serialization.load_ssh_private_key(path.read_bytes(), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise InputError(f"{path}: not a key of tools/make_certificates.sh; make a new one with --key-only")
+    return key
+
+
+def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
+    """Return a silo's public key; raise InputError if the file holds no such key."""
+    try:
+        key = serialization.load_ssh_public_key(path.read_bytes())
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise InputError(f"{path}: not a public key of tools/make_certificates.sh; copy silo.pub from the silo again")
+    return key
+
+
+def fingerprint_of_key(key: ec.EllipticCurvePublicKey) -> str:
+    """Return the fingerprint of a public key, as ``ssh-keygen -lf silo.pub`` prints it."""
+    line = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    digest = hashlib.sha256(base64.b64decode(line.split()[1])).digest()
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+
+
+def fingerprint_of_certificate(certificate: x509.Certificate) -> str:
+    """Return the SHA-256 of a certificate, as ``openssl x509 -fingerprint -sha256`` prints it."""
+    return certificate.fingerprint(hashes.SHA256()).hex(":").upper()
 
 
 def _authority(folder: Path, days: int) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:

@@ -16,12 +16,13 @@ NORM_POLICIES = ("average", "local", "none")
 SCHEDULES = ("cosine", "constant")
 LENGTH = ("federated", "num_rounds")  # may grow when training has finished
 MODES = ("sync", "buffered")
-OPERATIONAL = ("min_silos", "grace_s", "max_repeats", "repeat_wait_s", "round_timeout_s")  # may change on resume
+# May change on resume.
+OPERATIONAL = ("evaluate_every", "min_silos", "grace_s", "max_repeats", "repeat_wait_s", "round_timeout_s")
 # Keys that silos of version 0.1 do not know, and need not.
 LATER = (
     *("max_weight", "aggregation", "max_poisoned", "max_statistics_ratio", "max_drop_db"),
     *("secure_aggregation", "secure_range"),
-    *("clients_per_round", "grace_s", "mode", "max_staleness"),
+    *("clients_per_round", "grace_s", "mode", "max_staleness", "evaluate_every"),
 )
 SECURE_LEAST = 3  # silos in a secure sum: of two updates each silo learns the other's
 SECURE_MAX_WEIGHT = 0.75  # of a silo in a secure sum: one that is almost one update hides nothing
@@ -70,6 +71,8 @@ class FederatedConfig:
         schedule: of the local learning rate: ``cosine`` over all rounds, as in central training, or ``constant``.
         payload: type of the uploaded updates: ``float32``, ``bfloat16`` or ``int8``.
         dev_s: seconds of the development set, evenly spread, on which each round is scored; 0 for all.
+        evaluate_every: every so many rounds, and at the end, each silo with a test set scores the global model on it;
+            0 for never.
         clients_per_round: number of silos that take part in a round, drawn at random by the seed; 0 for all.
         min_silos: minimum number of valid replies; with fewer, the round is repeated; 0 for half of the silos that take
             part.
@@ -124,6 +127,7 @@ class FederatedConfig:
     schedule: Annotated[str, OneOf(SCHEDULES)] = "cosine"
     payload: Annotated[str, OneOf(PAYLOADS)] = "float32"
     dev_s: Annotated[float, Range(0)] = 0.0
+    evaluate_every: Annotated[int, Range(0)] = 0
     clients_per_round: Annotated[int, Range(0)] = 0
     min_silos: Annotated[int, Range(0)] = 0
     grace_s: Annotated[float, Range(0)] = 0.0

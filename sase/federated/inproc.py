@@ -14,6 +14,7 @@ from sase.federated.secure.local import forget_secrets, local_carrier, local_par
 from sase.federated.secure.rounds import secure_exchange
 from sase.federated.server import Server
 from sase.federated.silo import Silo
+from sase.federated.silo_tests import local_evaluation
 from sase.training.config import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -41,14 +42,14 @@ def run(
         raise InputError("--engine inproc needs --silos")
     server = Server(train_config, fed_config, dev_set, exp_dir, device)
     silos = local_silos(silos_dir, fed_config.num_silos, exp_dir, device)
-    if not fed_config.secure_aggregation:
-        run_rounds(server, local_exchange(silos, server.spool.keep))
-        return server
-    folder = Path(exp_dir) / "silos"
-    roster = make_local_keys(folder, len(silos))
-    carrier = local_carrier([local_participant(silo, folder) for silo in silos], server.spool.keep)
-    run_rounds(server, secure_exchange(carrier, roster, exp_dir))
-    forget_secrets(folder)
+    exchange = local_exchange(silos, server.spool.keep)
+    if fed_config.secure_aggregation:
+        folder = Path(exp_dir) / "silos"
+        carrier = local_carrier([local_participant(silo, folder) for silo in silos], server.spool.keep)
+        exchange = secure_exchange(carrier, make_local_keys(folder, len(silos)), exp_dir)
+    run_rounds(server, exchange, local_evaluation(silos))
+    if fed_config.secure_aggregation:
+        forget_secrets(folder)
     return server
 
 

@@ -19,6 +19,7 @@ from sase.errors import InputError, one_line
 from sase.federated import privacy
 from sase.federated.admission import Admitted, admit
 from sase.federated.attempts import Attempts
+from sase.federated.audit import AuditTrail
 from sase.federated.config import LENGTH, FederatedConfig, checked
 from sase.federated.controls import Controls
 from sase.federated.development import SI_SNR, Development
@@ -68,6 +69,7 @@ class Server:
         best_round: number of the round of ``best.pt``; 0 for none.
         refusals: silo (as a string) to the number of its rejected replies.
         spool: where an engine keeps the replies of a round, :meth:`sase.federated.spool.Spool.keep`, until it ends.
+        audit: the audit trail; set its ``signer`` before the first round to have it signed.
 
     Raises:
         InputError: the folder was started with another config, its state is corrupt, or the configs are inconsistent.
@@ -94,6 +96,7 @@ class Server:
             privacy.require_accountable(fed_config)
         pairs = PairSet(dev_set, train_config.model.sample_rate, torch.device(device))
         self._development = Development(self.model, pairs, fed_config, train_config.train.select_by)
+        self.audit = AuditTrail(exp_dir)
         self.history: list[dict[str, Any]] = []
         self.best_round = 0
         self.refusals: dict[str, int] = {}
@@ -146,6 +149,11 @@ class Server:
         """Return the instruction with which :meth:`sase.federated.silo.Silo.evaluate` scores the best model so far."""
         arrays = to_arrays(load_model(self.exp_dir / "best.pt"), self.layout.names)
         return Instruction(self.best_round + 1, arrays, self._instruction_config())
+
+    def model_instruction(self) -> Instruction:
+        """Return the instruction with which :meth:`sase.federated.silo.Silo.evaluate` scores the present model."""
+        arrays = to_arrays(self.model, self.layout.names)
+        return Instruction(self.next_round, arrays, self._instruction_config())
 
     def finish_round(self, replies: Sequence[Reply], failures: Sequence[str]) -> bool:
         """Compute the next global model from the replies of a round, unless there are too few valid ones.
@@ -316,6 +324,8 @@ class Server:
             self.best_round = record["round"]
             save_model(self.model, self.exp_dir / "best.pt")
         save_model(self.model, self.exp_dir / "last.pt")
+        arrays = {name: tensor.cpu().numpy() for name, tensor in self.model.state_dict().items()}
+        self.audit.add(self._experiment, record, arrays)
         save_checkpoint(self.state_path, self._state())
         self._ledger.append(record)
         self._earlier.add(record["round"], self._current_attempts().instruction.model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from sase.federated.layout import layout_of, load_arrays, to_arrays
 from sase.federated.payload import encode, num_bytes
 from sase.federated.personal import PersonalState, check_state
 from sase.federated.reported import steps_per_round
+from sase.federated.speech import is_audible, utterances
 from sase.losses.objectives import build_loss
 from sase.model import build_model
 from sase.training.batch_sharding import batch_backward
@@ -35,8 +36,6 @@ from sase.training.distributed import Workers
 from sase.training.loop import EpochStats, GradientGuard, TrainingStep, learning_rate, train_epoch
 from sase.training.performance import autocast, training_precision
 from sase.training.validation import PairSubset, measure_set
-
-_SILENCE_RMS = 1e-4  # −80 dB full scale: three steps of 16 bits, 20 dB below very faint speech
 
 
 class Silo:
@@ -153,7 +152,7 @@ class Silo:
 
     def _require_speech(self, pairs: PairSet) -> None:
         """Check that not all clean audio is silent: losses ignore such utterances, so nothing would be learned."""
-        self._has_speech = self._has_speech or any(map(_is_audible, _clean_utterances(pairs)))
+        self._has_speech = self._has_speech or any(is_audible(clean) for _, clean in utterances(pairs))
         if not self._has_speech:
             raise InputError(
                 f"silo {self.index}: no speech in {self.data_dir / 'tr'}: the clean audio of all {len(pairs)} "
@@ -295,18 +294,6 @@ class _LocalTraining:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return autocast(self.train.train.precision, self.device)
-
-
-def _clean_utterances(pairs: PairSet) -> Iterator[torch.Tensor]:
-    """Yield the clean audio of each utterance, float32 (time,)."""
-    start = torch.zeros(1, dtype=torch.long, device=pairs.device)
-    for index in range(len(pairs)):
-        _, clean, _ = pairs.segments(start + index, start, int(pairs.lengths[index]))
-        yield clean[0]
-
-
-def _is_audible(wav: torch.Tensor) -> bool:
-    return bool(wav.numel()) and float(wav.std(correction=0)) > _SILENCE_RMS
 
 
 def _correction(

@@ -19,6 +19,8 @@ from sase.evaluation.scores import labels_of
 from sase.evaluation.shards import UNPROCESSED
 from sase.metrics.measures import measures_in
 from sase.report import curves
+from sase.report.federation import charts as federation_charts
+from sase.report.federation import federation
 from sase.textfile import read_text
 
 CONFIGS = ("config.yaml", "fl.yaml")
@@ -61,6 +63,7 @@ class Experiment:
         folder: of the experiment.
         sets: by name, such as ``tt``.
         charts: as :func:`sase.report.curves.charts` returns them.
+        federation: as :func:`sase.report.federation.federation` returns it.
         configs: file name to text.
         settings: dotted key to value, of all configurations.
         notes: what is missing or damaged.
@@ -70,6 +73,7 @@ class Experiment:
     folder: Path
     sets: dict[str, SetScores] = field(default_factory=dict)
     charts: list[curves.Chart] = field(default_factory=list)
+    federation: dict[str, Any] | None = None
     configs: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -119,6 +123,10 @@ def _read(folder: Path, name: str, given: Mapping[str, str | Path], unprocessed:
     if not found.configs:
         found.notes.append("there is no configuration (config.yaml)")
     found.charts = curves.charts(folder, name, found.notes)
+    ignored: list[str] = []  # damage of rounds.jsonl is noted once
+    found.federation = federation(folder, ignored)
+    found.charts += federation_charts(folder, name, ignored)
+    found.notes += [note for note in dict.fromkeys(ignored) if note not in found.notes]
     if not found.charts:
         found.notes.append("no epoch or round is completed yet: there are no curves")
     for path in enhanced:

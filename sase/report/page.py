@@ -20,7 +20,7 @@ from sase.report.curves import merged
 from sase.report.experiment import LABELS, Experiment, SetScores, differences, read_experiments
 from sase.report.sound import Key, Sounds, by_quality, collect, has_sound
 
-SCRIPTS = ("dom.js", "rows.js", "table.js", "player.js", "curves.js", "main.js")
+SCRIPTS = ("dom.js", "rows.js", "table.js", "player.js", "curves.js", "federation.js", "main.js")
 _NOTE_BYTES = 1000  # for the sentence about the sound
 RULE = "spread evenly from the worst to the best {measure}, both included"
 
@@ -32,6 +32,7 @@ def write_page(
     unprocessed: str | Path | None = None,
     limit_mb: float = 20.0,
     log: Callable[[str], object] = print,
+    reload_s: float | None = None,
 ) -> dict[str, Any]:
     """Write a page about experiments, side by side; return the data in it.
 
@@ -40,6 +41,7 @@ def write_page(
         out: the HTML file.
         limit_mb: size of the file up to which it contains sound, in MB.
         log: called with a line for each file that cannot be read, and with the path of the page.
+        reload_s: after so many seconds an open page reloads itself; None for never.
 
     Raises:
         InputError: a folder is no experiment's, or ``out`` is a folder.
@@ -48,7 +50,7 @@ def write_page(
         raise InputError(f"{out}: is a folder; name a file, such as {Path(out) / 'report.html'}")
     experiments = read_experiments(folders, data_dirs, unprocessed)
     data = page_data(experiments)
-    data["sounds"], data["sound_note"] = [], ""
+    data["sounds"], data["sound_note"], data["reload_s"] = [], "", reload_s
     room = round(limit_mb * 1e6) - len(_page(data).encode()) - _NOTE_BYTES
     _add_sounds(data, experiments, room, log)
     write_text(out, _page(data))
@@ -69,7 +71,10 @@ def page_data(experiments: Sequence[Experiment]) -> dict[str, Any]:
             {"name": title_of(name), "decimals": MEASURES[name].decimals, "drawn": MEASURES[name].drawn}
             for name in measures
         ],
-        "experiments": [{"name": each.name, "notes": each.notes, "configs": each.configs} for each in experiments],
+        "experiments": [
+            {"name": each.name, "notes": each.notes, "configs": each.configs, "federation": each.federation}
+            for each in experiments
+        ],
         "sets": list(sets),
         "rows": [row for name, found in sets.items() for row in _rows(name, found, measures)],
         "charts": merged(chart for each in experiments for chart in each.charts),

@@ -46,7 +46,7 @@ from sase.training.validation import development_scores, is_best
 
 TRAINING_FILES = (
     *("checkpoint.pt", "server.pt", "best.pt", "last.pt"),
-    *("history.jsonl", "timing.jsonl", "rounds.jsonl", "round_timing.jsonl"),
+    *("history.jsonl", "timing.jsonl", "rounds.jsonl", "round_timing.jsonl", "audit.jsonl", "silo_tests.jsonl"),
     *("config.yaml", "fl.yaml", RECORD),
 )
 

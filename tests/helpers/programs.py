@@ -16,11 +16,13 @@ PACKAGES = {  # program or file: Debian's package
     "cc": "gcc",
     "chromium": "chromium",
     "clang": "clang",
+    "docker-compose": "docker-compose",
     "ffmpeg": "ffmpeg",
     "firefox-esr": "firefox-esr",
     "make": "make",
     "pipewire": "pipewire",
     "pw-cli": "pipewire-bin",
+    "systemd-analyze": "systemd",
     "wasm-ld": "lld",
 }
 TIMEOUT_S = 240

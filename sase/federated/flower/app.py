@@ -15,6 +15,7 @@ from sase.config import to_mapping
 from sase.errors import InputError
 from sase.federated.flower.patches import NO_ADDRESS, RUN_STARTED, flower_command
 from sase.federated.flower.progress import Patience, Watch
+from sase.federated.requests import raise_if_stopped
 from sase.jsonfile import read_jsonl
 from sase.processes import last_line, start
 
@@ -104,6 +105,7 @@ def run_app(
         on_poll: called several times a second; may raise to abort.
 
     Raises:
+        StoppedError: the operator asked for it.
         InputError: the run failed, made no progress for too long, or finished without all rounds (``flwr run`` exits
             with 0 even then).
     """
@@ -117,6 +119,7 @@ def run_app(
         restarts += 1
         log.warning("%s; starting it again after round %d (%d of %d)", reason, done, restarts, _MAX_RESTARTS)
     if (done := rounds_done(exp_dir)) < num_rounds:
+        raise_if_stopped(exp_dir, done, num_rounds)
         raise InputError(f"{home / _RUN_LOG}: Flower's run finished after round {done} of {num_rounds}")
 
 

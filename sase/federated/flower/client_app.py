@@ -92,15 +92,9 @@ def _train(silo: "Silo", message: Message) -> RecordDict:
 
 
 def _evaluate(silo: "Silo", message: Message) -> RecordDict:
-    instruction = unpack_instruction(message.content)
-    scores = {}
-    if (silo.data_dir / "tt").is_dir():
-        kinds = [("global", False)]
-        if instruction.config["federated"]["norm"] == "local":
-            kinds.append(("own", True))
-        for kind, personal in kinds:
-            scores.update({f"{kind}/{name}": value for name, value in silo.evaluate(instruction, personal).items()})
-    return pack_scores(Scores(silo.index, scores))
+    from sase.federated.silo_tests import scores_of
+
+    return pack_scores(Scores(silo.index, scores_of(silo, unpack_instruction(message.content))))
 
 
 def _finish(silo: "Silo", message: Message) -> RecordDict:

@@ -101,6 +101,7 @@ def run(
             device=device,
             roster=str(credentials),
             simulated=False,
+            credentials="" if credentials is None else str(credentials.resolve()),
             order=None,
             server_threads=cores,
             connect_s=settings.connect_s,

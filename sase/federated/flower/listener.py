@@ -19,14 +19,17 @@ from typing import Any, cast
 import uvicorn
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
+
+from sase.federated.connection import ABOUT_PATH
+from sase.federated.versions import installed_versions
 
 KEY_TIMEOUT_S = 10.0  # from accepting a connection to a request signed with a known key, the TLS handshake included
 MAX_UNKNOWN_CONNECTIONS = 256  # connections that have not presented a known key yet
 MAX_UNKNOWN_BODY = 64 * 1024  # bytes; without a known key, only keys are sent
 MAX_BODY = 16 * 1024 * 1024  # bytes; Flower splits arrays into objects of 5 MiB
 BODY_TIMEOUT_S = 300.0
-_FLEET, _HEALTH = "/v1/fleet/", "/health"
+_FLEET = "/v1/fleet/"
 _RETRY_ACCEPT_S = 1.0
 
 Scope = MutableMapping[str, Any]
@@ -38,6 +41,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 class FleetOnly:
     """ASGI middleware of the TCP port: the Fleet API and ``/health``, with bodies bounded in size and time.
+
+    A silo that presents a known key at ``/health`` is answered with the versions of the server's packages.
 
     A request is refused with status 403 for another API, 413 for a body that is too large, 408 for one that is too
     slow. Bodies of more than 64 KiB are read only after a known key has been presented.
@@ -53,9 +58,11 @@ class FleetOnly:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
-        if scope["type"] != "http" or not (path.startswith(_FLEET) or path == _HEALTH):
+        if scope["type"] != "http" or not (path.startswith(_FLEET) or path == ABOUT_PATH):
             return await _refuse(scope, receive, send, 403, "only the Fleet API is served here")
-        known = path != _HEALTH and await run_in_threadpool(self.is_known, Headers(scope=scope))
+        known = await run_in_threadpool(self.is_known, Headers(scope=scope))
+        if known and path == ABOUT_PATH:
+            return await JSONResponse({"versions": installed_versions()})(scope, receive, send)
         if known:
             self.connections.remove(scope["client"])
         limit, timeout_s = (MAX_BODY, BODY_TIMEOUT_S) if known else (MAX_UNKNOWN_BODY, KEY_TIMEOUT_S)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial, partialmethod
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from sase.errors import InputError
 from sase.federated.flower.patches_busy import be_patient, bound_waiting_for_messages, replace, wait_for_slow_answers
@@ -42,10 +42,16 @@ def check_version() -> None:
 
 check_version()
 
-from flwr.common.constant import ErrorCode  # noqa: E402  (the version is checked first)
+from flwr.common.constant import (  # noqa: E402  (the version is checked first)
+    SYSTEM_TIME_TOLERANCE,
+    TIMESTAMP_TOLERANCE,
+    ErrorCode,
+)
 from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM  # noqa: E402
 
 CLIENT_APP_ERROR = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+CLOCK_AHEAD_S = SYSTEM_TIME_TOLERANCE  # a silo whose clock is further ahead of the server's is refused
+CLOCK_BEHIND_S = TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE  # or further behind
 CLIPPING_NORM = KEY_CLIPPING_NORM  # where Flower's clipping mods look for the norm in a message's ConfigRecord
 
 # Text in the output of Flower's commands.
@@ -303,6 +309,16 @@ def connect_with_fab_check(
             return fab
 
         yield node_id, receive, send, get_run, get_trusted_fab, *others
+
+
+def signed_headers(private_key: Any) -> dict[str, str]:
+    """Return headers for a request to the Fleet API, signed now with a silo's private key."""
+    from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+    request = SimpleNamespace(headers={})
+    sign = NodeAuthHttpInterceptor(private_key, private_key.public_key()).intercept
+    sign(cast(Any, SimpleNamespace(request=request)), cast(Any, lambda context: None))
+    return dict(request.headers)
 
 
 def node_public_key(openssh_key: bytes) -> bytes:

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 from sase.atomic import write_text
 from sase.config import from_mapping
 from sase.errors import InputError, one_line
-from sase.federated.exchange import Instruction, Reply
+from sase.federated.exchange import Exchange, Instruction, Reply
 from sase.federated.flower.app import SCORES_FILE
 from sase.federated.flower.messages import pack_instruction, unpack_reply, unpack_scores
 from sase.federated.flower.progress import Status
@@ -63,6 +63,7 @@ def _only_server(home: Path) -> Iterator[None]:
 
 
 def _run(grid: Grid, settings: dict[str, Any]) -> None:
+    from sase.federated.requests import StoppedError
     from sase.federated.rounds import run_rounds
     from sase.federated.secure.local import kept
     from sase.federated.secure.rounds import secure_exchange
@@ -94,12 +95,21 @@ def _run(grid: Grid, settings: dict[str, Any]) -> None:
         timeout_s = config.round_timeout_s
         return silos.send_and_receive(pack_request(request), MESSAGE, timeout_s, str(number), read, asked)
 
+    def evaluate(instruction: Instruction) -> tuple[dict[int, dict[str, float]], list[str]]:
+        silos.wait_for_silos(config.needed_silos)
+        content, timeout_s = pack_instruction(instruction), config.round_timeout_s
+        scores, failures = silos.send_and_receive(content, MessageType.EVALUATE, timeout_s, "test", unpack_scores)
+        return {reply.silo: reply.values for reply in scores if reply.values}, failures
+
     if not server.finished:
         (server.exp_dir / SCORES_FILE).unlink(missing_ok=True)  # of a training that is extended
+    run: Exchange = exchange
     if config.secure_aggregation:
-        run_rounds(server, secure_exchange(carry, Roster.load(settings["roster"]), server.exp_dir))
-    else:
-        run_rounds(server, exchange)
+        run = secure_exchange(carry, Roster.load(settings["roster"]), server.exp_dir)
+    try:
+        run_rounds(server, run, evaluate)
+    except StoppedError:  # the silos are not to exit; the parent process reports it
+        return
     if config.norm == "local" and not (server.exp_dir / SCORES_FILE).exists():
         _score_personal_norms(server, silos)
     if not settings["simulated"]:
@@ -110,6 +120,7 @@ def _run(grid: Grid, settings: dict[str, Any]) -> None:
 def _make_server(settings: dict[str, Any]) -> "Server":
     import torch
 
+    from sase.federated.audit import Signer
     from sase.federated.config import FederatedConfig
     from sase.federated.server import Server
     from sase.training.config import TrainConfig
@@ -117,7 +128,10 @@ def _make_server(settings: dict[str, Any]) -> "Server":
     torch.set_num_threads(settings["server_threads"])
     train = from_mapping(TrainConfig, settings["train"])
     federated = from_mapping(FederatedConfig, settings["federated"])
-    return Server(train, federated, settings["dev_set"], settings["exp_dir"], settings["device"])
+    server = Server(train, federated, settings["dev_set"], settings["exp_dir"], settings["device"])
+    if settings.get("credentials"):
+        server.audit.signer = Signer.read(settings["credentials"])
+    return server
 
 
 def _score_personal_norms(server: "Server", silos: "SiloGrid") -> None:

@@ -2,8 +2,6 @@
 
 import logging
 import os
-import socket
-import ssl
 import subprocess
 import sys
 import time
@@ -13,6 +11,8 @@ from pathlib import Path
 
 from sase.endpoints import resolve_endpoint
 from sase.errors import InputError
+from sase.federated.certificates import silo_credentials
+from sase.federated.connection import reachable
 from sase.federated.flower.patches import ACTIVATION_FAILED, ROUND_LINE
 from sase.federated.flower.patches_warm import COLD_VARIABLE
 from sase.federated.flower.processes import federation_environment, runtime_folder, supervised_federation
@@ -172,7 +172,7 @@ def run_silo(
         InputError: the server has another certificate, rejects the silo, or is not reachable for too long.
     """
     server = resolve_endpoint(server, wait_s)
-    credentials = None if certificates is None else _credentials(Path(certificates).resolve(), index)
+    credentials = None if certificates is None else silo_credentials(Path(certificates).resolve(), index)
     ca_file = None if credentials is None else credentials / "ca.crt"
     threads = threads or len(os.sched_getaffinity(0))
     silo = SiloProcess(index, data_dir, state_dir, server, credentials, device, threads, warm)
@@ -189,16 +189,6 @@ def run_silo(
         silo.close()
 
 
-def _credentials(folder: Path, index: int) -> Path:
-    """Return the folder with a silo's ``ca.crt`` and ``silo.key``: ``folder`` itself or ``silo<index>`` in it."""
-    if (folder / f"silo{index}").is_dir():
-        folder = folder / f"silo{index}"
-    for name in ("ca.crt", "silo.key"):
-        if not (folder / name).is_file():
-            raise InputError(f"{folder / name}: no such file; tools/make_certificates.sh makes it")
-    return folder
-
-
 def _supervise(silo: SiloProcess, ca_file: Path | None, wait_s: float) -> None:
     """Keep a started silo running and log its rounds until the server says that training is over."""
     start_offset, logged_rounds = silo.log_offset, set[str]()
@@ -211,7 +201,7 @@ def _supervise(silo: SiloProcess, ca_file: Path | None, wait_s: float) -> None:
         now = time.monotonic()
         if now - checked_at > _REACHABLE_CHECK_S:
             checked_at = now
-            unreachable = None if _reachable(silo.server, ca_file) else unreachable or Waiting()
+            unreachable = None if reachable(silo.server, ca_file) else unreachable or Waiting()
         if unreachable is not None:
             unreachable.report(lambda: f"the server {silo.server}, which is not reachable", wait_s)
             if unreachable.seconds > wait_s:
@@ -235,34 +225,8 @@ def _read_from(path: Path, offset: int) -> str:
 
 def _wait_for_server(server: str, ca_file: Path | None, wait_s: float) -> None:
     waiting = Waiting()
-    while not _reachable(server, ca_file):
+    while not reachable(server, ca_file):
         waiting.report(lambda: f"the server {server}", wait_s)
         if waiting.seconds > wait_s:
             raise InputError(f"{server}: no server answers there; is it running, and is the port open?")
         time.sleep(_POLL_S)
-
-
-def _reachable(server: str, ca_file: Path | None) -> bool:
-    """Return whether the server accepts connections.
-
-    Raises:
-        InputError: it does, but has another certificate than the authority in ``ca_file`` signed.
-    """
-    host, _, port = server.rpartition(":")
-    if not host or not port.isdecimal():
-        raise InputError(f"--server {server}: must be HOST:PORT")
-    host = host.strip("[]")
-    try:
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
-            if ca_file is not None:
-                context = ssl.create_default_context(cafile=ca_file)
-                with context.wrap_socket(connection, server_hostname=host):
-                    pass
-            return True
-    except ssl.SSLCertVerificationError as error:
-        reason = f"its certificate is not signed by {ca_file} for this name ({error.verify_message})"
-        raise InputError(f"{server}: rejected, {reason}") from None
-    except ssl.SSLError as error:
-        raise InputError(f"{server}: no TLS there ({error.reason}); does it run with insecure=true?") from None
-    except OSError:
-        return False

@@ -65,6 +65,8 @@ const experimentsShown = data.experiments.length === 1 ? "One experiment" : `${d
 byId("made").textContent = `${experimentsShown}, as of ${data.made}. Everything is in this file; nothing is loaded or sent.`;
 showNotes(data);
 const { player, table } = showScores(data);
+showFederations(data);
 byId("curves").hidden = !data.charts.length;
 byId("curves").querySelector(".charts").append(...data.charts.map(drawChart));
 showConfiguration(data);
+if (data.reload_s) setInterval(() => player.playing || location.reload(), 1000 * data.reload_s);

@@ -1,0 +1,288 @@
+"""``sase doctor``: every check finds its fault, with a remedy in one line, and a healthy machine passes."""
+
+import hashlib
+import json
+import shutil
+import socket
+import sys
+import threading
+import time
+from base64 import b64decode, b64encode
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from helpers.dumps import dump_all, make_set
+from sase.bin.main import main
+from sase.data import datadir, dump
+from sase.endpoints import free_port
+from sase.errors import InputError
+from sase.federated import connection
+from sase.federated.certificates import make_certificates, make_silo_key
+from sase.federated.doctor import machine
+from sase.federated.doctor import server as server_checks
+from sase.federated.doctor.credentials import check_credentials
+from sase.federated.doctor.data import check_data
+from sase.federated.doctor.diagnosis import diagnose
+from sase.federated.doctor.findings import FAILED, OK, WARNING, validity
+from sase.federated.doctor.server import check_server, clock_finding, version_findings
+from sase.federated.flower.listener import PublicPort, Server, private_socket, start_in_thread
+from sase.federated.onboarding import Membership
+from sase.federated.versions import installed_versions
+
+
+async def app(scope, receive, send):
+    """ASGI application that is healthy and does nothing else, as Flower's is to strangers."""
+    if scope["type"] == "lifespan":
+        while (await receive())["type"] != "lifespan.shutdown":
+            await send({"type": "lifespan.startup.complete"})
+        return await send({"type": "lifespan.shutdown.complete"})
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    return await send({"type": "http.response.body", "body": b'{"status": "ok"}'})
+
+
+def signer(headers):
+    """Return the public key (PEM) that signed the time in these headers, verified without Flower; None if none did."""
+    try:
+        pem, signature = (b64decode(headers[f"flwr-{name}"]) for name in ("public-key", "signature"))
+        key = serialization.load_pem_public_key(pem)
+        key.verify(signature, headers["flwr-timestamp"].encode(), ec.ECDSA(hashes.SHA256()))
+    except KeyError:
+        return None
+    age = datetime.now(UTC) - datetime.fromisoformat(headers["flwr-timestamp"])
+    return pem if abs(age) < timedelta(seconds=60) else None
+
+
+@contextmanager
+def serving(folder, certificates, registered=("silo0",)):
+    """Serve the port of a deployment that knows the keys of these silos; yield HOST:PORT."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    known = set()
+    for name in registered:
+        key = serialization.load_ssh_public_key((certificates / f"server/{name}.pub").read_bytes())
+        known.add(key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
+    port = free_port()
+    files = str(certificates / "server/server.crt"), str(certificates / "server/server.key")
+    public = PublicPort("127.0.0.1", port, *files, lambda headers: signer(headers) in known)
+    server = Server(app, public)
+    thread = start_in_thread(server, private_socket(folder / "socket"))
+    try:
+        yield f"localhost:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("certificates")
+    make_certificates(folder / "ours", ["localhost"], 2)
+    make_certificates(folder / "others", ["localhost"], 1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, certificates):
+    with serving(tmp_path_factory.mktemp("server"), certificates / "ours") as address:
+        yield address
+
+
+def by_check(findings):
+    found = {}
+    for finding in findings:
+        assert "\n" not in str(finding)
+        assert finding.remedy or finding.status == OK
+        found.setdefault(finding.check, []).append(finding)
+    return {name: of[0] if len(of) == 1 else of for name, of in found.items()}
+
+
+def test_a_healthy_machine_passes_and_nothing_is_written(silos_dir, certificates, server, tmp_path):
+    shutil.copytree(silos_dir / "silo0", tmp_path / "data")
+    before = sorted(tmp_path.rglob("*"))
+    found = by_check(diagnose(Membership(0, server), tmp_path / "data", tmp_path / "state", certificates / "ours"))
+    assert sorted(tmp_path.rglob("*")) == before
+    assert FAILED not in {finding.status for finding in found.values()}
+    assert set(found) == {
+        *("data", "hours", "speech", "noise", "test set", "disk", "device", "certificate", "key", "server"),
+        *("server's certificate", "clock", "registration", "versions"),
+    }
+    assert "2 utterances of 2 speakers" in found["data"].message
+    assert found["hours"].message == "0.00 h"
+    assert found["test set"].status == WARNING  # the fixture tests on what it trains on
+    assert f"sase {installed_versions()['sase']}" in found["versions"].message
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_command_prints_a_line_per_check_or_json_and_fails(
+    silos_dir, certificates, tmp_path, monkeypatch, capsys, as_json
+):
+    words = ["doctor", "--silo", "0", "--data-dir", str(silos_dir / "silo0"), "--server", f"localhost:{free_port()}"]
+    words += ["--certificates", str(certificates / "ours"), "--state-dir", str(tmp_path / "state")]
+    monkeypatch.setattr(sys, "argv", ["sase", *words, *(["--json"] if as_json else [])])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+    printed = capsys.readouterr().out
+    if as_json:
+        failed = [finding for finding in json.loads(printed) if finding["status"] == "failed"]
+        assert [finding["check"] for finding in failed] == ["server"]
+        assert "firewalls" in failed[0]["remedy"]
+    else:
+        failed = [line for line in printed.splitlines() if line.startswith("failed")]
+        assert len(failed) == 1
+        assert "cannot be reached (Connection refused); check that it runs" in failed[0]
+
+
+def overwrite(spec, samples):
+    """Replace the samples of an ark entry; int16 (time,)."""
+    entry = dump.read_entry(spec)
+    with open(entry.path, "r+b") as file:
+        file.seek(entry.first_byte)
+        file.write(samples.astype("<i2").tobytes())
+
+
+def test_silent_unprocessed_and_wrongly_sampled_data_are_found(tmp_path):
+    lengths = {f"p1_{n:03d}": 8000 + 160 * n for n in range(4)}
+    data = dump_all(make_set(tmp_path, lengths, rate=16000), tmp_path / "silo/tr")
+    last_bit = np.random.default_rng(0).integers(-1, 2, lengths["p1_000"])
+    overwrite(data.clean["p1_000"], last_bit)
+    overwrite(data.noisy["p1_003"], dump.read_int16(data.clean["p1_003"]))
+    found = by_check(check_data(tmp_path / "silo", 16000))
+    assert (found["speech"].status, found["noise"].status) == (WARNING, WARNING)
+    assert "1 of 4 utterances have silent clean audio, first p1_000" in found["speech"].message
+    assert "1 of 4 utterances have noisy audio equal to the clean, first p1_003" in found["noise"].message
+    assert found["test set"].status == OK
+    with pytest.raises(InputError, match="16000 Hz noisy and 16000 Hz clean, the network 48000 Hz"):
+        list(check_data(tmp_path / "silo", 48000))
+    for name in lengths:
+        overwrite(data.clean[name], np.zeros(lengths[name]))
+    assert by_check(check_data(tmp_path / "silo", 16000))["speech"].status == FAILED
+
+
+def test_damaged_and_missing_data_fail_with_what_to_do(silos_dir, tmp_path):
+    assert by_check(diagnose(Membership(0, "localhost:1"), tmp_path, tmp_path, None))["data"].remedy.startswith(
+        "make it with"
+    )
+    shutil.copytree(silos_dir / "silo0", tmp_path / "data")
+    scp = tmp_path / "data/tr/wav.scp"
+    scp.write_text("".join(reversed(scp.read_text().splitlines(keepends=True))))
+    found = by_check(diagnose(Membership(0, "localhost:1"), tmp_path / "data", tmp_path, None))["data"]
+    assert found.status == FAILED
+    assert "not sorted" in found.message
+    assert "--fix" in found.remedy
+    datadir.fix_data_dir(tmp_path / "data/tr")  # the remedy works
+    assert by_check(diagnose(Membership(0, "localhost:1"), tmp_path / "data", tmp_path, None))["data"].status == OK
+
+
+def test_disk_and_device(tmp_path, monkeypatch):
+    assert by_check(machine.check_disk(tmp_path / "new/state"))["disk"].status == OK
+    assert not (tmp_path / "new").exists()
+    free = shutil.disk_usage(tmp_path)._replace(free=10_000_000)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: free)
+    assert by_check(machine.check_disk(tmp_path))["disk"].status == FAILED
+    (tmp_path / "file").write_text("")
+    found = by_check(diagnose(Membership(0, "localhost:1"), tmp_path, tmp_path / "file/state", None))
+    assert found["disk"].status == FAILED
+    assert by_check(machine.check_device("cpu"))["device"].status == OK
+    monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: False)
+    found = by_check(machine.check_device("cuda"))["device"]
+    assert found.status == FAILED
+    assert "--device cpu" in found.remedy
+
+
+def test_keys_that_are_open_to_others_of_another_kind_or_of_another_pair(certificates, tmp_path):
+    shutil.copytree(certificates / "ours/silo0", tmp_path / "silo")
+    assert {finding.status for finding in check_credentials(tmp_path / "silo")} == {OK}
+    (tmp_path / "silo/silo.key").chmod(0o640)
+    (bad,) = [finding for finding in check_credentials(tmp_path / "silo") if finding.status == FAILED]
+    assert bad.remedy == f"run: chmod 600 {tmp_path}/silo/silo.key"
+    (tmp_path / "silo/silo.key").chmod(0o600)
+    make_silo_key(tmp_path / "other")
+    shutil.copy(tmp_path / "other/silo.pub", tmp_path / "silo/silo.pub")
+    (bad,) = [finding for finding in check_credentials(tmp_path / "silo") if finding.status == FAILED]
+    assert "not the public key of silo.key" in bad.message
+    for name, message in (("silo.key", "not a key of"), ("ca.crt", "not a certificate")):
+        original = (tmp_path / f"silo/{name}").read_bytes()
+        (tmp_path / f"silo/{name}").write_bytes(b"nonsense")
+        with pytest.raises(InputError, match=message):
+            list(check_credentials(tmp_path / "silo"))
+        (tmp_path / f"silo/{name}").write_bytes(original)
+
+
+def test_the_fingerprint_of_a_key_is_that_of_its_openssh_line(certificates):
+    """By the definition in ssh-keygen(1), from the text of the file."""
+    blob = b64decode((certificates / "ours/silo0/silo.pub").read_text().split()[1])
+    expected = "SHA256:" + b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
+    (found,) = [finding for finding in check_credentials(certificates / "ours/silo0") if finding.check == "key"]
+    assert found.message.endswith(f"fingerprint {expected}")
+
+
+@pytest.mark.parametrize("days, status", [(-1, FAILED), (10, WARNING), (100, OK)])
+def test_expiry(days, status):
+    until = datetime.now(UTC) + timedelta(days=days)
+    finding = validity("certificate", "it", until, "renew it")
+    assert finding.status == status
+    assert bool(finding.remedy) == (status != OK)
+
+
+def test_an_unregistered_silo_learns_no_versions(certificates, server):
+    found = by_check(check_server(server, certificates / "ours/silo1"))
+    assert found["registration"].status == FAILED
+    assert "silo.pub" in found["registration"].remedy
+    assert "versions" not in found
+    assert connection.ask_server(server, certificates / "ours/ca.crt").versions == {}
+
+
+def test_another_certificate_another_protocol_and_no_server(certificates, server, tmp_path):
+    with pytest.raises(InputError, match="rejected, its certificate is not signed by"):
+        list(check_server(server, certificates / "others/silo0"))
+    with pytest.raises(InputError, match="HOST:PORT"):
+        list(check_server("nowhere", None))
+    assert by_check(check_server("no.such.host.invalid:1", None))["server"].status == FAILED
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def greet():
+            for _ in range(2):
+                with listener.accept()[0] as client:
+                    client.recv(1)
+                    client.sendall(b"220 mail.example.org ESMTP\r\n")
+
+        threading.Thread(target=greet, daemon=True).start()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(InputError, match="no server of a federation answers there"):
+            list(check_server(address, None))
+        with pytest.raises(InputError, match="no TLS there"):
+            list(check_server(address, certificates / "ours/silo0"))
+
+
+@pytest.mark.parametrize(
+    "ahead_s, status", [(0.0, OK), (-4.0, WARNING), (-6.0, FAILED), (100.0, WARNING), (310.0, FAILED), (None, WARNING)]
+)
+def test_clocks_are_compared_with_what_flower_accepts(ahead_s, status):
+    assert clock_finding(ahead_s).status == status
+
+
+def test_a_wrong_clock_is_measured_and_named_before_the_key(certificates, server, monkeypatch):
+    now = time.time
+    monkeypatch.setattr(connection.time, "time", lambda: now() + 3600)
+    monkeypatch.setattr(server_checks, "signed_headers", lambda key: {})  # whose time the server would not accept
+    found = by_check(check_server(server, certificates / "ours/silo0"))
+    assert found["clock"].status == FAILED
+    assert "3600 s ahead of" in found["clock"].message
+    assert found["registration"].remedy == "set the clock first"
+
+
+def test_versions_that_differ():
+    ours = installed_versions()
+    assert [finding.status for finding in version_findings(ours)] == [OK]
+    (found,) = version_findings({**ours, "flwr": "1.26.0"})
+    assert (found.status, "1.26.0 on the server" in found.message) == (FAILED, True)
+    (found,) = version_findings({**ours, "torch": "1.0.0"})
+    assert found.status == WARNING
+    assert [finding.status for finding in version_findings({**ours, "numpy": ours["numpy"] + ".post1"})] == [OK]
+    without = {name: version for name, version in ours.items() if name != "flwr"}
+    assert [finding.status for finding in version_findings(without)] == [FAILED]
