@@ -147,7 +147,7 @@ def test_training_advances_as_in_float32(model):
         optimizer, guard = torch.optim.AdamW(network.parameters(), 3e-3), GradientGuard(3.0, max_bad_steps=1)
         criterion = build_loss({"sdr": 1.0})
         step = TrainingStep(network, criterion, optimizer, guard, autocast=lambda on=autocast: reduced(on))
-        losses[autocast] = [step(segments)["loss"] for _ in range(12)]
+        losses[autocast] = [step(segments)["loss"] for _ in range(24)]
     gain_db = losses[True][0] - losses[True][-1]
     assert gain_db > 1.0
     assert gain_db == pytest.approx(losses[False][0] - losses[False][-1], rel=0.2)

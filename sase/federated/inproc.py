@@ -45,8 +45,9 @@ def run(
     exchange = local_exchange(silos, server.spool.keep)
     if fed_config.secure_aggregation:
         folder = Path(exp_dir) / "silos"
+        roster = make_local_keys(folder, len(silos))
         carrier = local_carrier([local_participant(silo, folder) for silo in silos], server.spool.keep)
-        exchange = secure_exchange(carrier, make_local_keys(folder, len(silos)), exp_dir)
+        exchange = secure_exchange(carrier, roster, exp_dir)
     run_rounds(server, exchange, local_evaluation(silos))
     if fed_config.secure_aggregation:
         forget_secrets(folder)
