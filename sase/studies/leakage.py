@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,6 +74,7 @@ ROWS = {
     "AdamW, one step": Exposure(),
     "AdamW, clipped": Exposure(clip=True),
     "AdamW, clipped, noise z = 0.01": Exposure(clip=True, noise=0.01),
+    "AdamW, clipped, noise z = 0.1": Exposure(clip=True, noise=0.1),
     "AdamW, clipped, noise z = 1": Exposure(clip=True, noise=1.0),
     "AdamW, one step of 4 segments": Exposure(batch=4),
     "AdamW, a round of 16 steps of 4 segments": Exposure(batch=4, steps=16),
@@ -110,8 +112,8 @@ def run(attack: Attack, out: str | Path, rows: Sequence[str] = tuple(ROWS)) -> d
         rows: of :data:`ROWS`.
     """
     results, candidates = {}, None
-    for number, name in enumerate(ROWS):
-        path = Path(out) / f"{number}.json"
+    for name in ROWS:
+        path = path_of(out, name)
         if name in rows and not path.exists():
             candidates = candidates or _Candidates(attack)
             log.info("%s", name)
@@ -121,6 +123,11 @@ def run(attack: Attack, out: str | Path, rows: Sequence[str] = tuple(ROWS)) -> d
         if path.exists():
             results[name] = jsonfile.read(path)
     return results
+
+
+def path_of(out: str | Path, row: str) -> Path:
+    """Return the file with the numbers of a row; with the suffix ``.npz`` its signals."""
+    return Path(out) / f"{'-'.join(re.findall('[0-9A-Za-z]+', row))}.json"
 
 
 def _run_row(

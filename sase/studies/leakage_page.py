@@ -11,7 +11,7 @@ import numpy as np
 from sase.atomic import write_text
 from sase.markdown import table_of_mappings
 from sase.plotting import draw_spectrograms
-from sase.studies.leakage import ROWS, Attack
+from sase.studies.leakage import Attack, path_of
 
 FIGURE = "leakage.png"
 _DRAWN = ("SGD, one step", "AdamW, one step", "masks: the mean of 4 silos, one step each", "masks: one masked update")
@@ -37,9 +37,9 @@ def write_page(attack: Attack, results: Mapping[str, Mapping[str, Any]], out: st
     ]
     write_text(Path(out) / "RESULTS.md", "\n".join(lines) + "\n")
     signals: dict[str, np.ndarray] = {}
-    for number, name in enumerate(ROWS):
-        if name in results and name in _DRAWN:
-            with np.load(Path(out) / f"{number}.npz") as file:
+    for name in _DRAWN:
+        if name in results:
+            with np.load(path_of(out, name).with_suffix(".npz")) as file:
                 signals.setdefault("clean speech of the silo", file["clean"][0])
                 signals[f"recovered: {name}"] = _scaled(file["found_clean"][0], file["clean"][0])
     if signals:
