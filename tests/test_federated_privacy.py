@@ -8,7 +8,14 @@ from scipy.stats import norm
 
 from sase.errors import InputError
 from sase.federated.config import FederatedConfig
-from sase.federated.privacy import delta_of, epsilon_of, published_epsilon, require_accountable, upload_epsilon
+from sase.federated.privacy import (
+    account,
+    delta_of,
+    epsilon_of,
+    published_epsilon,
+    require_accountable,
+    upload_epsilon,
+)
 
 
 def test_delta_is_the_hockey_stick_divergence_of_two_gaussians():
@@ -64,3 +71,21 @@ def test_accounting_requires_equal_weights_and_full_participation(change, messag
     require_accountable(FederatedConfig(**good))
     with pytest.raises(InputError, match=message):
         require_accountable(FederatedConfig(**{**good, **change}))
+
+
+def test_both_epsilons_are_accounted_for_replacement_and_for_adding_or_removing():
+    config = FederatedConfig(
+        num_silos=4, min_silos=4, strategy="uniform", norm="none", dp_clip_norm=1.0, dp_noise_multiplier=8.0
+    )
+    found = account(config, 25)
+    # Of the definitions: sensitivity 2C (replaced) or C (added or removed) over the noise, composed over the rounds.
+    mus = [2 * 5 / (8 * 2), 2 * 5 / 8, 5 / (8 * 2), 5 / 8]
+    given = [found.models, found.uploads, found.models_without, found.uploads_without]
+    assert given == pytest.approx([epsilon_of(mu, 1e-5) for mu in mus])
+    # Replacing is removing and adding: group privacy of two bounds it (Dwork and Roth 2014, theorem 2.2).
+    once = found.models_without
+    assert delta_of(2 * once, mus[0]) <= (1 + math.exp(once)) * 1e-5
+    text = str(found)
+    assert "\n" not in text
+    assert all(f"{value:.3g}" in text for value in given)
+    assert text.index("replaced") < text.index("added or removed")

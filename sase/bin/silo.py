@@ -19,6 +19,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     parser.add_argument("--wait-s", type=float, default=600.0, help="timeout for an unreachable server (%(default)s s)")
     parser.add_argument("--cold", action="store_true", help="free the memory between rounds, for 4 s of CPU time each")
+    parser.add_argument(
+        "--min-noise",
+        type=float,
+        default=0.0,
+        metavar="Z",
+        help="refuse rounds with less noise on this silo's update, in units of the norm to which it is clipped",
+    )
+    parser.add_argument(
+        "--max-epsilon",
+        type=float,
+        default=float("inf"),
+        metavar="E",
+        help="refuse rounds after which ε of all that this silo has sent would be larger, against the server",
+    )
+    parser.add_argument("--delta", type=float, default=1e-5, help="δ of --max-epsilon (%(default)s)")
     args = parser.parse_args()
 
     import logging
@@ -26,6 +41,7 @@ def main() -> None:
 
     from sase.errors import InputError
     from sase.federated.flower.silo_process import run_silo
+    from sase.federated.limits import PrivacyLimits
     from sase.federated.onboarding import membership_of
 
     if bool(args.certificates) == args.insecure:
@@ -44,6 +60,7 @@ def main() -> None:
         args.threads,
         args.wait_s,
         not args.cold,
+        PrivacyLimits(args.min_noise, args.max_epsilon, args.delta),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from sase.errors import InputError
 from sase.federated.config import FederatedConfig
@@ -33,7 +34,9 @@ def epsilon_of(mu: float, delta: float) -> float:
     return high
 
 
-def published_epsilon(noise_multiplier: float, num_silos: int, rounds: int, delta: float) -> float:
+def published_epsilon(
+    noise_multiplier: float, num_silos: int, rounds: int, delta: float, replacement: bool = True
+) -> float:
     """Return ε of the global models of ``rounds`` rounds when all data of one silo may be replaced.
 
     Every silo clips its update to a norm C and adds Gaussian noise of standard deviation ``noise_multiplier · C``; the
@@ -45,15 +48,61 @@ def published_epsilon(noise_multiplier: float, num_silos: int, rounds: int, delt
         num_silos: K.
         rounds: number of published models.
         delta: δ.
+        replacement: False: when one silo may be added or removed (its update is zero then), which moves the mean by
+            half as much.
     """
     if noise_multiplier <= 0.0:
         return math.inf
-    return epsilon_of(2.0 * math.sqrt(rounds) / (noise_multiplier * math.sqrt(num_silos)), delta)
+    return epsilon_of(_moved(replacement) * math.sqrt(rounds) / (noise_multiplier * math.sqrt(num_silos)), delta)
 
 
-def upload_epsilon(noise_multiplier: float, exchanges: int, delta: float) -> float:
-    """Return ε of one silo's uploads against the server, which sees each of them: sensitivity 2C, own noise only."""
-    return math.inf if noise_multiplier <= 0.0 else epsilon_of(2.0 * math.sqrt(exchanges) / noise_multiplier, delta)
+def upload_epsilon(noise_multiplier: float, exchanges: int, delta: float, replacement: bool = True) -> float:
+    """Return ε of one silo's uploads against the server, which sees each of them: sensitivity 2C, own noise only.
+
+    With ``replacement`` False the silo may be added or removed: sensitivity C.
+    """
+    if noise_multiplier <= 0.0:
+        return math.inf
+    return epsilon_of(_moved(replacement) * math.sqrt(exchanges) / noise_multiplier, delta)
+
+
+def _moved(replacement: bool) -> float:
+    """Return by how much a clipped update may change, in units of the norm to which it is clipped."""
+    return 2.0 if replacement else 1.0
+
+
+@dataclass(frozen=True)
+class Account:
+    """ε of a silo after some rounds, when its data are replaced, and when it is added or removed.
+
+    Attributes:
+        rounds: completed.
+        delta: δ.
+        models, uploads: in the published models, and against the server, when all data of the silo are replaced.
+        models_without, uploads_without: when the silo is added or removed; its clipped update then moves half as far.
+    """
+
+    rounds: int
+    delta: float
+    models: float
+    uploads: float
+    models_without: float
+    uploads_without: float
+
+    def __str__(self) -> str:
+        return (
+            f"differential privacy of a silo after {self.rounds} rounds, δ = {self.delta:g}: ε = {self.models:.3g} in "
+            f"the models, {self.uploads:.3g} against the server, if its data are replaced; {self.models_without:.3g} "
+            f"and {self.uploads_without:.3g} if the silo is added or removed"
+        )
+
+
+def account(config: FederatedConfig, rounds: int) -> Account:
+    """Return ε of a silo in ``rounds`` rounds of a federation that :func:`require_accountable` accepts."""
+    noise, delta = config.dp_noise_multiplier, config.dp_delta
+    models = [published_epsilon(noise, config.num_silos, rounds, delta, replaced) for replaced in (True, False)]
+    uploads = [upload_epsilon(noise, rounds, delta, replaced) for replaced in (True, False)]
+    return Account(rounds, delta, models[0], uploads[0], models[1], uploads[1])
 
 
 def require_accountable(config: FederatedConfig) -> None:

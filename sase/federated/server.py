@@ -305,17 +305,11 @@ class Server:
         }
 
     def _privacy_record(self) -> dict[str, float]:
-        config, rounds = self.config, self.next_round
-        if not config.dp_noise_multiplier:
+        if not self.config.dp_noise_multiplier:
             return {}
-        epsilon = privacy.published_epsilon(config.dp_noise_multiplier, config.num_silos, rounds, config.dp_delta)
-        log.info(
-            "differential privacy of a silo in the models of %d rounds: ε = %.3g, δ = %g",
-            rounds,
-            epsilon,
-            config.dp_delta,
-        )
-        return {"epsilon": round(epsilon, 4)}
+        account = privacy.account(self.config, self.next_round)
+        log.info("%s", account)
+        return {"epsilon": round(account.models, 4), "epsilon_uploads": round(account.uploads, 4)}
 
     def _save(self, record: dict[str, Any]) -> None:
         """Save the completed round; ``server.pt`` decides: a server killed before it is written repeats the round."""

@@ -26,6 +26,7 @@ from sase.federated.flower.silo_process import FINISHED_FILE
 from sase.federated.secure.state import FOLDER, SecureState
 
 if TYPE_CHECKING:
+    from sase.federated.budget import PrivacyBudget
     from sase.federated.silo import Silo
 
 
@@ -58,7 +59,7 @@ app = ClientApp(mods=[privacy_mod])
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train one round."""
-    return _reply(message, context, _train)
+    return _reply(message, context, lambda silo, message: _train(silo, message, _budget(silo, context)))
 
 
 @app.evaluate()
@@ -85,10 +86,15 @@ def finish(message: Message, context: Context) -> Message:
     return _reply(message, context, _finish)
 
 
-def _train(silo: "Silo", message: Message) -> RecordDict:
+def _train(silo: "Silo", message: Message, budget: "PrivacyBudget | None") -> RecordDict:
     instruction = unpack_instruction(message.content)
-    order = list(instruction.arrays) if instruction.config["federated"]["dp_clip_norm"] else None
-    return pack_reply(silo.run(instruction), order)
+    federated = instruction.config["federated"]
+    if budget is not None:
+        budget.require(federated)
+    reply = silo.run(instruction)
+    if budget is not None:
+        budget.charge(federated)
+    return pack_reply(reply, list(instruction.arrays) if federated["dp_clip_norm"] else None)
 
 
 def _evaluate(silo: "Silo", message: Message) -> RecordDict:
@@ -112,6 +118,18 @@ def _reply(message: Message, context: Context, handle: "Callable[[Silo, Message]
         log.warning("%s", one_line(error))  # in the silo's own log as well
         return Message(Error(CLIENT_APP_ERROR, one_line(error)), reply_to=message)
     return Message(content, reply_to=message)
+
+
+def _budget(silo: "Silo", context: Context) -> "PrivacyBudget | None":
+    """Return what a real silo has sent, with its own limits; None in the simulation, where no data are foreign."""
+    from sase.federated.budget import PrivacyBudget
+    from sase.federated.limits import PrivacyLimits
+
+    node = context.node_config
+    if "silo" not in node:
+        return None
+    given = {name: float(node[f"dp-{name}"]) for name in PrivacyLimits.names() if f"dp-{name}" in node}
+    return PrivacyBudget(silo.index, silo.personal.folder, PrivacyLimits(**given))
 
 
 def _local_silo(context: Context) -> "Silo":

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
 from sase.endpoints import resolve_endpoint
@@ -16,6 +17,7 @@ from sase.federated.connection import reachable
 from sase.federated.flower.patches import ACTIVATION_FAILED, ROUND_LINE
 from sase.federated.flower.patches_warm import COLD_VARIABLE
 from sase.federated.flower.processes import federation_environment, runtime_folder, supervised_federation
+from sase.federated.limits import PrivacyLimits
 from sase.federated.secure.identity import KEYS_FOLDER, Roster
 from sase.private import make_private
 from sase.processes import last_line, start
@@ -42,6 +44,7 @@ class SiloProcess:
         device: torch device to train on.
         threads: CPU threads.
         warm: keep the process that trains, with its data, from round to round.
+        limits: of differential privacy, which the server must respect; None for no limits.
 
     Raises:
         InputError: ``data_dir`` has no ``tr/``.
@@ -57,7 +60,9 @@ class SiloProcess:
         device: str,
         threads: int,
         warm: bool = True,
+        limits: PrivacyLimits | None = None,
     ) -> None:
+        self.limits = limits
         self.index, self.data_dir, self.state_dir = index, Path(data_dir).resolve(), Path(state_dir).resolve()
         self.server, self.credentials, self.device = server, credentials, device
         self.home = self.state_dir / "flower"
@@ -134,9 +139,12 @@ class SiloProcess:
         paths = {"data-dir": self.data_dir, "state-dir": self.state_dir, "device": self.device}
         if self.credentials is not None:
             paths["certificates"] = self.credentials
+        own = {f"dp-{name}": value for name, value in asdict(self.limits).items()} if self.limits else {}
         if bad := [str(value) for value in paths.values() if "'" in str(value)]:
             raise InputError(f"{bad[0]}: Flower does not accept a path with a quote in it; use another")
-        node_config = " ".join([f"silo={self.index}", *(f"{name}='{value}'" for name, value in paths.items())])
+        node_config = " ".join(
+            [f"silo={self.index}", *(f"{name}='{value}'" for name, value in {**paths, **own}.items())]
+        )
         command: list[str | Path | int] = [sys.executable, "-m", "sase.federated.flower.supernode"]
         command += ["--superlink", self.server, "--node-config", node_config]
         if self.credentials is None:
@@ -155,6 +163,7 @@ def run_silo(
     threads: int | None = None,
     wait_s: float = 600.0,
     warm: bool = True,
+    limits: PrivacyLimits | None = None,
 ) -> None:
     """Run one silo of a federation: connect, train on request, return when the server says that training is over.
 
@@ -166,7 +175,7 @@ def run_silo(
             without TLS.
         threads: CPU threads; all cores when None.
         wait_s: how long to wait for a server that is not reachable, at the start and later.
-        warm: as for :class:`SiloProcess`.
+        warm, limits: as for :class:`SiloProcess`.
 
     Raises:
         InputError: the server has another certificate, rejects the silo, or is not reachable for too long.
@@ -175,7 +184,7 @@ def run_silo(
     credentials = None if certificates is None else silo_credentials(Path(certificates).resolve(), index)
     ca_file = None if credentials is None else credentials / "ca.crt"
     threads = threads or len(os.sched_getaffinity(0))
-    silo = SiloProcess(index, data_dir, state_dir, server, credentials, device, threads, warm)
+    silo = SiloProcess(index, data_dir, state_dir, server, credentials, device, threads, warm, limits)
     _wait_for_server(server, ca_file, wait_s)
     if credentials is not None and (credentials / KEYS_FOLDER).is_dir():
         roster = Roster.load(credentials / KEYS_FOLDER)
