@@ -128,7 +128,8 @@ def make_recipe(root, shared):
     """``make_recipe(copy, name)`` is a :class:`Recipe`; all of a session share one generated corpus per recipe.
 
     The first test that needs a corpus generates it with stage 0, under a lock: the processes of pytest-xdist share it.
-    With ``dumped=True`` the recipe has copies of what stages 1 and 2 made of it, once in a session too.
+    With ``dumped=True`` the recipe has copies of what stages 1 and 2 made of it, once in a session too, for stage 3 on:
+    stage 2 would dump again, since a data directory names its files with their absolute paths.
     """
 
     def make(copy, name, dumped=False):

@@ -160,7 +160,7 @@ def test_the_tag_contains_what_is_federated(recipe):
 def test_the_first_recipe_federates_by_speaker(make_recipe, tmp_path):
     recipe = make_recipe(tmp_path / "copy", "voicebank_demand", dumped=True)
     options = ("--fl", "true", "--fl_engine", "inproc", "--num_rounds", 1, "--tag", "fl", "--nj", 2)
-    recipe.run(*options, "--train_args", QUICK_ARGS, "--fl_args", QUICK_FL)
+    recipe.run("--stage", 3, *options, "--train_args", QUICK_ARGS, "--fl_args", QUICK_FL)
     summary = json.loads((recipe.mini / "dump/silos/speaker_4/partition.json").read_text())
     speakers = [speaker for silo in summary["silos"] for speaker in silo["speakers"]]
     assert len(speakers) == len(set(speakers)) == 16
