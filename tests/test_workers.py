@@ -59,8 +59,8 @@ def test_closing_ends_the_workers_which_clean_up(tmp_path):
     def work(item, report):
         if item == 0:
             return 0
-        (tmp_path / str(os.getpid())).write_text("")
         try:
+            (tmp_path / str(os.getpid())).write_text("")
             time.sleep(60)
         finally:
             (tmp_path / f"cleaned.{item}").write_text("")
