@@ -5,6 +5,7 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from flwr.app import Context, Message, MessageType, RecordDict
@@ -15,11 +16,15 @@ from sase.bin.main import main
 from sase.config import to_mapping
 from sase.errors import InputError
 from sase.federated.budget import FILE, PrivacyBudget
+from sase.federated.flower import secure
 from sase.federated.flower.client_app import app as client_app
 from sase.federated.flower.messages import pack_instruction, unpack_reply
 from sase.federated.flower.silo_process import SiloProcess
 from sase.federated.limits import PrivacyLimits
 from sase.federated.privacy import epsilon_of, upload_epsilon
+from sase.federated.secure.messages import KEYS, MASKED, PHASES, Request
+from sase.federated.secure.participant import Participant
+from sase.federated.secure.silo import SecureSilo
 from sase.federated.server import Server
 
 PRIVATE = {"strategy": "uniform", "min_silos": 3, "norm": "none", "dp_clip_norm": 1.0, "dp_noise_multiplier": 4.0}
@@ -121,6 +126,26 @@ def test_the_client_app_obeys_the_limits_of_its_own_node(silos_dir, dev_set, tmp
     third = answer(1, silos_dir, tmp_path / "b", federated, server, **own)
     assert not second.has_error()
     assert "after upload 3 ε would be" in third.error.reason
+
+
+def test_masked_updates_are_limited_and_counted_too(tmp_path, monkeypatch):
+    """Before the keys are agreed, so that no other silo waits for one that refuses."""
+    here = {"silo": 1, "certificates": str(tmp_path), "state-dir": str(tmp_path)}
+    instruction = SimpleNamespace(config={"federated": asked()}, round=1)
+    monkeypatch.setattr(SecureSilo, "load", lambda *_: None)
+    monkeypatch.setattr(Participant, "answer", lambda self, request: request.phase)
+    monkeypatch.setattr(secure, "unpack_request", lambda phase: Request(phase, instruction, {}))
+    monkeypatch.setattr(secure, "pack_answer", lambda answer, number: answer)
+
+    def ask(phase, **limits):
+        budget = PrivacyBudget(1, tmp_path, PrivacyLimits(**limits))
+        return secure.answer_request(SimpleNamespace(index=1), phase, here, {}, budget)
+
+    for phase in (KEYS, MASKED):
+        with pytest.raises(InputError, match="silo 1 refuses this round"):
+            ask(phase, min_noise=5.0)
+    assert [ask(phase, min_noise=4.0) for phase in PHASES] == list(PHASES)
+    assert json.loads((tmp_path / FILE).read_text()) == {"uploads": 1, "mu_squared": 0.25}
 
 
 def test_the_command_gives_its_limits_to_the_node_and_no_quote_can_change_them(silos_dir, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """ε of the Gaussian mechanism, against published values and the definition."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,6 +83,8 @@ def test_both_epsilons_are_accounted_for_replacement_and_for_adding_or_removing(
     mus = [2 * 5 / (8 * 2), 2 * 5 / 8, 5 / (8 * 2), 5 / 8]
     given = [found.models, found.uploads, found.models_without, found.uploads_without]
     assert given == pytest.approx([epsilon_of(mu, 1e-5) for mu in mus])
+    masked = account(replace(config, secure_aggregation=True), 25)
+    assert (masked.uploads, masked.uploads_without) == (found.models, found.models_without)
     # Replacing is removing and adding: group privacy of two bounds it (Dwork and Roth 2014, theorem 2.2).
     once = found.models_without
     assert delta_of(2 * once, mus[0]) <= (1 + math.exp(once)) * 1e-5

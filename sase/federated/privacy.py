@@ -98,10 +98,15 @@ class Account:
 
 
 def account(config: FederatedConfig, rounds: int) -> Account:
-    """Return ε of a silo in ``rounds`` rounds of a federation that :func:`require_accountable` accepts."""
+    """Return ε of a silo in ``rounds`` rounds of a federation that :func:`require_accountable` accepts.
+
+    With secure aggregation the server sees sums alone, so that ε against it is that of the models.
+    """
     noise, delta = config.dp_noise_multiplier, config.dp_delta
     models = [published_epsilon(noise, config.num_silos, rounds, delta, replaced) for replaced in (True, False)]
-    uploads = [upload_epsilon(noise, rounds, delta, replaced) for replaced in (True, False)]
+    uploads = models
+    if not config.secure_aggregation:
+        uploads = [upload_epsilon(noise, rounds, delta, replaced) for replaced in (True, False)]
     return Account(rounds, delta, models[0], uploads[0], models[1], uploads[1])
 
 

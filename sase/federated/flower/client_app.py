@@ -75,7 +75,7 @@ def secure(message: Message, context: Context) -> Message:
     settings = _settings(str(context.run_config["settings"])) if simulated else {}
 
     def answer(silo: "Silo", message: Message) -> RecordDict:
-        return answer_request(silo, message.content, context.node_config, settings)
+        return answer_request(silo, message.content, context.node_config, settings, _budget(silo, context))
 
     return _reply(message, context, answer)
 

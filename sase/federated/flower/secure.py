@@ -11,10 +11,11 @@ from sase.errors import InputError
 from sase.federated.exchange import Reply
 from sase.federated.flower.messages import pack_instruction, pack_reply, unpack_instruction, unpack_reply
 from sase.federated.secure.identity import KEYS_FOLDER
-from sase.federated.secure.messages import Answer, Request
+from sase.federated.secure.messages import KEYS, MASKED, Answer, Request
 from sase.federated.secure.state import FOLDER
 
 if TYPE_CHECKING:
+    from sase.federated.budget import PrivacyBudget
     from sase.federated.silo import Silo
 
 ACTION = "secure"  # of the ClientApp
@@ -49,7 +50,11 @@ def unpack_answer(content: RecordDict) -> Answer:
 
 
 def answer_request(
-    silo: "Silo", content: RecordDict, node: Mapping[str, Any], settings: Mapping[str, Any]
+    silo: "Silo",
+    content: RecordDict,
+    node: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    budget: "PrivacyBudget | None" = None,
 ) -> RecordDict:
     """Return a silo's answer to a request, packed.
 
@@ -58,6 +63,7 @@ def answer_request(
         content: of the message.
         node: the node's config; in a deployment with ``state-dir`` and ``certificates``, the folder of the silo's key.
         settings: of the experiment, in the simulation: with ``state_dir``.
+        budget: counts what a real silo sends; masked updates too, since masks depend on what the other silos do.
 
     Raises:
         InputError: the silo refuses, has no key, or its training failed.
@@ -75,7 +81,13 @@ def answer_request(
         keys = Path(str(node["certificates"]))
         state = Path(str(node["state-dir"])) / FOLDER
         participant = Participant(silo, SecureSilo.load(silo.index, keys / KEY_FILE, keys / KEYS_FOLDER, state))
-    return pack_answer(participant.answer(request), request.instruction.round)
+    federated = request.instruction.config["federated"]
+    if budget is not None and request.phase in (KEYS, MASKED):
+        budget.require(federated)
+    answer = participant.answer(request)
+    if budget is not None and request.phase == MASKED:
+        budget.charge(federated)
+    return pack_answer(answer, request.instruction.round)
 
 
 def _with_record(content: RecordDict, value: Mapping[str, Any]) -> RecordDict:
