@@ -272,7 +272,8 @@ def test_a_wrong_clock_is_measured_and_named_before_the_key(certificates, server
     monkeypatch.setattr(server_checks, "signed_headers", lambda key: {})  # whose time the server would not accept
     found = by_check(check_server(server, certificates / "ours/silo0"))
     assert found["clock"].status == FAILED
-    assert "3600 s ahead of" in found["clock"].message
+    seconds = int(found["clock"].message.split(" s ahead of the server's")[0])
+    assert abs(seconds - 3600) <= 5  # the header's second, and a busy machine
     assert found["registration"].remedy == "set the clock first"
 
 
