@@ -19,6 +19,7 @@ from sase.federated.doctor.server import check_server
 from sase.federated.flower import patches
 from sase.federated.flower.deployment import register_keys
 from sase.federated.flower.listener import Server, private_socket, start_in_thread
+from sase.federated.flower.patches_warm import COLD_VARIABLE, WarmClient
 from sase.federated.flower.processes import (
     federation_environment,
     find_pids,
@@ -189,9 +190,10 @@ def test_a_tasks_token_is_on_no_command_line_and_reaches_its_process(tmp_path, m
     thread = start_in_thread(http, private_socket(tmp_path / "socket"))
     for name, value in federation_environment(tmp_path / "home", tmp_path, 1).items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv(COLD_VARIABLE, "1")
     from flwr.supercore.constant import TaskType
 
-    patches._launch_task(None, SimpleNamespace(task_type=TaskType.CLIENT_APP, token=token))
+    patches._launch_task(None, WarmClient(), SimpleNamespace(task_type=TaskType.CLIENT_APP, token=token))
     (pid,) = wait_for(lambda: find_pids(tmp_path / "home"))
     try:
         wait_until(lambda: b"flwr-clientapp" in command(pid), what="flwr-clientapp")

@@ -47,7 +47,7 @@ def test_blocks_cost_no_quality():
     model, clean = trained(100), voice(1, 30.0, 1000)
     noisy = clean + noise(1, 30.0, 1001)
     with torch.no_grad():
-        blocks, one_pass = model(noisy), model._forward_whole(noisy, None)
+        blocks, one_pass = model(noisy), model.forward_whole(noisy)
     assert not torch.equal(blocks, one_pass)
     unprocessed, scores = zero_mean_si_sdr(clean[0].numpy(), noisy[0].numpy()), []
     for enhanced in (blocks, one_pass):

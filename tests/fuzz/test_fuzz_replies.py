@@ -62,7 +62,7 @@ def require_harmless(federation, pull_first):
         assert line.isprintable()
         assert len(line) < 400
     start = GlobalModel(instruction.model, instruction.model, new_optimiser(server.config))
-    model = start.after(admitted, server.config, server.layout, 0.0)
+    model = start.after(admitted, server.config, server.layout, 0.0, None)
     assert not model.not_finite
     assert max(model.alphas) <= max(0.6, 1.5 / len(admitted)) + 1e-12
 
