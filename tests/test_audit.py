@@ -110,7 +110,7 @@ def changed(line, **values):
 
 
 def rehashed(line, **values):
-    """A changed entry of which whoever changed it has computed the hash."""
+    """A changed entry with the hash of its new content."""
     entry = {**json.loads(line), **values}
     content = {name: value for name, value in entry.items() if name not in ("hash", "signature")}
     return json.dumps({**entry, "hash": sha256(content)}) + "\n"
@@ -190,7 +190,7 @@ def test_a_chain_that_somebody_else_signs_or_nobody_is_found_by_the_authority(fe
         verify(tmp_path / "forged", authority)
     federate(tmp_path / "unsigned", 1, None)
     assert "not signed" in str(verify(tmp_path / "unsigned"))
-    with pytest.raises(InputError, match=r"audit\.jsonl:2: not signed; whoever"):
+    with pytest.raises(InputError, match=r"audit\.jsonl:2: not signed; anyone"):
         verify(tmp_path / "unsigned", authority)
 
 

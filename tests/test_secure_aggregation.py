@@ -206,7 +206,7 @@ def test_a_server_gets_never_both_shares_of_a_silo(finished):
     totals = finished.sum.total(masked, answers, ["weights"])
     expected = plain_mean(finished.updates, EXAMPLES, [0, 1, 2])
     assert_close(sum_mean(finished, totals, [0, 1, 2]), expected, 4)
-    # Silos that are told different lists sign different statements, and none is complete.
+    # Silos that receive different lists sign different statements, and none is complete.
     for silos in ([0, 1, 3], [1, 2, 3]):
         with pytest.raises(InputError, match="signs one list only"):
             finished.silos[1].agree(silos)

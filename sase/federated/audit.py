@@ -3,7 +3,7 @@
 Every entry has a number, the hash of the entry before it, and its own hash, which the server signs with the key of its
 certificate if it has one. An entry of a round holds the hash of the round's record in ``rounds.jsonl`` and that of the
 model. So what is changed, removed or reordered later is found (:mod:`sase.federated.audit_verification`), unless
-whoever does it has the server's key; without a key, unless they compute the whole chain again.
+the attacker has the server's key or, without a key, computes the whole chain again.
 
 An entry is written before the state of its round. A server killed in between repeats that round; an entry ``resumed``
 then says after which round the chain continues.
@@ -132,7 +132,7 @@ class AuditTrail:
         self._append(ROUND, round=number, record=record_hash, model=hash_of_model(arrays))
 
     def _resume(self) -> None:
-        """Read what is there, once; a truncated last line, of a killed server, is removed."""
+        """Read the existing entries, once; a truncated last line, of a killed server, is removed."""
         if self._read:
             return
         self._read = True
@@ -148,7 +148,7 @@ class AuditTrail:
             self._certificate = entry.get("certificate", self._certificate)
         if self._last and self._last.get("hash") != hash_of_entry(self._last):
             raise InputError(
-                f"{self.path}: its last line was changed; see 'sase audit', and move it away to start anew"
+                f"{self.path}: its last line was changed; see 'sase audit', and move it away to start a new one"
             )
 
     def _append(self, kind: str, **values: Any) -> None:

@@ -111,7 +111,7 @@ def _check_chain(path: Path, entries: list[dict[str, Any]], authority: Path | No
         if certificates:
             _check_signature(where, entry, certificates[-1])
         elif authority is not None and entry.get("kind") != STARTED:
-            raise InputError(f"{where}: not signed; whoever could write to this folder could have made this chain")
+            raise InputError(f"{where}: not signed; anyone with write access to this folder could have made this chain")
         previous = entry["hash"]
     return list(dict.fromkeys(map(fingerprint_of_certificate, certificates)))
 

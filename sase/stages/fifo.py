@@ -20,7 +20,7 @@ class Fifo:
         return self._wav.shape[1]
 
     def push(self, wav: np.ndarray) -> None:
-        """Append a copy of samples (channels, n): whoever brings them may use their memory for the next ones."""
+        """Append a copy of samples (channels, n): the caller may reuse its buffer."""
         self._wav = np.concatenate([self._wav, wav], axis=1)
 
     def pop(self, num_samples: int) -> np.ndarray:

@@ -147,7 +147,7 @@ class Session:
             least: number of silos.
 
         Raises:
-            ValueError: there are too few silos, or one is there twice.
+            ValueError: there are too few silos, or one is listed twice.
         """
         listed = list(announcements)
         silos = {announcement.silo: announcement for announcement in listed}

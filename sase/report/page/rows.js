@@ -38,7 +38,7 @@ class Rows {
     return [begin, Math.min(begin + count, this.numbers.length)];
   }
 
-  // Draw anew if rows in sight are missing.
+  // Redraw if rows in sight are missing.
   follow() {
     const [begin, end] = this.inSight();
     if (begin < this.begin || end > this.end) this.draw();
