@@ -79,11 +79,18 @@ VARIANTS = {
     "scaffold": {"scaffold": True, "payload": "int8"},
     "fedbn": {"norm": "local", "local_epochs": 2},
     "prox": {"fedprox_mu": 0.1, "fednova": True, "strategy": "loss", "fresh_optimizer": False},
+    "nesterov": {"server": "nesterov", "server_lr": 0.7},
+    "feddyn": {"feddyn_alpha": 0.1},
+    "layerwise": {"layerwise": True},
+    "steps": {"scaffold": True, "scaffold_space": "steps", "payload": "bfloat16"},
+    "fedadamw": {"shared_moments": "second", "scaffold_space": "steps", "alignment": 0.5},
+    "moments": {"shared_moments": "both", "payload": "int8"},
 }
 # All kinds of state, of the server and of the silos.
 STATEFUL = {
     "server": {"strategy": "sase", "common_dev_s": 0.5, "server": "adam", "payload": "bfloat16", "average_decay": 0.7},
     "silos": {"scaffold": True, "payload": "int8", "norm": "local", "fresh_optimizer": False},
+    "shared": {"shared_moments": "both", "feddyn_alpha": 0.1, "alignment": 0.5, "scaffold_space": "steps"},
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -13,17 +13,19 @@ import numpy as np
 
 from sase.errors import one_line
 from sase.federated.aggregation import update_norm
-from sase.federated.config import FederatedConfig
-from sase.federated.exchange import CONTROL, Instruction, Reply
+from sase.federated.config import SHARED_MOMENTS, FederatedConfig
+from sase.federated.exchange import COMPANIONS, CONTROL, Instruction, Reply
 from sase.federated.layout import Layout
 from sase.federated.participation import Rebased
 from sase.federated.payload import Part, Upload, num_bytes
 from sase.federated.reported import checked_numbers
+from sase.federated.shared_moments import check_moments
 from sase.federated.statistics import check_statistics, statistics_excess
 
 _LEAST_FOR_MEDIAN = 3  # replies; with fewer, an outlier cannot be identified
 _RECENT_ROUNDS = 10  # whose update norms bound those of a round with fewer replies
 _MAX_SIZE_RATIO = 1000  # of a silo's examples to the median
+_LARGEST_STEP = 4.0  # of Adam in units of the learning rate, (1 − β₁) / √(1 − β₂) for a lone gradient, and decay
 _CONTROL_SLACK = 2.0  # for what quantisation may add to the norm of a control variate
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ class Admitted:
         silo: its index.
         arrays: name to array, decoded when it is read; without the control variate.
         control: parameter name to control variate, decoded when it is read; empty without SCAFFOLD.
+        moments: prefix and parameter name to shared moment of Adam, likewise.
         metrics: as reported by the silo, within their bounds.
         update_norm: computed from the arrays.
         bytes: size of the upload.
@@ -50,6 +53,7 @@ class Admitted:
     metrics: dict[str, float]
     update_norm: float
     bytes: int
+    moments: Mapping[str, np.ndarray] = field(default_factory=dict)
     gain_db: float | None = None
     staleness: int = 0
 
@@ -175,12 +179,15 @@ def _checked(
             raise ValueError(f"{name} contains NaN or infinity")
     check_statistics(decoded, layout)
     control = Part(decoded, {name.removeprefix(CONTROL): name for name in decoded if name.startswith(CONTROL)})
-    _check_control(control, float(train["train"]["clip_norm"]))
-    arrays = Part(decoded, {name: name for name in decoded if not name.startswith(CONTROL)})
+    clip_norm = float(train["train"]["clip_norm"])
+    _check_control(control, clip_norm, config.scaffold_space)
+    moments = Part(decoded, {name: name for name in decoded if name.startswith(SHARED_MOMENTS["both"])})
+    check_moments(moments, clip_norm)
+    arrays = Part(decoded, {name: name for name in decoded if not name.startswith(COMPANIONS)})
     norm = update_norm(instruction.model, arrays, layout.shared_weights(config.norm == "local"))
     if norm == 0.0:
         raise ValueError("its update is zero: it learned nothing from its data")
-    return Admitted(reply.silo, arrays, control, metrics, norm, num_bytes(reply.arrays))
+    return Admitted(reply.silo, arrays, control, metrics, norm, num_bytes(reply.arrays), moments)
 
 
 def _registered(silo: int, history: Sequence[Mapping[str, Any]]) -> int | None:
@@ -192,15 +199,19 @@ def _decode(
     reply: Reply, instruction: Instruction, config: FederatedConfig, layout: Layout
 ) -> Mapping[str, np.ndarray]:
     reference = dict(instruction.model)
-    if config.scaffold:
-        zeros = {name: np.broadcast_to(reference[name].dtype.type(0), reference[name].shape) for name in layout.weights}
-        reference.update({CONTROL + name: zero for name, zero in zeros.items()})
+    zeros = {name: np.broadcast_to(reference[name].dtype.type(0), reference[name].shape) for name in layout.weights}
+    for prefix in config.companions:
+        reference.update({prefix + name: zero for name, zero in zeros.items()})
     compressed = {name for name in reference if name.removeprefix(CONTROL) in layout.weights}
     return Upload(config.payload, reply.arrays, reference, compressed)
 
 
-def _check_control(control: Mapping[str, np.ndarray], clip_norm: float) -> None:
-    """Check that a control variate is short enough for a mean of gradients that are clipped to ``clip_norm``."""
+def _check_control(control: Mapping[str, np.ndarray], clip_norm: float, space: str) -> None:
+    """Check that a control variate is short enough for a mean of clipped gradients, or of Adam's steps."""
     norm = float(np.sqrt(sum(float(np.sum(np.square(value, dtype=np.float64))) for value in control.values())))
-    if norm > _CONTROL_SLACK * clip_norm:
+    if space == "steps":
+        largest = max(clip_norm, _LARGEST_STEP * sum(value.size for value in control.values()) ** 0.5)
+        if norm > _CONTROL_SLACK * largest:
+            raise ValueError(f"its control variate has norm {norm:.4g}, steps have at most {largest:.4g}")
+    elif norm > _CONTROL_SLACK * clip_norm:
         raise ValueError(f"its control variate has norm {norm:.4g}, gradients are clipped to {clip_norm:g}")

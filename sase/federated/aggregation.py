@@ -206,6 +206,28 @@ def combine_by_value(
     return result
 
 
+def combine_by_layer(
+    reference: Mapping[str, np.ndarray], silos: Sequence[Mapping[str, np.ndarray]], shares: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return ``w + Σ_k s_k (n / n_k) (w_k − w)`` for each array, with n_k the norm of ``w_k − w`` and n = Σ s_k n_k.
+
+    The silos' updates of an array then differ in direction only, and their mean norm is kept.
+
+    Args:
+        reference, silos: as for :func:`combine`.
+        shares: s, (silos,)
+
+    Returns:
+        name to float64 array.
+    """
+    result = {}
+    for name, value in reference.items():
+        norms = np.array([update_norm(reference, arrays, [name]) for arrays in silos])
+        scale = np.divide(np.dot(shares, norms), norms, out=np.zeros(len(norms)), where=norms > 0)
+        result.update(combine({name: value}, silos, shares * scale))
+    return result
+
+
 def _constant(matrix: np.ndarray) -> Callable[[], np.ndarray]:
     return lambda: matrix
 
@@ -245,6 +267,7 @@ class Rule:
         aggregation: a key of :data:`sase.federated.robust.AGGREGATIONS`.
         max_poisoned: see :class:`sase.federated.robust.SiloUpdates`.
         local_norms: norm layers stay with the silos (FedBN); the global model gets their average.
+        layerwise: the updates of each array are first scaled to the mean of their norms.
         folder: where a rule that looks at all updates at once keeps them on disk; None: the system's for temporary
             files.
     """
@@ -252,6 +275,7 @@ class Rule:
     aggregation: str = "mean"
     max_poisoned: float = 0.25
     local_norms: bool = False
+    layerwise: bool = False
     folder: Path | None = None
 
     def is_by_value(self, count: int) -> bool:
@@ -297,7 +321,11 @@ def aggregate(
         result.update(combine_by_value(norms, silos, alphas, ones, rule))
     else:
         shares = rule.shares(alphas, lambda: differences(shared, silos, scale, rule.folder))
-        result = optimiser.step(shared, combine(shared, silos, shares * scale), silos, shares * scale)
+        if rule.layerwise:
+            combined = combine_by_layer(shared, silos, shares)
+            result = optimiser.step(shared, combined, [combined], np.ones(1))
+        else:
+            result = optimiser.step(shared, combine(shared, silos, shares * scale), silos, shares * scale)
         # The same for norm layers; of what remains of the updates, each silo's part.
         shares = shares if np.isclose(shares.sum(), 1.0) else shares / shares.sum()
         result.update(combine(norms, silos, shares))

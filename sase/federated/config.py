@@ -8,14 +8,17 @@ from typing import Annotated
 from sase.config import OneOf, Range, apply_overrides, from_mapping, naming, read_yaml, to_mapping
 from sase.errors import InputError
 from sase.federated.aggregation import STRATEGIES
+from sase.federated.exchange import CONTROL, FIRST, SECOND
 from sase.federated.robust import AGGREGATIONS
 
-SERVERS = ("plain", "momentum", "adam", "yogi")
+SERVERS = ("plain", "momentum", "nesterov", "adam", "yogi")
 PAYLOADS = ("float32", "bfloat16", "int8")
 NORM_POLICIES = ("average", "local", "none")
 SCHEDULES = ("cosine", "constant")
 LENGTH = ("federated", "num_rounds")  # may grow when training has finished
 MODES = ("sync", "buffered")
+SPACES = ("gradients", "steps")
+SHARED_MOMENTS = {"none": (), "second": (SECOND,), "both": (FIRST, SECOND)}
 # May change on resume.
 OPERATIONAL = ("evaluate_every", "min_silos", "grace_s", "max_repeats", "repeat_wait_s", "round_timeout_s")
 # Keys that silos of version 0.1 do not know, and need not.
@@ -23,11 +26,12 @@ LATER = (
     *("max_weight", "aggregation", "max_poisoned", "max_statistics_ratio", "max_drop_db"),
     *("secure_aggregation", "secure_range"),
     *("clients_per_round", "grace_s", "mode", "max_staleness", "evaluate_every"),
+    *("layerwise", "scaffold_space", "alignment", "feddyn_alpha", "shared_moments"),
 )
 SECURE_LEAST = 3  # silos in a secure sum: of two updates each silo learns the other's
 SECURE_MAX_WEIGHT = 0.75  # of a silo in a secure sum: one that is almost one update hides nothing
 SECURE_STRATEGIES = ("examples", "uniform")  # whose weights are settled before training
-_SERVER_LR = {"plain": 1.0, "momentum": 1.0, "adam": 0.01, "yogi": 0.01}
+_SERVER_LR = {"plain": 1.0, "momentum": 1.0, "nesterov": 1.0, "adam": 0.01, "yogi": 0.01}
 
 
 @dataclass(frozen=True)
@@ -53,18 +57,27 @@ class FederatedConfig:
             updates scaled down to the median norm), or, regardless of the strategy, ``median``, ``trimmed_mean``,
             ``krum`` or ``geometric_median``.
         max_poisoned: for ``trimmed_mean`` and ``krum``: largest share of the silos that may send harmful updates.
-        server: optimiser of the global model: ``plain``, ``momentum``, ``adam`` or ``yogi``.
-        server_lr: its learning rate; null for 1 (plain, momentum) or 0.01 (adam, yogi).
-        momentum: of the server (``momentum``), and the decay of the first moment of ``adam`` and ``yogi``.
+        layerwise: scale the silos' updates of each layer to the same norm, so that no silo dominates a layer; instead
+            of ``fednova``.
+        server: optimiser of the global model: ``plain``, ``momentum``, ``nesterov``, ``adam`` or ``yogi``.
+        server_lr: its learning rate; null for 1 (plain, momentum, nesterov) or 0.01 (adam, yogi).
+        momentum: of the server (``momentum``, ``nesterov``), and the decay of the first moment of ``adam`` and
+            ``yogi``.
         beta2: decay of the second moment of ``adam`` and ``yogi``.
         adaptivity: added to the root of the second moment in ``adam`` and ``yogi``.
         fedprox_mu: weight of FedProx's proximal term; 0 for none.
-        scaffold: correct local gradients by control variates (SCAFFOLD).
+        scaffold: correct local training by control variates (SCAFFOLD).
+        scaffold_space: what control variates correct: ``gradients``, before the local optimiser, or its ``steps``.
+        alignment: FedAdamW's α: each local step is moved by α times the mean step of all silos in the last round; 0 for
+            none. Needs ``scaffold_space: steps``.
+        feddyn_alpha: weight of FedDyn's dynamic regulariser; 0 for none.
         control_steps: number of batches for a silo's control variate, the mean gradient at the global model; 0: as many
             as in a round.
         fednova: normalise updates by the number of local steps (FedNova), so that longer rounds do not weigh more.
         norm: norm layers: ``average`` their statistics and weights; keep both ``local`` in the silo (FedBN; the global
             model gets their average); ``none``: reject a network whose norm layers keep statistics.
+        shared_moments: moments of Adam that silos share: each round starts with their average; ``none``, ``second``
+            (FedAdamW, with ``fresh_optimizer``) or ``both``.
         average_decay: decay of the moving average of the global model over rounds. The average is what is scored,
             selected and saved, while silos continue from the newest model; 0 for none.
         fresh_optimizer: reset the local optimiser in each round; else its state is kept by the silo.
@@ -112,6 +125,7 @@ class FederatedConfig:
     max_weight: Annotated[float, Range(above=0, most=1)] = 0.6
     aggregation: Annotated[str, OneOf(tuple(AGGREGATIONS))] = "mean"
     max_poisoned: Annotated[float, Range(0, below=0.5)] = 0.25
+    layerwise: bool = False
     server: Annotated[str, OneOf(SERVERS)] = "plain"
     server_lr: Annotated[float, Range(above=0)] | None = None
     momentum: Annotated[float, Range(0, below=1)] = 0.9
@@ -119,9 +133,13 @@ class FederatedConfig:
     adaptivity: Annotated[float, Range(above=0)] = 1e-3
     fedprox_mu: Annotated[float, Range(0)] = 0.0
     scaffold: bool = False
+    scaffold_space: Annotated[str, OneOf(SPACES)] = "gradients"
+    alignment: Annotated[float, Range(0)] = 0.0
+    feddyn_alpha: Annotated[float, Range(0)] = 0.0
     control_steps: Annotated[int, Range(0)] = 0
     fednova: bool = False
     norm: Annotated[str, OneOf(NORM_POLICIES)] = "average"
+    shared_moments: Annotated[str, OneOf(tuple(SHARED_MOMENTS))] = "none"
     average_decay: Annotated[float, Range(0, below=1)] = 0.0
     fresh_optimizer: bool = True
     schedule: Annotated[str, OneOf(SCHEDULES)] = "cosine"
@@ -156,6 +174,16 @@ class FederatedConfig:
         return self.min_silos or -(-self.participants // 2)
 
     @property
+    def sends_controls(self) -> bool:
+        """Whether silos send control variates."""
+        return self.scaffold or self.alignment > 0
+
+    @property
+    def companions(self) -> tuple[str, ...]:
+        """Prefixes of the arrays that accompany a silo's weights, of :data:`sase.federated.exchange.COMPANIONS`."""
+        return (*((CONTROL,) if self.sends_controls else ()), *SHARED_MOMENTS[self.shared_moments])
+
+    @property
     def effective_server_lr(self) -> float:
         """The server's learning rate."""
         return _SERVER_LR[self.server] if self.server_lr is None else self.server_lr
@@ -178,14 +206,27 @@ def checked(config: FederatedConfig) -> FederatedConfig:
     for name, number in {"num_silos": config.num_silos, "clients_per_round": config.participants}.items():
         if config.min_silos > number:
             raise InputError(f"federated config: min_silos is {config.min_silos}, more than {name} ({number})")
-    if config.mode == "buffered" and (config.scaffold or not config.grace_s):
-        raise InputError("federated config: mode: buffered requires scaffold: false and a grace_s above 0")
+    if config.mode == "buffered" and (config.companions or not config.grace_s):
+        raise InputError(
+            "federated config: mode: buffered requires a grace_s above 0, scaffold: false, alignment: 0 and "
+            "shared_moments: none"
+        )
     if config.strategy == "sase" and not 0 <= config.alpha_min * config.num_silos < 1:
         raise InputError(f"federated config: alpha_min must be 0 or more and below 1/{config.num_silos}")
+    _check_drift(config)
     _check_privacy(config)
     if config.secure_aggregation:
         _check_secure(config)
     return config
+
+
+def _check_drift(config: FederatedConfig) -> None:
+    if config.alignment and config.scaffold_space != "steps":
+        raise InputError("federated config: alignment needs scaffold_space: steps")
+    if config.feddyn_alpha and (config.scaffold or config.fedprox_mu or config.server != "plain"):
+        raise InputError("federated config: feddyn_alpha requires scaffold: false, fedprox_mu: 0 and server: plain")
+    if config.layerwise and (config.fednova or config.aggregation not in ("mean", "clipped_mean")):
+        raise InputError("federated config: layerwise requires fednova: false and aggregation: mean or clipped_mean")
 
 
 def _check_privacy(config: FederatedConfig) -> None:
@@ -193,8 +234,11 @@ def _check_privacy(config: FederatedConfig) -> None:
         raise InputError("federated config: dp_noise_multiplier needs dp_clip_norm, which bounds the sensitivity")
     if not config.dp_clip_norm:
         return
-    if config.payload != "float32" or config.scaffold or config.norm != "none":
-        raise InputError("federated config: dp_clip_norm requires payload: float32, scaffold: false and norm: none")
+    if config.payload != "float32" or config.companions or config.norm != "none":
+        raise InputError(
+            "federated config: dp_clip_norm requires payload: float32, norm: none, scaffold: false, alignment: 0 and "
+            "shared_moments: none"
+        )
 
 
 def _check_secure(config: FederatedConfig) -> None:
@@ -208,6 +252,9 @@ def _check_secure(config: FederatedConfig) -> None:
         "aggregation": (config.aggregation == "mean", "mean"),
         "payload": (config.payload == "float32", "float32"),
         "scaffold": (not config.scaffold, "false"),
+        "alignment": (not config.alignment, "0"),
+        "shared_moments": (config.shared_moments == "none", "none"),
+        "layerwise": (not config.layerwise, "false"),
         "max_drop_db": (not config.max_drop_db, "0 (no silo can be left out)"),
         "max_weight": (config.max_weight <= SECURE_MAX_WEIGHT, f"at most {SECURE_MAX_WEIGHT}"),
     }

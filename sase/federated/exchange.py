@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-CONTROL = "control/"  # prefix of the names of SCAFFOLD's control variates
+# Prefixes of the names of what accompanies the network's arrays, one array for each trained weight:
+CONTROL = "control/"  # SCAFFOLD's control variates
+FIRST, SECOND = "adam/first/", "adam/second/"  # moments of Adam, free of the bias of their start at zero
+COMPANIONS = (CONTROL, FIRST, SECOND)
+
+
+def without_prefix(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Return the arrays whose names have the prefix, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
 
 @dataclass(frozen=True)
@@ -18,7 +26,7 @@ class Instruction:
     Attributes:
         round: from 1.
         arrays: the global model by the names of its state dict: weights and norm statistics (float32), counters (int);
-            under ``control/NAME`` SCAFFOLD's global control variate. Without the constants of the network.
+            what accompanies them, under the prefixes of :data:`COMPANIONS`. Without the constants of the network.
         config: plain types that JSON can represent: ``train`` and ``federated`` (the two configs as mappings),
             ``experiment`` (an identifier), ``best_round`` (the best so far, 0 for none).
         silos: those that take part; None for all. Silos do not receive it.
@@ -36,12 +44,12 @@ class Instruction:
     @property
     def model(self) -> dict[str, np.ndarray]:
         """The arrays of the network."""
-        return {name: value for name, value in self.arrays.items() if not name.startswith(CONTROL)}
+        return {name: value for name, value in self.arrays.items() if not name.startswith(COMPANIONS)}
 
     @property
     def control(self) -> dict[str, np.ndarray]:
         """Parameter name to SCAFFOLD's global control variate; empty if there is none (yet)."""
-        return {name.removeprefix(CONTROL): v for name, v in self.arrays.items() if name.startswith(CONTROL)}
+        return without_prefix(self.arrays, CONTROL)
 
 
 @dataclass(frozen=True)

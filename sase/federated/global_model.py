@@ -14,6 +14,7 @@ from sase.federated.config import FederatedConfig
 from sase.federated.layout import Layout
 from sase.federated.participation import staleness_factors
 from sase.federated.server_optimiser import ServerOptimiser
+from sase.federated.shared_moments import average_moments
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class GlobalModel:
         newest: sent to the silos, name to array.
         averaged: scored and saved: ``newest`` or its moving average over rounds.
         optimiser: the server's, with its moments; not stepped in place.
+        moments: those of Adam that silos share, prefix and name to array; empty without, and before the first round.
         silos: the replies that made it; none for a model that was not made in this process.
         alphas: their weights, (silos,).
     """
@@ -31,6 +33,7 @@ class GlobalModel:
     newest: dict[str, np.ndarray]
     averaged: dict[str, np.ndarray]
     optimiser: ServerOptimiser
+    moments: dict[str, np.ndarray] = field(default_factory=dict)
     silos: Sequence[Admitted] = ()
     alphas: np.ndarray = field(default_factory=lambda: np.ones(0))
 
@@ -63,15 +66,19 @@ class GlobalModel:
             layout,
             optimiser,
             nova_factors(alphas, steps) if config.fednova and not config.secure_aggregation else None,
-            Rule(config.aggregation, config.max_poisoned, config.norm == "local", folder),
+            Rule(config.aggregation, config.max_poisoned, config.norm == "local", config.layerwise, folder),
         )
         averaged = moving_average(self.averaged, newest, decay, layout) if decay else newest
-        return GlobalModel(newest, averaged, optimiser, replies, alphas)
+        moments = average_moments([reply.moments for reply in replies], alphas)
+        return GlobalModel(newest, averaged, optimiser, moments, replies, alphas)
 
 
 def new_optimiser(config: FederatedConfig) -> ServerOptimiser:
     """Return the server's optimiser before the first round."""
-    return ServerOptimiser(config.server, config.effective_server_lr, config.momentum, config.beta2, config.adaptivity)
+    name = "feddyn" if config.feddyn_alpha else config.server
+    share = config.participants / config.num_silos
+    rate = config.effective_server_lr
+    return ServerOptimiser(name, rate, config.momentum, config.beta2, config.adaptivity, share)
 
 
 def _weights(replies: Sequence[Admitted], config: FederatedConfig) -> np.ndarray:

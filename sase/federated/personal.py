@@ -17,7 +17,7 @@ from sase.federated.layout import Layout, to_numpy, to_tensors
 from sase.model import read_checkpoint
 from sase.training.checkpoint import check_fields, check_tensors, save_checkpoint
 
-_ARRAYS = ("norms", "control")  # the parts of a state that are dicts of numpy arrays
+_ARRAYS = ("norms", "control", "dual")  # the parts of a state that are dicts of numpy arrays
 
 
 class PersonalState:
@@ -91,7 +91,11 @@ def check_state(state: Mapping[str, Any], layout: Layout, arrays: Mapping[str, n
         layout: of the network.
         arrays: of the network: name to array.
     """
-    expected = {"norms": [name for name in layout.names if name in layout.norms], "control": layout.weights}
+    expected = {
+        "norms": [name for name in layout.names if name in layout.norms],
+        "control": layout.weights,
+        "dual": layout.weights,
+    }
     for part, names in expected.items():
         if part in state:
             shapes = {name: arrays[name].shape for name in names}

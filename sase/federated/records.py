@@ -15,6 +15,7 @@ from sase.config import from_mapping, read_yaml, to_mapping, to_yaml
 from sase.errors import InputError
 from sase.federated.config import LATER, LENGTH, OPERATIONAL, FederatedConfig
 from sase.federated.development import SI_SNR
+from sase.federated.exchange import COMPANIONS
 from sase.federated.layout import Layout
 from sase.jsonfile import append_jsonl
 from sase.training import config as training_config
@@ -94,6 +95,8 @@ def check_server_state(state: Mapping[str, Any], arrays: Mapping[str, np.ndarray
     weights = {name: shapes[name] for name in layout.weights}
     if state.get("newest"):  # missing in states of an earlier version
         check_tensors(state["newest"], shapes, "the newest model")
+    companions = {prefix + name: shape for prefix in COMPANIONS for name, shape in weights.items()}
+    check_tensors(state.get("moments", {}), companions, "the silos' moments", all_names=False)
     for moment in ("first", "second"):
         check_tensors(state["optimizer"][moment], weights, f"the {moment} moment", all_names=False)
     for record in state["history"]:

@@ -92,6 +92,8 @@ class Server:
             raise InputError(
                 "federated config: norm is none, but this network's norm layers keep statistics; use model.norm=layer"
             )
+        if fed_config.shared_moments != "none" and train_config.train.optimizer != "adamw":
+            raise InputError("federated config: shared_moments are those of adamw; set train.optimizer=adamw")
         if fed_config.dp_noise_multiplier:
             privacy.require_accountable(fed_config)
         pairs = PairSet(dev_set, train_config.model.sample_rate, torch.device(device))
@@ -202,7 +204,7 @@ class Server:
     def _current_attempts(self) -> Attempts:
         if self._attempts is None:
             control = {CONTROL + name: value for name, value in self._controls.mean().items()}
-            arrays = {**self._global.newest, **control}
+            arrays = {**self._global.newest, **control, **self._global.moments}
             self._attempts = Attempts(Instruction(self.next_round, arrays, self._instruction_config()))
         return self._attempts
 
@@ -355,6 +357,7 @@ class Server:
             "model": self.model.state_dict(),
             "newest": newest,
             "optimizer": optimizer,
+            "moments": to_tensors(self._global.moments),
             "controls": self._controls.state(),
             "records": self._ledger.state(self.history[-1]),
             "best_round": self.best_round,
@@ -378,7 +381,7 @@ class Server:
             newest = to_numpy(stored)
         optimiser = new_optimiser(self.config)
         optimiser.load({moment: to_numpy(tensors) for moment, tensors in state["optimizer"].items()})
-        self._global = GlobalModel(newest, averaged, optimiser)
+        self._global = GlobalModel(newest, averaged, optimiser, to_numpy(state.get("moments", {})))
         self.history, self.best_round, self.refusals = history, state["best_round"], state["refusals"]
         self._ledger.restore(state, history)
         log.info(

@@ -1,4 +1,8 @@
-"""Server optimisers: how the global model moves along the averaged update (Reddi et al. 2021)."""
+"""Server optimisers: how the global model moves along the averaged update.
+
+``adam``, ``yogi``: Reddi et al. 2021; ``nesterov``, as the outer optimiser of local AdamW: DiLoCo, Douillard et al.
+2023 (arXiv 2311.08105); ``feddyn``: Acar et al. 2021.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +14,20 @@ from sase.federated.aggregation import combine
 
 
 class ServerOptimiser:
-    """``plain``: w ← w + η Δ; ``momentum``: m ← β m + Δ, w ← w + η m; ``adam`` and ``yogi``: w ← w + η m / (√v + ε).
+    """``plain``: w ← w + η Δ; ``momentum``: m ← β m + Δ, w ← w + η m; ``nesterov``: the same m, w ← w + η (β m + Δ).
 
-    For the last two, m ← β m + (1 − β) Δ without bias correction, and v starts at ε². ``adam``: v ← β₂ v + (1 − β₂) Δ²;
-    ``yogi``: v ← v − (1 − β₂) Δ² sign(v − Δ²). Only trained weights are optimised: a step could make the variances
-    among the norm statistics negative.
+    ``feddyn``: m ← m + p Δ, w ← w + Δ + m, where p is the share of the silos that take part in a round; m is −h/α of
+    the paper. ``adam`` and ``yogi``: w ← w + η m / (√v + ε), with m ← β m + (1 − β) Δ without bias correction, and v
+    starts at ε². ``adam``: v ← β₂ v + (1 − β₂) Δ²; ``yogi``: v ← v − (1 − β₂) Δ² sign(v − Δ²). Only trained weights
+    are optimised: a step could make the variances among the norm statistics negative.
 
     Args:
-        name: ``plain``, ``momentum``, ``adam`` or ``yogi``.
+        name: ``plain``, ``momentum``, ``nesterov``, ``adam``, ``yogi`` or ``feddyn``.
         rate: η.
         momentum: β.
         beta2: β₂.
         adaptivity: ε.
+        share: p.
     """
 
     def __init__(
@@ -31,8 +37,10 @@ class ServerOptimiser:
         momentum: float = 0.9,
         beta2: float = 0.99,
         adaptivity: float = 1e-3,
+        share: float = 1.0,
     ) -> None:
         self.name, self.rate, self.momentum, self.beta2, self.adaptivity = name, rate, momentum, beta2, adaptivity
+        self.share = share
         self.first: dict[str, np.ndarray] = {}
         self.second: dict[str, np.ndarray] = {}
 
@@ -64,9 +72,12 @@ class ServerOptimiser:
 
     def _direction(self, name: str, delta: np.ndarray) -> np.ndarray:
         first = self.first.get(name, np.zeros_like(delta))
-        if self.name == "momentum":
-            self.first[name] = self.momentum * first + delta
-            return self.first[name]
+        if self.name in ("momentum", "nesterov"):
+            moved = self.first[name] = self.momentum * first + delta
+            return moved if self.name == "momentum" else self.momentum * moved + delta
+        if self.name == "feddyn":
+            self.first[name] = first + self.share * delta
+            return delta + self.first[name]
         self.first[name] = self.momentum * first + (1.0 - self.momentum) * delta
         second, square = self.second.get(name, np.full_like(delta, self.adaptivity**2)), delta**2
         if self.name == "adam":
@@ -77,7 +88,7 @@ class ServerOptimiser:
 
     def copy(self) -> ServerOptimiser:
         """Return an optimiser with the same moments, which steps without changing this one."""
-        other = ServerOptimiser(self.name, self.rate, self.momentum, self.beta2, self.adaptivity)
+        other = ServerOptimiser(self.name, self.rate, self.momentum, self.beta2, self.adaptivity, self.share)
         other.load(self.state())
         return other
 

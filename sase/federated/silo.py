@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +18,14 @@ from sase.data.fingerprint import RECORD, require_unchanged
 from sase.errors import InputError
 from sase.federated.aggregation import update_norm
 from sase.federated.config import FederatedConfig
-from sase.federated.drift import DriftGuard, control_variate
 from sase.federated.exchange import CONTROL, Instruction, Reply
 from sase.federated.layout import layout_of, load_arrays, to_arrays
+from sase.federated.local_training import LocalTraining
 from sase.federated.payload import encode, num_bytes
 from sase.federated.personal import PersonalState, check_state
-from sase.federated.reported import steps_per_round
 from sase.federated.speech import is_audible, utterances
-from sase.losses.objectives import build_loss
 from sase.model import build_model
-from sase.training.batch_sharding import batch_backward
-from sase.training.checkpoint import load_optimizer
-from sase.training.config import TrainConfig, build_optimizer
-from sase.training.distributed import Workers
-from sase.training.loop import EpochStats, GradientGuard, TrainingStep, learning_rate, train_epoch
-from sase.training.performance import autocast, training_precision
+from sase.training.config import TrainConfig
 from sase.training.validation import PairSubset, measure_set
 
 
@@ -69,12 +60,11 @@ class Silo:
         pairs = self._training_set(instruction, train)
         self._require_speech(pairs)
         mixtures = Mixtures(pairs, train.data, 1000 * train.seed + self.index)
-        local = _LocalTraining(model, mixtures, train, fed, instruction.round, restored)
-        control = local.control_variate()
-        result = local.run(_correction(instruction.control, restored.get("control")))
+        local = LocalTraining(model, mixtures, train, fed, instruction, restored)
+        result = local.run()
         arrays = to_arrays(model, local.layout.names)
-        self.personal.write(instruction, local.personal_state(arrays, control))
-        upload = _encode(fed.payload, instruction, arrays, control, local.layout.weights)
+        self.personal.write(instruction, local.personal_state(arrays, result.control))
+        upload = _encode(fed.payload, instruction, arrays, result.control, local.layout.weights) | local.moments()
         shared = local.layout.shared_weights(fed.norm == "local")
         values = {
             "examples": train.data.batch_size * mixtures.batches_per_epoch,
@@ -176,133 +166,6 @@ class Silo:
                 raise InputError(f"{folder}: no such folder; make the silos with 'sase partition'")
             self._pairs[name] = PairSet(folder, train.model.sample_rate, self.device)
         return self._pairs[name]
-
-
-@dataclass(frozen=True)
-class _TrainingResult:
-    stats: EpochStats  # of all local epochs
-    last: EpochStats  # of the last one
-    started: float  # by the silo's clock
-    seconds: float
-
-
-class _LocalTraining:
-    """The local epochs of one round; the round's number determines the batches and the learning rates."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        mixtures: Mixtures,
-        train: TrainConfig,
-        fed: FederatedConfig,
-        round_number: int,
-        restored: Mapping[str, Any],
-    ) -> None:
-        self.model, self.mixtures, self.train, self.fed = model, mixtures, train, fed
-        self.layout = layout_of(model)
-        self.steps_per_round = steps_per_round(mixtures.batches_per_epoch, fed)
-        self.steps_per_epoch = self.steps_per_round // fed.local_epochs
-        self.first = (round_number - 1) * self.steps_per_round
-        self.device = next(model.parameters()).device
-        self.criterion = build_loss(train.loss)
-        options = train.train
-        self.guard = GradientGuard(options.clip_norm, options.max_bad_steps)
-        self.optimizer = build_optimizer(options, model.parameters(), self.device)
-        if not fed.fresh_optimizer and "optimizer" in restored:
-            with naming("the silo's own state"):
-                load_optimizer(self.optimizer, restored["optimizer"])
-
-    def control_variate(self) -> dict[str, np.ndarray]:
-        """Return SCAFFOLD's control variate at the current model; empty without SCAFFOLD."""
-        if not self.fed.scaffold:
-            return {}
-        count = self.fed.control_steps or self.steps_per_round
-        batches = map(self.mixtures.batch, range(self.first, self.first + count))
-        statistics = [name for name in self.layout.names if name not in self.layout.weights]
-        with training_precision(self.train.train.precision, self.device):
-            return control_variate(self.model, batches, self.criterion, self.guard, self._autocast, statistics)
-
-    def run(self, correction: Mapping[str, np.ndarray] | None) -> _TrainingResult:
-        """Train all local epochs.
-
-        Args:
-            correction: SCAFFOLD's ``c − c_k`` by parameter name, or None.
-        """
-        started, clock = time.time(), time.monotonic()
-        done = self.first
-
-        def rate() -> float:
-            return self._learning_rate(done)
-
-        def count_step(stats: EpochStats) -> None:
-            nonlocal done
-            done += 1
-
-        step = TrainingStep(
-            self.model,
-            self.criterion,
-            self.optimizer,
-            self._guard(correction),
-            rate,
-            autocast=self._autocast,
-            backward=batch_backward(
-                Workers(0, 1, self.device), self.train.data.batch_size, self.train.train.micro_batch_size
-            ),
-        )
-        stats = last = EpochStats()
-        with training_precision(self.train.train.precision, self.device):
-            for epoch in range(self.fed.local_epochs):
-                first = self.first + epoch * self.steps_per_epoch
-                batches = map(self.mixtures.batch, range(first, first + self.steps_per_epoch))
-                last = train_epoch(step, batches, count_step)
-                stats = stats.merged(last)
-        return _TrainingResult(stats, last, started, time.monotonic() - clock)
-
-    def personal_state(self, arrays: Mapping[str, np.ndarray], control: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Return what stays on the silo's disk for the next round.
-
-        Args:
-            arrays: the trained model.
-            control: of :meth:`control_variate`.
-        """
-        state: dict[str, Any] = {}
-        if self.fed.scaffold:
-            state["control"] = control
-        if self.fed.norm == "local":
-            state["norms"] = {name: value for name, value in arrays.items() if name in self.layout.norms}
-        if not self.fed.fresh_optimizer:
-            state["optimizer"] = self.optimizer.state_dict()
-        return state
-
-    def _learning_rate(self, step: int) -> float:
-        options = self.train.train
-        if self.fed.schedule == "constant":
-            return options.learning_rate
-        total = self.fed.num_rounds * self.steps_per_round
-        return learning_rate(step, options.learning_rate, options.warmup_steps, total, options.final_ratio)
-
-    def _guard(self, correction: Mapping[str, np.ndarray] | None) -> GradientGuard | DriftGuard:
-        """Return the gradient guard, with the terms of FedProx and SCAFFOLD if they are in use."""
-        if not self.fed.fedprox_mu and not correction:
-            return self.guard
-        parameters = list(self.model.named_parameters())
-        anchor = [p.detach().clone() for _, p in parameters] if self.fed.fedprox_mu else None
-        tensors = None
-        if correction:
-            tensors = [torch.as_tensor(correction[name], device=self.device) for name, _ in parameters]
-        return DriftGuard(self.guard, self.fed.fedprox_mu, anchor, tensors)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return autocast(self.train.train.precision, self.device)
-
-
-def _correction(
-    global_control: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray] | None
-) -> dict[str, np.ndarray] | None:
-    """Return SCAFFOLD's ``c − c_k``; None in a silo's first round."""
-    if not global_control or not own:
-        return None
-    return {name: value - own[name] for name, value in global_control.items()}
 
 
 def _encode(
