@@ -25,13 +25,13 @@ from sase.studies.comparison import (
     before_training,
     gap,
     load_comparison,
-    pool_silos,
     read_results,
     require_same_data,
     run_all,
     run_one,
 )
 from sase.studies.comparison_page import WORST, page_spec, summarise, worst, write_page
+from sase.studies.figures import draw_gap
 from sase.studies.grid import Grid
 from sase.training.config import load_train_config
 
@@ -142,7 +142,6 @@ def test_finished_runs_of_other_data_or_settings_are_not_reused(plan, folders, t
 
 @pytest.mark.recipe
 def test_rows_are_trained_and_scored_and_shown(plan, folders):
-    pool_silos(folders)
     results = {row: run_one(plan, folders, row, 0) for row in plan.rows}
     stored = json.loads(json.dumps(jsonfile.nan_to_null(results["FedBN"])))
     assert jsonfile.nan_to_null(read_results(plan, folders)["FedBN"][0]) == stored
@@ -194,7 +193,7 @@ def made_up(values, kind="federated", scores=True):
             "kind": kind,
             "common": dict.fromkeys(("SI_SDR", "PESQ_WB", "STOI"), value),
             "parts": {"0": {"SI_SDR": least}, "1": {"SI_SDR": 99.0}},
-            "trained": [{"seconds": 1.0, "bytes_up": 2_000_000, "bytes_down": 3_000_000}],
+            "trained": [{"rounds": 40, "seconds": 1.0, "bytes_up": 2_000_000, "bytes_down": 3_000_000}],
             **({"scores": {"test": table(value, [*parts["0"], *parts["1"]])}, "part_scores": parts} if scores else {}),
         }
     return results
@@ -230,9 +229,13 @@ def test_verdicts_follow_the_intervals_and_the_seeds(tmp_path):
     assert said[3].startswith("- **bad** against examples: SI_SDR (dB) worse, -1.00 ± 0.00")
     assert said[4].startswith("- **same** against examples: SI_SDR (dB) no reliable difference, +0.07 ± 0.35")
     assert "worst silo's SI_SDR (dB) no reliable difference, +0.00 ± 0.10" in said[4]
+    draw_gap({"good": (40, 5.0, 0.88), "bad": (20, 2.5, 0.5)}, tmp_path / "gap.png")
+    assert (tmp_path / "gap.png").stat().st_size > 5000
     assert summary["rows"]["good"]["differences"]["test"]["silo"]["0"]["SI_SDR"]["mean"] == pytest.approx(1.0)
     assert summary["rows"]["examples"]["against"] is None
-    assert any(line.startswith("| good | 7.50 ± 0.10 |") and "| 88% | 2.0, 3.0 | 1 ± 0 |" in line for line in lines)
+    assert any(
+        line.startswith("| good | 7.50 ± 0.10 |") and "| 88% | 40 | 2.0, 3.0 | 1 ± 0 |" in line for line in lines
+    )
 
 
 def test_results_without_scores_per_utterance_are_shown_without_intervals(tmp_path):

@@ -148,6 +148,8 @@ def run_one(comparison: Comparison, folders: Folders, name: str, seed: int) -> R
     started, folder, row = time.monotonic(), folders.of(name, seed), comparison.rows[name]
     with folder_lock(folder):
         require_same_data(comparison, folders)
+        if row.kind == "central" and not (folders.out / "pooled").is_dir():
+            pool_silos(folders)  # which run_all has done for all rows
         train, fed = _write_configs(comparison, row, folder, seed, count_silos(folders.silos))
         result: Result = {"row": name, "seed": seed, "kind": row.kind, "settings": _settings(comparison, name)}
         if row.kind == "federated":

@@ -23,7 +23,7 @@ from sase.studies.comparison import (
     require_same_data,
 )
 from sase.studies.evidence import difference_of_means, worst_group_difference
-from sase.studies.figures import draw_rounds, draw_weights
+from sase.studies.figures import draw_gap, draw_rounds, draw_weights
 from sase.studies.grid import Result, Results
 from sase.studies.scores import DECIMALS, TITLES
 
@@ -64,6 +64,9 @@ def write_page(
     if results:
         draw_rounds(_curves(comparison, folders, results), images / "rounds.png")
         appendix += ["![development scores over rounds](images/rounds.png)", ""]
+    if points := _points(summary["rows"]):
+        draw_gap(points, images / "gap.png")
+        appendix += ["![gap closed over rounds and over bytes](images/gap.png)", ""]
     if weights := _weights(comparison, folders, results):
         draw_weights(weights, images / "alphas.png")
         appendix += ["![weights of the silos over rounds](images/alphas.png)", ""]
@@ -100,6 +103,7 @@ def summarise(
             "seeds": list(seeds),
             "means": {"test": _means([result["common"] for result in seeds.values()], map(worst, seeds.values()))},
             "gap_closed": closed.get(name),
+            "rounds": statistics.fmean(result["trained"][0]["rounds"] for result in seeds.values()),
             "seconds": [sum(training["seconds"] for training in result["trained"]) for result in seeds.values()],
             **{
                 way: statistics.fmean(sum(t[way] for t in result["trained"]) for result in seeds.values())
@@ -140,6 +144,7 @@ def page_spec(
         baselines={"test": before},
         columns={
             "gap closed": lambda row: "" if row.get("gap_closed") is None else f"{row['gap_closed']:.0%}",
+            "rounds": lambda row: f"{row['rounds']:.0f}" if row["kind"] == "federated" else "",
             "sent up, down (MB)": _sent,
             "wall time (s)": lambda row: page.mean_std(row["seconds"], 0) if "seconds" in row else "",
         },
@@ -236,6 +241,15 @@ def _lead(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _sent(row: Mapping[str, Any]) -> str:
     return f"{row['bytes_up'] / 1e6:.1f}, {row['bytes_down'] / 1e6:.1f}" if row["kind"] == "federated" else ""
+
+
+def _points(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[float, float, float]]:
+    """Return row to rounds, megabytes sent, and share of the gap closed, of the federated rows."""
+    return {
+        name: (row["rounds"], (row["bytes_up"] + row["bytes_down"]) / 1e6, row["gap_closed"])
+        for name, row in rows.items()
+        if row.get("gap_closed") is not None
+    }
 
 
 def _without_scores(results: Results) -> list[str]:

@@ -69,6 +69,31 @@ def draw_rounds(curves: Mapping[str, tuple[str, Sequence[float]]], path: Path) -
     save_figure(figure, path)
 
 
+def draw_gap(rows: Mapping[str, tuple[float, float, float]], path: Path) -> None:
+    """Draw the share of the gap that rows close over their number of rounds, and over the bytes that they send.
+
+    Args:
+        rows: row to number of rounds, megabytes sent up and down by all silos, and share of the gap.
+        path: of the PNG.
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    axes, colours = figure.subplots(1, 2, sharey=True), colormaps["tab20"]
+    for axis, place, title in zip(axes, (0, 1), ("rounds", "sent in all (MB)")):
+        for number, (row, values) in enumerate(rows.items()):
+            marker = "os^Dv"[number // colours.N % 5]
+            axis.plot(values[place], 100.0 * values[2], marker, color=colours(number % colours.N), label=row)
+        axis.axhline(100.0, color="black", linewidth=0.8)
+        axis.set_xscale("log")
+        axis.set_xlabel(title)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("gap closed between silos alone and central training (%)")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+    save_figure(figure, path)
+
+
 def draw_weights(panels: Mapping[str, Mapping[int, Mapping[int, float]]], path: Path) -> None:
     """Draw the aggregation weight of every silo over rounds, one panel per strategy.
 
