@@ -30,6 +30,7 @@ from sase.federated.flower.processes import (
 )
 from sase.federated.flower.progress import Patience
 from sase.federated.flower.server_app import app as server_app
+from sase.federated.flower.silo_process import FINISHED_FILE, SiloProcess
 from sase.federated.requests import StoppedError
 from sase.processes import start
 
@@ -150,6 +151,28 @@ def test_a_federation_is_locked_and_sigterm_interrupts_it(tmp_path):
     with supervised_federation(tmp_path), pytest.raises(KeyboardInterrupt), supervised_federation(tmp_path / "inner"):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
+
+
+def test_local_silos_disconnect_at_the_end_and_are_not_started_again(silos_dir, tmp_path, monkeypatch):
+    """The server waits for them to disconnect; one that exits earlier is started again."""
+    monkeypatch.setattr(SiloProcess, "_command", lambda silo: [sys.executable, "-c", "import time; time.sleep(60)"])
+    monkeypatch.setattr("sase.federated.flower.silo_process._RESTART_DELAY_S", 0.0)
+    silo = SiloProcess(0, silos_dir / "silo0", tmp_path, "localhost:1", None, "cpu", 1)
+    try:
+        silo.start()
+        killed = silo._process
+        killed.kill()
+        killed.wait()
+        while silo._process is killed:
+            deployment._look_after([silo])
+        started_again = silo._process
+        (tmp_path / FINISHED_FILE).touch()
+        for _ in range(5):
+            deployment._look_after([silo])
+            assert started_again.wait(timeout=30) == -signal.SIGTERM
+        assert silo._process is started_again
+    finally:
+        silo.close()
 
 
 def test_the_runtime_folder_is_private_short_and_removed(tmp_path, monkeypatch):

@@ -46,6 +46,7 @@ from sase.federated.flower.messages import (
     unpack_reply,
     unpack_scores,
 )
+from sase.federated.flower.packing import is_packed, offer, pack, packing_mod, unpack
 from sase.federated.flower.patches import bound_replies, bounded_pull
 from sase.federated.flower.server_app import FINISH
 from sase.federated.flower.server_app import app as server_app
@@ -103,7 +104,8 @@ def serve(settings, names=("", "", ""), broken=()):
     return grid
 
 
-def test_messages_preserve_every_array_to_the_bit():
+@pytest.mark.parametrize("joined", [False, True])
+def test_messages_preserve_every_array_to_the_bit(joined):
     arrays = {
         "weight": np.array([[1.5, np.nan], [np.inf, -0.0]], np.float32),
         "count": np.array(7),
@@ -112,8 +114,12 @@ def test_messages_preserve_every_array_to_the_bit():
         "empty": np.zeros((0, 4), np.float32),
     }
     config = {"train": {"seed": 3}, "federated": {"dp_clip_norm": 0.0}, "experiment": "é", "best_round": 0}
-    instruction = unpack_instruction(pack_instruction(Instruction(4, arrays, config)))
-    reply = unpack_reply(pack_reply(Reply(2, 4, arrays, {"loss": math.nan, "steps": 5})))
+
+    def carried(content):
+        return unpack(pack(content)) if joined else content
+
+    instruction = unpack_instruction(carried(offer(pack_instruction(Instruction(4, arrays, config)))))
+    reply = unpack_reply(carried(pack_reply(Reply(2, 4, arrays, {"loss": math.nan, "steps": 5}))))
     assert instruction.round == reply.round == 4
     assert instruction.config == config
     assert reply.silo == 2
@@ -125,6 +131,61 @@ def test_messages_preserve_every_array_to_the_bit():
             assert got[name].dtype == array.dtype
             assert got[name].shape == array.shape
             assert got[name].tobytes() == array.tobytes()
+
+
+def test_joined_arrays_are_few_objects_for_flower():
+    arrays = {f"w{k}": np.full(3, k, np.float32) for k in range(200)}
+    content = pack(pack_reply(Reply(0, 1, arrays, {"loss": 1.0})))
+    objects, rest = 0, [content]
+    while rest:
+        objects += 1
+        rest += list((rest.pop().children or {}).values())
+    assert objects <= 6  # itself, a record, its array and chunk; numbers; silo and round
+
+
+class PackingGrid(LocalGrid):
+    """A grid that records which messages and replies have joined arrays; silo 1 may be an earlier installation."""
+
+    def __init__(self, earlier):
+        super().__init__(self.reply, ["silo0", "silo1"])
+        self.earlier, self.joined = earlier, []
+
+    def reply(self, message, node):
+        def app(query, _):
+            assert list(query.content["arrays"]) == ["w"]
+            return reply_of(lambda node: node - 100)(query, node)
+
+        asked = is_packed(message.content)
+        reply = app(message, None) if node - 100 in self.earlier else packing_mod(message, None, app)
+        self.joined.append((asked, is_packed(reply.content)))
+        return reply
+
+
+@pytest.mark.parametrize(
+    ("order", "earlier", "first", "later"),
+    [
+        (None, (), [(False, True)] * 2, [(True, True)] * 2),
+        (None, (1,), [(False, True), (False, False)], [(True, True), (False, False)]),
+        ([0, 1], (), [(True, True)] * 2, [(True, True)] * 2),  # simulated: of this installation
+    ],
+)
+def test_arrays_are_joined_once_both_sides_have_shown_that_they_can(order, earlier, first, later):
+    config = {"federated": {"dp_clip_norm": 0.0}}
+    instruction = pack_instruction(Instruction(1, {"w": np.zeros(2, np.float32)}, config))
+    grid = PackingGrid(earlier)
+    silos = SiloGrid(grid, 2, order, 0.0, 0.01)
+    for _ in range(2):
+        replies, failures = silos.send_and_receive(instruction, MessageType.TRAIN, 1.0, "1", unpack_reply)
+        assert [reply.silo for reply in replies] == [0, 1]
+        assert not failures
+    assert grid.joined == [*first, *later]
+
+
+def test_a_server_that_does_not_offer_it_gets_no_joined_arrays():
+    instruction = pack_instruction(Instruction(1, {"w": np.zeros(2, np.float32)}, {"federated": {"dp_clip_norm": 0.0}}))
+    query = Message(instruction, 100, MessageType.TRAIN)
+    reply = packing_mod(query, None, lambda query, _: reply_of(lambda node: 0)(query, 100))
+    assert list(reply.content["arrays"]) == ["w"]
 
 
 def test_rounds_through_flower_equal_inproc_to_the_bit(experiment, silos_dir, dev_set, tmp_path):
@@ -267,6 +328,13 @@ def about(**values):
     return content
 
 
+def joined(about, data=b""):
+    """Return the content of a reply with joined arrays, about which anything may be said."""
+    content = pack(foreign(npy(TWO, bytes(8))))
+    array = Array(dtype="uint8", shape=(2,), stype="packed", data=json.dumps(about).encode() + b"\n" + data)
+    return RecordDict({**content, "packed": ArrayRecord({"packed": array})})
+
+
 TWO = "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }"
 DAMAGED = {
     "arrays": RecordDict({"about": ConfigRecord({"silo": 0, "round": 1})}),
@@ -290,6 +358,14 @@ DAMAGED = {
     "is not an integer  ": about(silo=[0, 1]),
     "claims to be silo -1": about(silo=-1),
     "claims to be silo 4611686018427387904": about(silo=2**62),
+    "array w: declares 9 bytes, 8 are left": joined({"arrays": [["w", "f", [2], "numpy.ndarray", 9]]}, bytes(8)),
+    "array w: declares -1 bytes": joined({"arrays": [["w", "f", [2], "numpy.ndarray", -1]]}, bytes(8)),
+    "1 bytes belong to no array": joined({"arrays": [["w", "f", [2], "numpy.ndarray", 8]]}, bytes(9)),
+    "more than 20000 arrays": joined({"arrays": [[f"{k}", "f", [0], "numpy.ndarray", 0] for k in range(20_001)]}),
+    "malformed reply": joined([1]),
+    "malformed reply ": joined({"arrays": [["w", "f", [2], "numpy.ndarray", 0.5]]}, bytes(8)),
+    "malformed reply  ": joined({"arrays": [[3, 3, "shape", 3, 8]]}, bytes(8)),
+    "holds 4 bytes ": joined({"arrays": [["w", "f", [2], "numpy.ndarray", 132]]}, npy(TWO, bytes(4))),
 }
 
 

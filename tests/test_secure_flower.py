@@ -15,6 +15,7 @@ from sase.federated.exchange import Instruction
 from sase.federated.flower import deployment
 from sase.federated.flower.app import write_app
 from sase.federated.flower.client_app import app as client_app
+from sase.federated.flower.packing import unpack
 from sase.federated.flower.secure import MESSAGE, pack_answer, pack_request, unpack_answer, unpack_request
 from sase.federated.flower.server_app import app as server_app
 from sase.federated.inproc import run as run_inproc
@@ -62,7 +63,10 @@ def test_rounds_of_deployed_silos_give_the_model_of_unmasked_ones(federation, si
     types = [of for of, *_ in federation["sent"]]
     assert types == [MESSAGE] * (2 * 5 * 3) + ["query.finish"] * 3
     # The global model goes to each silo once a round, and no update of a single silo comes back.
-    assert sum(bool(content.array_records["arrays"]) for of, _, content in federation["sent"] if of == MESSAGE) == 2 * 3
+    assert (
+        sum(bool(unpack(content).array_records["arrays"]) for of, _, content in federation["sent"] if of == MESSAGE)
+        == 2 * 3
+    )
     assert len({values["loss"] for values in rounds(federation["exp"])[0]["silos"].values()}) == 1
     # What a silo keeps to itself is private, and its secrets go at the end.
     for silo in range(3):

@@ -20,6 +20,7 @@ from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
 from sase.atomic import write_text
 from sase.errors import InputError, one_line
 from sase.federated.flower.messages import Scores, pack_reply, pack_scores, unpack_instruction
+from sase.federated.flower.packing import packing_mod
 from sase.federated.flower.patches import CLIENT_APP_ERROR
 from sase.federated.flower.secure import ACTION, answer_request
 from sase.federated.flower.silo_process import FINISHED_FILE
@@ -53,7 +54,7 @@ def privacy_mod(message: Message, context: Context, call_next: Callable[[Message
 
 
 log = logging.getLogger(__name__)
-app = ClientApp(mods=[privacy_mod])
+app = ClientApp(mods=[packing_mod, privacy_mod])
 
 
 @app.train()

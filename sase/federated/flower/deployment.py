@@ -111,9 +111,7 @@ def run(
         if silos_dir is not None:
             silos = _local_silos(Path(silos_dir), num_silos, exp_dir, address, certificates, device, settings.warm)
         with _running(silos):
-            run_app(
-                home, env, superlink, exp_dir, fed_config.num_rounds, patience, on_poll=lambda: _restart_exited(silos)
-            )
+            run_app(home, env, superlink, exp_dir, fed_config.num_rounds, patience, on_poll=lambda: _look_after(silos))
 
 
 def register_keys(env: Mapping[str, str], folder: Path, num_silos: int) -> list[str]:
@@ -254,6 +252,10 @@ def _running(silos: list[SiloProcess]) -> Iterator[None]:
             silo.close()
 
 
-def _restart_exited(silos: list[SiloProcess]) -> None:
+def _look_after(silos: list[SiloProcess]) -> None:
+    """Restart silos that exited; let those disconnect to which the server said that training is over."""
     for silo in silos:
-        silo.restart_if_exited()
+        if silo.finished:
+            silo.terminate()
+        else:
+            silo.restart_if_exited()

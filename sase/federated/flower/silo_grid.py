@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from sase.errors import one_line
 from sase.federated.exchange import Reply
 from sase.federated.flower.messages import Scores
+from sase.federated.flower.packing import is_packed, offer, pack, unpack
 from sase.federated.flower.patches import bounded_pull
 from sase.federated.secure.messages import Answer
 
@@ -60,6 +61,7 @@ class SiloGrid:
         count: the number of silos.
         order: the silos of simulated nodes, in the order in which Flower created the nodes; None for real nodes, which
             are identified by the name with which their key is registered (``silo2``) or, without keys, by their reply.
+            Simulated silos are of this installation, so that they read joined arrays (:mod:`packing`) from the start.
         connect_s: how long the first round waits for silos to connect.
         poll_s: seconds between two polls for replies.
         report: called with what is waited for, when that changes; with an empty string when nothing is.
@@ -79,6 +81,7 @@ class SiloGrid:
         self._claimed: dict[int, int] = {}  # node to the silo that its last reply named, for nodes without a key
         self._waited = False
         self._late: dict[str, _Late] = {}
+        self._read_packed = set[int]()  # nodes that read joined arrays
 
     def wait_for_silos(self, needed: int, silos: Collection[int] | None = None) -> None:
         """Wait for silos to connect: the first time for all of them, later for the ``needed`` ones of a round.
@@ -105,7 +108,7 @@ class SiloGrid:
         message_type: str,
         timeout_s: float,
         group_id: str,
-        unpack: Callable[[RecordDict], R],
+        read: Callable[[RecordDict], R],
         silos: Collection[int] | None = None,
         end: RoundEnd | None = None,
     ) -> tuple[list[R], list[str]]:
@@ -116,12 +119,12 @@ class SiloGrid:
             message_type: Flower's.
             timeout_s: a silo that has not replied by then has failed.
             group_id: names the message in Flower's log.
-            unpack: called with the content of a reply.
+            read: called with the content of a reply.
             silos: which ones; None for all. A node that is not identified yet gets the message too.
             end: when not all replies are waited for; None: they are.
 
         Returns:
-            (list of what ``unpack`` returned, list of str: which silo failed and why).
+            (list of what ``read`` returned, list of str: which silo failed and why).
         """
         nodes, started, max_bytes = self._connected(silos), time.monotonic(), _max_reply_bytes(content)
         replies: list[R] = []
@@ -144,9 +147,9 @@ class SiloGrid:
                 if message is not None:
                     del pending[message_id]
                 if isinstance(message, Message):
-                    self._receive(message, node, nodes[node], unpack, replies, failures)
+                    self._receive(message, node, nodes[node], read, replies, failures)
             if end:
-                self._receive_late(end, group_id, max_bytes, unpack, replies, failures)
+                self._receive_late(end, group_id, max_bytes, read, replies, failures)
             if end and not ends_early and len(replies) >= end.enough:
                 ends_early, deadline = True, min(deadline, time.monotonic() + end.grace_s)
             if time.monotonic() - checked_at > _RESTART_CHECK_S:
@@ -182,7 +185,7 @@ class SiloGrid:
         end: RoundEnd,
         group_id: str,
         max_bytes: int,
-        unpack: Callable[[RecordDict], R],
+        read: Callable[[RecordDict], R],
         replies: list[R],
         failures: list[str],
     ) -> None:
@@ -192,7 +195,7 @@ class SiloGrid:
             if message is not None:
                 del self._late[message_id]
             if isinstance(message, Message) and end.keep_late and late.round != group_id:
-                self._receive(message, late.node, late.silo, unpack, replies, failures)
+                self._receive(message, late.node, late.silo, read, replies, failures)
 
     def announce(self, content: RecordDict, message_type: str, timeout_s: float, group_id: str) -> None:
         """Send a message after which silos disconnect, and wait until they have.
@@ -220,8 +223,11 @@ class SiloGrid:
     ) -> dict[str, int]:
         """Send the message to every node; return message id to node."""
         pending = {}
+        plain = offer(content)
+        packed = pack(plain)
         for node, silo in sorted(nodes.items(), key=lambda item: self._send_order(item[1])):
-            message = Message(content, node, message_type, ttl=ttl, group_id=group_id)
+            arrays = packed if self.order is not None or node in self._read_packed else plain
+            message = Message(arrays, node, message_type, ttl=ttl, group_id=group_id)
             message_id = next(iter(self.grid.push_messages([message])), None)
             if message_id is None:
                 failures.append(f"{_label(node, silo)}: Flower did not accept the message")
@@ -247,7 +253,7 @@ class SiloGrid:
         message: Message,
         node: int,
         silo: int | None,
-        unpack: Callable[[RecordDict], R],
+        read: Callable[[RecordDict], R],
         replies: list[R],
         failures: list[str],
     ) -> None:
@@ -257,7 +263,9 @@ class SiloGrid:
             failures.append(f"{label}: {reason or f'error {message.error.code}'}")
             return
         try:
-            reply = unpack(message.content)
+            if is_packed(message.content):
+                self._read_packed.add(node)
+            reply = read(unpack(message.content))
         except OSError:  # of this machine's disk
             raise
         except Exception as error:  # whatever a reply holds, the others count

@@ -71,6 +71,7 @@ class SiloProcess:
         self.threads, self.warm = threads, warm
         self._env: dict[str, str] = {}  # of the SuperNode
         self._process: subprocess.Popen | None = None
+        self._terminated = False
         self._exited_at: float | None = None
         self._rejected_since: float | None = None
         self._supervision = ExitStack()
@@ -94,9 +95,10 @@ class SiloProcess:
         self._launch()
 
     def terminate(self) -> None:
-        """Send SIGTERM to the SuperNode, which then unregisters, and do not wait."""
-        if self._process is not None and self._process.poll() is None:
+        """Send SIGTERM to the SuperNode, once, which then unregisters, and do not wait."""
+        if self._process is not None and self._process.poll() is None and not self._terminated:
             self._process.terminate()
+            self._terminated = True
 
     def close(self) -> None:
         """Terminate all processes of the silo and wait for them."""
@@ -133,7 +135,7 @@ class SiloProcess:
 
     def _launch(self) -> None:
         self.log_offset = self.log_path.stat().st_size if self.log_path.exists() else 0
-        self._process = start(self._command(), self._env, self.log_path)
+        self._process, self._terminated = start(self._command(), self._env, self.log_path), False
 
     def _command(self) -> list[str | Path | int]:
         paths = {"data-dir": self.data_dir, "state-dir": self.state_dir, "device": self.device}
