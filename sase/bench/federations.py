@@ -24,7 +24,7 @@ from sase.model import model_config
 from sase.processes import last_line
 from sase.training.config import TrainConfig
 
-_POLL_S, _MEMORY_POLL_S = 0.1, 0.5
+_POLL_S, _MEASURE_S = 0.1, 1.0  # between two looks at the rounds, and at all processes, which takes time itself
 _SERVER_COMMANDS = ("flower.superlink", "flwr-serverapp", "flwr-simulation")
 _MB = 1e6
 
@@ -108,10 +108,10 @@ def _run(home: Path, dev_set: Path, engine: str, options: Sequence[str]) -> dict
     cpu, server, others = list[float](), 0, 0  # CPU time at the end of each round
     measured = 0.0
     while child.poll() is None:
-        process_tree.reap_orphans(child.pid)
         for _ in range(_lines(exp / "round_timing.jsonl") - len(cpu)):
             cpu.append(process_tree.cpu_seconds())
-        if cpu and time.monotonic() - measured > _MEMORY_POLL_S:
+        if time.monotonic() - measured > _MEASURE_S:
+            process_tree.reap_orphans(child.pid)
             server = max(server, process_tree.memory_bytes(lambda line: _is_server(line, engine)))
             others = max(others, process_tree.memory_bytes(lambda line: not _is_server(line, engine)))
             measured = time.monotonic()
