@@ -20,7 +20,7 @@ from sase.federated.secure.fixed_point import FixedPoint
 from sase.federated.secure.identity import Roster
 from sase.federated.secure.session import Announcement, Session, Terms, Weights, model_fingerprint
 from sase.federated.secure.silo import SURVIVORS, survivors_statement
-from sase.federated.secure.streams import derive_key, stream
+from sase.federated.secure.streams import add_stream, derive_key, stream
 from sase.federated.secure.update import LOSSES, Format
 from sase.federated.server_optimiser import ServerOptimiser
 from sase.model import build_model
@@ -394,9 +394,16 @@ def test_fixed_point_is_exact_to_half_a_step_and_never_wraps():
 
 def test_a_stream_is_aes_in_counter_mode():
     key = derive_key(b"secret", b"purpose")
-    expected = AES.new(key, AES.MODE_CTR, nonce=b"", initial_value=bytes(16)).encrypt(bytes(4000))
-    assert stream(key, 1000, "uint32").tobytes() == expected
-    assert stream(key, 500, "uint64").tobytes() == expected
+    expected = AES.new(key, AES.MODE_CTR, nonce=b"", initial_value=bytes(16)).encrypt(bytes(200_000))
+    for dtype, lengths in (("uint32", (0, 3, 16_384, 50_000)), ("uint64", (1, 8191, 8193, 25_000))):
+        for length in lengths:  # of less than a block, of whole chunks, and of a part more
+            mask = np.frombuffer(expected, dtype)[:length]
+            assert np.array_equal(stream(key, length, dtype), mask)
+            total = np.arange(length, dtype=dtype)
+            add_stream(total, key)
+            assert np.array_equal(total, np.arange(length, dtype=dtype) + mask)
+            add_stream(total, key, subtract=True)
+            assert np.array_equal(total, np.arange(length, dtype=dtype))
     assert derive_key(b"secret", b"another") != key
 
 

@@ -20,6 +20,7 @@ from sase.federated.secure.session import Session, Terms, Weights, model_fingerp
 from sase.federated.secure.silo import SecureSilo
 from sase.federated.secure.update import LOSSES, Format
 from sase.model import build_model
+from sase.training.performance import keep_freed_memory
 
 _CHANGE = 1e-2  # of a weight in the measured round
 _EXAMPLES = 100
@@ -33,6 +34,7 @@ def bench_secure(presets: Sequence[str], silos: Sequence[int], dropped: int = 1)
         silos: numbers of silos.
         dropped: how many drop out; fewer where the threshold does not allow it.
     """
+    keep_freed_memory()  # as a silo does
     return [_measure(preset, count, dropped) for preset in presets for count in silos]
 
 

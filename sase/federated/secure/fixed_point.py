@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _MAX_BITS = 63  # float64 holds no integer just below 2^63
+_CHUNK = 1 << 13  # values at a time, which stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,17 @@ class FixedPoint:
             ValueError: a value is beyond the limit or not finite, or a weight is.
         """
         values, weights = np.asarray(values, dtype=np.float64), np.asarray(weights, dtype=np.float64)
-        largest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
-        if not largest <= self.limit:  # NaN is not
-            raise ValueError(f"a value of magnitude {largest:.4g} exceeds the fixed-point range of ±{self.limit:g}")
         if not (weights >= 0.0).all() or not (weights <= 1.0).all():
             raise ValueError("a weight is not between 0 and 1")
-        scaled = values * (weights * self.scale)
-        return np.rint(scaled, out=scaled).astype(np.int64).astype(self.dtype)
+        integers = np.empty(values.shape, self.dtype)
+        for start in range(0, values.size, _CHUNK):
+            part = slice(start, start + _CHUNK)
+            if not _magnitude(values[part]) <= self.limit:  # NaN is not
+                largest = _magnitude(values)
+                raise ValueError(f"a value of magnitude {largest:.4g} exceeds the fixed-point range of ±{self.limit:g}")
+            scaled = values[part] * ((weights[part] if weights.ndim else weights) * self.scale)
+            integers[part] = np.rint(scaled, out=scaled).astype(np.int64)  # modulo 2^32 or 2^64
+        return integers
 
     def decode(self, total: np.ndarray) -> np.ndarray:
         """Return the sum of encoded values, float64 (n,).
@@ -61,3 +66,7 @@ class FixedPoint:
         """
         signed = np.ascontiguousarray(total, dtype=self.dtype).view(self.dtype.removeprefix("u"))
         return signed.astype(np.float64) / self.scale
+
+
+def _magnitude(values: np.ndarray) -> float:
+    return max(float(values.max()), -float(values.min()))

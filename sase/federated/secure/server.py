@@ -19,12 +19,12 @@ from sase.federated.secure.session import Announcement, Session, Terms, read_byt
 from sase.federated.secure.shamir import SHARE_BYTES, combine
 from sase.federated.secure.silo import (
     SURVIVORS,
-    pair_mask,
+    pair_mask_key,
     public_of,
     self_mask_key,
     survivors_statement,
 )
-from sase.federated.secure.streams import stream
+from sase.federated.secure.streams import add_stream
 
 
 @dataclass
@@ -151,17 +151,18 @@ class SecureSum:
         for silo in self.survivors:
             for name in names:
                 values = masked[silo][name]
-                sums[name] = sums[name] + values if name in sums else values.copy()
+                if name in sums:
+                    sums[name] += values
+                else:
+                    sums[name] = np.array(values)
         seeds, keys = self._secrets(session, answers)
         for name, value in sums.items():
             for seed in seeds.values():
-                key = self_mask_key(seed, name, session.id)
-                value = value - stream(key, value.size, value.dtype.name)
+                add_stream(value, self_mask_key(seed, name, session.id), subtract=True)
             for silo, private in keys.items():
                 for other in self.survivors:
-                    mask = pair_mask(private, session.announcements[other].mask_key, name, session.id, value)
-                    value = value - mask if other < silo else value + mask
-            sums[name] = value
+                    key = pair_mask_key(private, session.announcements[other].mask_key, name, session.id)
+                    add_stream(value, key, subtract=other < silo)
         return sums
 
     def _secrets(self, session: Session, answers: Mapping[int, Any]) -> tuple[dict[int, bytes], dict[int, bytes]]:

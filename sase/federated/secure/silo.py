@@ -35,7 +35,7 @@ from sase.federated.secure.identity import Roster, Signer
 from sase.federated.secure.session import Announcement, Session, Terms, read_bytes
 from sase.federated.secure.shamir import SHARE_BYTES, split
 from sase.federated.secure.state import SecureState
-from sase.federated.secure.streams import KEY_BYTES, derive_key, stream
+from sase.federated.secure.streams import KEY_BYTES, add_stream, derive_key
 
 SURVIVORS = "sase secure aggregation: survivors"
 _SELF, _KEY = "self", "key"  # the two secrets of a silo that the others hold shares of
@@ -77,9 +77,9 @@ def self_mask_key(seed: bytes, vector: str, session: str) -> bytes:
     return derive_key(seed, f"sase self mask of {vector} {session}".encode())
 
 
-def pair_mask(private: bytes, public: bytes, vector: str, session: str, values: np.ndarray) -> np.ndarray:
-    """Return the mask of a pair of silos for one vector, with the size and type of ``values``."""
-    return stream(agree_key(private, public, f"mask of {vector}", session), values.size, values.dtype.name)
+def pair_mask_key(private: bytes, public: bytes, vector: str, session: str) -> bytes:
+    """Return the key of the mask that a pair of silos has in common for one vector."""
+    return agree_key(private, public, f"mask of {vector}", session)
 
 
 def survivors_statement(session: str, masked: Sequence[int], survivors: Sequence[int]) -> dict[str, Any]:
@@ -311,14 +311,12 @@ class SecureSilo:
         self, state: Mapping[str, Any], session: Session, silos: Sequence[int], name: str, values: np.ndarray
     ) -> np.ndarray:
         """Return values plus self mask plus the masks of all pairs; unsigned integers wrap around."""
-        private = bytes.fromhex(state["mask"])
-        total = values + stream(
-            self_mask_key(bytes.fromhex(state["seed"]), name, session.id), values.size, values.dtype.name
-        )
+        private, total = bytes.fromhex(state["mask"]), np.array(values)
+        add_stream(total, self_mask_key(bytes.fromhex(state["seed"]), name, session.id))
         for silo in silos:
             if silo != self.index:
-                mask = pair_mask(private, session.announcements[silo].mask_key, name, session.id, values)
-                total = total + mask if self.index < silo else total - mask
+                key = pair_mask_key(private, session.announcements[silo].mask_key, name, session.id)
+                add_stream(total, key, subtract=self.index > silo)
         return total
 
 

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 KEY_BYTES = 32
 _BLOCK = 16  # bytes, of AES
+_CHUNK = 1 << 16  # bytes of a stream at a time, which stay in a core's cache
 
 
 def derive_key(secret: bytes, info: bytes) -> bytes:
@@ -29,6 +30,26 @@ def stream(key: bytes, count: int, dtype: str) -> np.ndarray:
         count: how many.
         dtype: ``uint32`` or ``uint64``.
     """
-    little_endian = np.dtype(dtype).newbyteorder("<")
+    integers = np.zeros(count, dtype)
+    add_stream(integers, key)
+    return integers
+
+
+def add_stream(total: np.ndarray, key: bytes, subtract: bool = False) -> None:
+    """Add :func:`stream` to integers in place, modulo 2^32 or 2^64, or subtract it.
+
+    Block by block, so that neither the stream nor a sum takes memory of its own: fresh memory costs more than AES.
+
+    Args:
+        total: uint32 or uint64 (n,), contiguous.
+        key: as for :func:`stream`.
+        subtract: instead of adding.
+    """
+    combine = np.subtract if subtract else np.add
     encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(_BLOCK))).encryptor()
-    return np.frombuffer(encryptor.update(bytes(count * little_endian.itemsize)), little_endian).astype(dtype)
+    plain, encrypted = bytes(_CHUNK), bytearray(_CHUNK + _BLOCK - 1)  # the length that update_into demands
+    mask = np.frombuffer(encrypted, total.dtype.newbyteorder("<"), _CHUNK // total.itemsize)
+    for start in range(0, total.size, mask.size):
+        part = total[start : start + mask.size]
+        encryptor.update_into(plain, encrypted)
+        combine(part, mask[: part.size], out=part)

@@ -78,14 +78,15 @@ class Format:
             arrays: of the model, name to array.
             losses: :data:`LOSSES` by name.
         """
-        names = self.layout.weights
-        changes = [np.subtract(arrays[name], self.reference[name], dtype=np.float64).ravel() for name in names]
+        changes = np.empty(self.sizes[WEIGHTS])
+        for name, part in self._split(changes, self.layout.weights):
+            np.subtract(arrays[name], self.reference[name], out=part, dtype=np.float64)
         moments = []
         for mean, second in self.layout.moments:
             offset = _float(arrays[mean]) - self.reference[mean]
             moments += [offset, (_float(arrays[second]) + _products(offset, arrays[second])).ravel()]
         numbers = np.array([losses[name] for name in LOSSES], dtype=np.float64)
-        return Update(np.concatenate(changes), np.concatenate([*moments, numbers]))
+        return Update(changes, np.concatenate([*moments, numbers]))
 
     def encode(self, update: Update, alpha: float, share: float) -> dict[str, np.ndarray]:
         """Return the weighted update as integers: ``weights`` uint32 (n,), ``statistics`` uint64 (m,).
