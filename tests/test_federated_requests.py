@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from helpers import commands
 from helpers.checkpoints import assert_same
 from helpers.federation import configs, fed_config, rounds, sase, train_config, wait_until
 from helpers.flower_grid import LocalGrid
@@ -118,6 +119,23 @@ def test_silos_are_not_sent_away_when_their_server_stops(tmp_path, monkeypatch):
     monkeypatch.setattr("sase.federated.rounds.run_rounds", lambda *_: None)
     server_app._run(LocalGrid(lambda *_: None, ("", "", "")), settings)
     assert len(sent) == 1
+
+
+@pytest.mark.parametrize(("options", "status"), [([], 130), (["--stop-status", "0"], 0)])
+def test_a_requested_stop_may_be_a_success(silos_dir, dev_set, tmp_path, monkeypatch, options, status):
+    """Services that restart what fails would start it again after any other status."""
+    exp = tmp_path / "exp"
+
+    def asked(exp_dir, done, total):
+        if done == 1:
+            (exp / requests.FILE).write_text("stop")
+        requests.obey(exp_dir, done, total)
+
+    monkeypatch.setattr("sase.federated.rounds.obey", asked)
+    command = [*configs(tmp_path, num_rounds=3), "--silos", silos_dir, "--dev-set", dev_set, "--exp", exp, "--threads"]
+    done = commands.sase("federate", *command, 1, "--engine", "inproc", "--fl-set", "local_steps=1", *options)
+    assert done.returncode == status, done.stderr
+    assert len(rounds(exp)) == 1
 
 
 @pytest.mark.recipe

@@ -1,6 +1,7 @@
 """Train one network in several silos that keep their audio (stage 3); run the same command again to resume."""
 
 import argparse
+import sys
 
 
 def main() -> None:
@@ -29,10 +30,19 @@ def main() -> None:
         "stop": "stop it after its present round; to resume, run its command again",
     }.items():
         running.add_argument(f"--{request}", dest="request", action="store_const", const=request, help=does)
+    parser.add_argument(
+        "--stop-status",
+        type=int,
+        default=130,
+        metavar="N",
+        help="exit status after a --stop; 0 for a service that restarts what fails (%(default)s)",
+    )
     args = parser.parse_args()
     required = {"--config": args.config, "--fl-config": args.fl_config, "--dev-set": args.dev_set}
     if args.request is None and (missing := [name for name, value in required.items() if value is None]):
         parser.error(f"the following arguments are required: {', '.join(missing)}")
+    if not 0 <= args.stop_status <= 255:
+        parser.error(f"argument --stop-status: {args.stop_status} is not between 0 and 255")
 
     import importlib
     import logging
@@ -82,7 +92,11 @@ def main() -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers)
         engine = cast(Engine, importlib.import_module(ENGINES[args.engine]))
         options = dict(option.split("=", 1) for option in args.engine_option)
-        engine.run(config, fed_config, args.silos, args.dev_set, args.exp, "cuda" if args.ngpu else "cpu", options)
+        device = "cuda" if args.ngpu else "cpu"
+        try:
+            engine.run(config, fed_config, args.silos, args.dev_set, args.exp, device, options)
+        except requests.StoppedError:
+            sys.exit(args.stop_status)
 
 
 if __name__ == "__main__":

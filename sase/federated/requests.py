@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class StoppedError(KeyboardInterrupt):
-    """The training was stopped by request, after a completed round; commands end as after Ctrl-C, with status 130."""
+    """The training was stopped by request, after a completed round; by default, commands end as after Ctrl-C."""
 
 
 def ask(exp_dir: str | Path, request: str) -> None:
