@@ -3,9 +3,12 @@
 import sqlite3
 import threading
 import time
+from datetime import timedelta
 
 import pytest
+from flwr.server.superlink.linkstate import sql_linkstate
 from flwr.supercore import sql_mixin
+from sqlalchemy import event
 
 from sase.federated.flower import patches_busy
 
@@ -20,6 +23,9 @@ def database(tmp_path, monkeypatch):
     from flwr.superlink.federation.noop_federation_manager import NoOpFederationManager
 
     monkeypatch.setattr(sql_mixin, "SQLITE_PRAGMAS", sql_mixin.SQLITE_PRAGMAS)  # restored afterwards
+    monkeypatch.setattr(sql_linkstate, "HEARTBEAT_PATIENCE", sql_linkstate.HEARTBEAT_PATIENCE)
+    clean_up = sql.SqlCoreState._cleanup_expired_task_tokens
+    monkeypatch.setattr(sql.SqlCoreState, "_cleanup_expired_task_tokens", clean_up)
     for module in (in_memory, sql):
         for name in ("HEARTBEAT_PATIENCE", "HEARTBEAT_DEFAULT_INTERVAL"):
             monkeypatch.setattr(module, name, getattr(module, name))
@@ -39,6 +45,33 @@ def test_a_database_that_is_locked_for_10_s_is_waited_for(database):
     assert time.monotonic() - started > 9.0
     assert state.get_node_id_by_public_key(b"key") == node
     held.close()
+
+
+def test_a_silo_is_absent_after_45_s_without_a_heartbeat(database, monkeypatch):
+    """Flower's own factor of 2 makes it 20 s, which a heartbeat may take on a busy machine."""
+    _, state = database
+    node = state.create_node("owner", "silo0", b"key", patches_busy.HEARTBEAT_S)
+    assert state.activate_node(node, patches_busy.HEARTBEAT_S)
+    begin = sql_linkstate.now()
+    for seconds, status in ((40, "online"), (50, "offline")):
+        monkeypatch.setattr(sql_linkstate, "now", lambda: begin + timedelta(seconds=seconds))  # noqa: B023
+        (info,) = state.get_node_info(node_ids=[node])
+        assert info.status == status
+    assert state.acknowledge_node_heartbeat(node, patches_busy.HEARTBEAT_S)
+    (info,) = state.get_node_info(node_ids=[node])
+    assert info.status == "online"
+
+
+def test_the_server_looks_for_lost_tasks_once_a_second(database, monkeypatch):
+    _, state = database
+    statements = []
+    event.listen(state._engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
+    for _ in range(20):
+        state.get_run_status(set())
+    assert len(statements) == 2
+    monkeypatch.setattr(patches_busy, "CLEAN_UP_INTERVAL_S", 0.0)
+    state.get_run_status(set())
+    assert len(statements) == 4
 
 
 def test_clients_wait_longer_than_the_database(monkeypatch):

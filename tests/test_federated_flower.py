@@ -304,6 +304,31 @@ def test_a_silo_without_reply_is_named_and_not_waited_for_after_its_restart(monk
     assert time.monotonic() - started < 10.0
 
 
+def test_the_longer_a_round_the_less_often_silos_are_asked_for_replies(monkeypatch):
+    grid = LocalGrid(reply_of(lambda node: node - 100), ["silo0", "silo1"])
+    grid.silent = {101}
+    clock, polls = [0.0], []
+    pull = grid.pull_messages
+
+    def slow(message_ids):
+        clock[0] += 0.02
+        polls.append(clock[0])
+        return pull(message_ids)
+
+    grid.pull_messages = slow
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    silos = SiloGrid(grid, 2, None, 0.0, 0.1)
+    replies, failures = silos.send_and_receive(RecordDict({}), MessageType.TRAIN, 600.0, "1", unpack_reply)
+    assert [reply.silo for reply in replies] == [0]
+    assert failures == ["silo 1: no reply within 600 s"]
+    pauses = np.diff(polls[1:])
+    assert pauses[0] < 0.2
+    assert all(pause <= 0.13 + 0.06 * at for pause, at in zip(pauses, polls[1:]))
+    assert len(polls) < 250
+    assert clock[0] < 601
+
+
 def npy(header, data=b""):
     """Return a file in npy format 1.0 with any header."""
     text = header.encode().ljust(118 - 1) + b"\n"

@@ -33,6 +33,7 @@ from sase.training.config import TrainConfig
 
 log = logging.getLogger(__name__)
 _POLL_S = 0.5
+_TASK_POLL_S = 1.0  # the server starts one task, the ServerApp
 _OPTIONS = {
     "port": "18000",
     "host": "",
@@ -82,7 +83,7 @@ def run(
         certificates = _find_or_make_certificates(settings, home, num_silos)
         credentials = None if certificates is None else _server_credentials(certificates)
         cores = len(os.sched_getaffinity(0))
-        env = federation_environment(home, folder, cores)
+        env = federation_environment(home, folder, cores, _TASK_POLL_S)
         shutil.rmtree(home / "flwr", ignore_errors=True)
         superlink = _start_superlink(home, env, settings, credentials)
         address = f"127.0.0.1:{settings.port}"

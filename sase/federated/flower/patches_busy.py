@@ -1,6 +1,8 @@
-"""Flower on a busy machine: how long its processes, its database and its clients wait before they give up."""
+"""Flower on a busy machine: how long its processes, its database and its clients wait, and what it need not repeat."""
 
 import importlib
+import time
+from collections.abc import Callable
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -11,9 +13,16 @@ START_TIMEOUT_S = 300
 # How long a statement waits for a lock of the SuperLink's database. After Flower's 5 s, the SuperLink answers with
 # status 500, which no client tries again, and the run fails.
 DATABASE_TIMEOUT_S = 60
+# The SuperLink looks for tasks without heartbeats in every request, which takes a fifth of its CPU time: two writing
+# statements, so that all requests wait for each other. They expire after a minute or more.
+CLEAN_UP_INTERVAL_S = 1.0
 # How long a silo's task waits for the arrays of its message. When the run ends meanwhile they never come, and Flower
 # waits for two hours: such a process never replies, and one that is to run all tasks of the silo is lost for them.
 MESSAGE_TIMEOUT_S = 600.0
+# A silo that is not heard of for so long is absent, and its reply of the present round is lost. On a machine with ten
+# runnable processes for each core, the 20 s that Flower makes of a heartbeat every 10 s are too short.
+SILENCE_S = 45.0
+HEARTBEAT_S = 10  # as silos announce; with Flower's 30 s, a dead one would go unnoticed for longer
 REQUEST_TIMEOUT_S = 90.0  # of Flower's clients: longer than the database may take
 
 
@@ -24,11 +33,14 @@ def replace(module: ModuleType | type, name: str, value: object) -> None:
 
 
 def be_patient() -> None:
-    """Make the SuperLink or SuperNode of this process wait longer for starting tasks and for its database."""
+    """Make the SuperLink or SuperNode of this process wait longer for tasks, silos and its database."""
     import flwr.supercore.corestate.in_memory_corestate as in_memory
     import flwr.supercore.corestate.sql_corestate as sql
 
     database = importlib.import_module("flwr.supercore.sql_mixin")
+    nodes = importlib.import_module("flwr.server.superlink.linkstate.sql_linkstate")
+    replace(nodes, "HEARTBEAT_PATIENCE", SILENCE_S / HEARTBEAT_S)
+    replace(sql.SqlCoreState, "_cleanup_expired_task_tokens", _seldom(sql.SqlCoreState._cleanup_expired_task_tokens))
     for module in (in_memory, sql):  # a running task that sends no heartbeat still fails after 60 s
         running_s = module.HEARTBEAT_PATIENCE * module.HEARTBEAT_DEFAULT_INTERVAL
         replace(module, "HEARTBEAT_PATIENCE", running_s / START_TIMEOUT_S)
@@ -38,6 +50,17 @@ def be_patient() -> None:
         raise AttributeError("Flower sets no busy_timeout any more")
     pragmas["busy_timeout"] = str(1000 * DATABASE_TIMEOUT_S)
     replace(database, "SQLITE_PRAGMAS", tuple(pragmas.items()))
+
+
+def _seldom(clean_up: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Return a method that does nothing when the same object's was called less than a second ago."""
+
+    def clean_up_seldom(state: Any) -> None:
+        if time.monotonic() - vars(state).get("_cleaned_up_at", -CLEAN_UP_INTERVAL_S) >= CLEAN_UP_INTERVAL_S:
+            vars(state)["_cleaned_up_at"] = time.monotonic()
+            clean_up(state)
+
+    return clean_up_seldom
 
 
 def wait_for_slow_answers() -> None:

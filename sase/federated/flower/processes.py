@@ -28,13 +28,14 @@ _FOLDER_PREFIX = f"{tempfile.gettempdir()}/sase-"
 _MAX_PREFIX = 90  # bytes; a socket's path has at most 107
 
 
-def federation_environment(home: Path, folder: Path, threads: int) -> dict[str, str]:
+def federation_environment(home: Path, folder: Path, threads: int, task_poll_s: float = 0.2) -> dict[str, str]:
     """Return the environment of a federation's processes: the user's without Flower's and Ray's settings, no telemetry.
 
     Args:
         home: the federation's folder; ``FLWR_HOME`` is ``home/flwr``.
         folder: of :func:`runtime_folder`, with the socket of the federation's server.
         threads: CPU threads of each process, unless the environment already has ``OMP_NUM_THREADS``.
+        task_poll_s: seconds between two looks for a task to start; each one is a request to the server.
     """
     inherited = child_environment(threads)
     return {
@@ -46,7 +47,7 @@ def federation_environment(home: Path, folder: Path, threads: int) -> dict[str, 
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # else Flower installs, and then runs, another torch
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": str(task_poll_s),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_worker_niceness": "0",  # Ray's default of 15 would slow silos down on a machine with other work

@@ -17,6 +17,7 @@ from sase.federated.flower.packing import is_packed, offer, pack, unpack
 from sase.federated.flower.patches import bounded_pull
 from sase.federated.secure.messages import Answer
 
+_POLL_SHARE, _MAX_POLL_S = 0.05, 5.0  # of the time since the message was sent
 _RESTART_CHECK_S = 5.0  # between two checks for silos that were restarted
 _DISCONNECT_POLL_S = 0.5
 _LEAST_PULL_S = 10.0  # for a reply that is complete, even when another one has used up the time
@@ -141,6 +142,7 @@ class SiloGrid:
             late = [_label(late.node, late.silo) for late in self._late.values() if end and end.keep_late]
             labels = ", ".join(sorted({_label(node, nodes[node]) for node in pending.values()} | set(late)))
             self.report(f"replies of {labels} ({f'round {group_id}' if group_id.isdecimal() else group_id})")
+            polled = time.monotonic()
             for message_id, node in list(pending.items()):
                 with bounded_pull(max_bytes, max(_LEAST_PULL_S, deadline - time.monotonic())):
                     message = self._pull(message_id, _label(node, nodes[node]), failures)
@@ -156,7 +158,7 @@ class SiloGrid:
                 checked_at = time.monotonic()
                 self._drop_restarted(pending, nodes, activations, failures)
             if pending or self._late:
-                time.sleep(self.poll_s)
+                time.sleep(self._pause_s(started, polled, deadline))
         self.report("")
         waited_s = time.monotonic() - started if ends_early else timeout_s
         failures += [f"{_label(node, nodes[node])}: no reply within {waited_s:.0f} s" for node in pending.values()]
@@ -165,6 +167,21 @@ class SiloGrid:
                 until = started + timeout_s
                 self._late[message_id] = _Late(node, nodes[node], group_id, activations.get(node), until)
         return replies, failures
+
+    def _pause_s(self, started: float, polled: float, deadline: float) -> float:
+        """Return how long to wait before the next poll.
+
+        A poll is a request for every silo that has not replied: the server would do little else in a long round or with
+        many silos. So it waits for a twentieth of the time so far, and for as long as the last poll took.
+
+        Args:
+            started: when the message was sent.
+            polled: when the last poll began.
+            deadline: when the round ends.
+        """
+        now = time.monotonic()
+        pause_s = max(self.poll_s, now - polled, min(_POLL_SHARE * (now - started), _MAX_POLL_S))
+        return max(0.0, min(pause_s, deadline - now))
 
     def _lacks(self, end: RoundEnd, replies: Sequence[R]) -> bool:
         """Whether late replies are needed to end the round."""

@@ -15,6 +15,7 @@ from sase.errors import InputError
 from sase.federated.certificates import silo_credentials
 from sase.federated.connection import reachable
 from sase.federated.flower.patches import ACTIVATION_FAILED, ROUND_LINE
+from sase.federated.flower.patches_busy import SILENCE_S
 from sase.federated.flower.patches_warm import COLD_VARIABLE
 from sase.federated.flower.processes import federation_environment, runtime_folder, supervised_federation
 from sase.federated.limits import PrivacyLimits
@@ -25,7 +26,7 @@ from sase.waiting import Waiting
 
 FINISHED_FILE = "finished"  # in a silo's state folder once the server has announced the end of training
 _RESTART_DELAY_S = 8.0
-_REJECTED_S = 40.0  # to the server, a killed silo stays connected for a few heartbeats, and its restart is rejected
+_REJECTED_S = 2 * SILENCE_S  # to the server, a killed silo stays connected for a while, and its restart is rejected
 _POLL_S = 1.0
 _REACHABLE_CHECK_S = 10.0
 

@@ -27,6 +27,7 @@ from sase.training.config import TrainConfig
 _OPTIONS = ("jobs", "connect_s", *progress.OPTIONS)
 _CONNECT_S = 300.0
 _POLL_S = 0.1
+_TASK_POLL_S = 1.0  # one task is started, with all apps
 
 
 def run(
@@ -62,7 +63,7 @@ def run(
     patience = Patience.read(options, max(connect_s, fed_config.round_timeout_s))
     home = exp_dir / "flower"
     with supervised_federation(home), runtime_folder(home) as folder:
-        env = {**federation_environment(home, folder, max(1, cores // jobs)), **_ray_environment(folder)}
+        env = {**federation_environment(home, folder, max(1, cores // jobs), _TASK_POLL_S), **_ray_environment(folder)}
         shutil.rmtree(home / "flwr", ignore_errors=True)
         superlink = _start_superlink(home, env)
         if fed_config.secure_aggregation:

@@ -13,10 +13,10 @@ import zipfile
 
 from sase.federated.flower.app import COMPONENTS
 from sase.federated.flower.patches import run_supernode
+from sase.federated.flower.patches_busy import HEARTBEAT_S
 from sase.federated.flower.processes import socket_path
 from sase.zipfiles import DAMAGES
 
-_HEARTBEAT_S = 10  # with Flower's 30 s, a dead silo goes unnoticed for a minute
 _FILES = {"pyproject.toml", ".info/CONTENT"}
 _MAX_BYTES = 1 << 16  # of each, unpacked
 
@@ -37,7 +37,7 @@ def is_trusted_fab(content: bytes) -> bool:
 def main() -> None:
     """Run the SuperNode and exit without joining threads: Flower leaves some behind when its connection is lost."""
     try:
-        run_supernode(is_trusted_fab, _HEARTBEAT_S, socket_path())
+        run_supernode(is_trusted_fab, HEARTBEAT_S, socket_path())
     finally:
         error = sys.exc_info()[1]
         code = error.code if isinstance(error, SystemExit) else 1
