@@ -136,6 +136,13 @@ def test_moments_survive_the_way_to_the_server_and_back():
         torch.testing.assert_close(there, here, rtol=1e-6, atol=0)
 
 
+def test_the_median_of_moments_ignores_one_harmful_silo():
+    silos = [{SECOND + "w": np.array([1.0, 2.0, 3.0]) + k} for k in range(4)] + [{SECOND + "w": np.full(3, 1e6)}]
+    median = average_moments(silos, np.full(5, 0.2), robust=True)[SECOND + "w"]
+    np.testing.assert_allclose(median, [3.0, 4.0, 5.0])
+    assert median.dtype == np.float32
+
+
 @pytest.mark.parametrize("payload", ["float32", "int8"])
 def test_one_silo_with_shared_moments_trains_as_one_that_keeps_its_own(silos_dir, dev_set, tmp_path, payload):
     models = {}

@@ -69,7 +69,8 @@ class GlobalModel:
             Rule(config.aggregation, config.max_poisoned, config.norm == "local", config.layerwise, folder),
         )
         averaged = moving_average(self.averaged, newest, decay, layout) if decay else newest
-        moments = average_moments([reply.moments for reply in replies], alphas)
+        robust = config.aggregation not in ("mean", "clipped_mean")
+        moments = average_moments([reply.moments for reply in replies], alphas, robust)
         return GlobalModel(newest, averaged, optimiser, moments, replies, alphas)
 
 

@@ -77,15 +77,22 @@ def restart_factor(optimizer: torch.optim.Optimizer, steps: int, step: int) -> f
     return (1.0 - beta ** (steps + step)) / (1.0 - beta**step)
 
 
-def average_moments(replies: Sequence[Mapping[str, np.ndarray]], alphas: np.ndarray) -> dict[str, np.ndarray]:
-    """Return ``Σ α_k m_k`` of the silos' moments as float32 arrays; empty without any."""
-    names = replies[0].keys() if replies else ()
-    return {
-        name: np.asarray(
-            sum(alpha * np.asarray(arrays[name], dtype=np.float64) for alpha, arrays in zip(alphas, replies))
-        ).astype(np.float32)
-        for name in names
-    }
+def average_moments(
+    replies: Sequence[Mapping[str, np.ndarray]], alphas: np.ndarray, robust: bool = False
+) -> dict[str, np.ndarray]:
+    """Return the moments from which the next round starts, as float32 arrays; empty without any.
+
+    Args:
+        replies: the silos' moments, prefix and parameter name to array.
+        alphas: the silos' weights α, (silos,).
+        robust: return the median of each value instead of ``Σ α_k m_k``, so that a few harmful silos cannot steer it.
+    """
+    averages = {}
+    for name in replies[0] if replies else ():
+        values = [np.asarray(arrays[name], dtype=np.float64) for arrays in replies]
+        average = np.median(values, axis=0) if robust else sum(alpha * value for alpha, value in zip(alphas, values))
+        averages[name] = np.asarray(average).astype(np.float32)
+    return averages
 
 
 def check_moments(arrays: Mapping[str, np.ndarray], clip_norm: float) -> None:
