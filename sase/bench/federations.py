@@ -40,7 +40,8 @@ def bench_federations(
     """Run federations in which every silo takes one training step a round; the first round is not counted.
 
     Args:
-        engine: a key of :data:`sase.federated.ENGINES`.
+        engine: a key of :data:`sase.federated.ENGINES`, or ``server``: the server alone, with replies that nobody
+            trained.
         silos: numbers of silos.
         preset: the network.
         clients_per_round: how many silos take part in a round; 0 for all.
@@ -94,15 +95,13 @@ def _write_configs(home: Path, preset: str, federated: dict[str, Any]) -> None:
 
 def _run(home: Path, dev_set: Path, engine: str, options: Sequence[str]) -> dict[str, float]:
     exp, log_path = home / "exp", home / "log"
-    command: list[str | Path] = [
-        sys.executable,
-        "-m",
-        "sase.bin.federate",
-        "--config",
-        home / "train.yaml",
-        "--fl-config",
-    ]
-    command += [home / "fl.yaml", "--silos", home / "silos", "--dev-set", dev_set, "--exp", exp, "--engine", engine]
+    train, federated = home / "train.yaml", home / "fl.yaml"
+    command: list[str | Path] = [sys.executable, "-m"]
+    if engine == "server":
+        command += ["sase.bench.server_alone", train, federated, dev_set, exp]
+    else:
+        command += ["sase.bin.federate", "--config", train, "--fl-config", federated, "--silos", home / "silos"]
+        command += ["--dev-set", dev_set, "--exp", exp, "--engine", engine]
     with open(log_path, "wb") as log:
         child = subprocess.Popen([*command, *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     cpu, server, others = list[float](), 0, 0  # CPU time at the end of each round
@@ -137,4 +136,4 @@ def _lines(path: Path) -> int:
 
 
 def _is_server(command_line: str, engine: str) -> bool:
-    return engine == "inproc" or any(name in command_line for name in _SERVER_COMMANDS)
+    return engine in ("inproc", "server") or any(name in command_line for name in _SERVER_COMMANDS)
