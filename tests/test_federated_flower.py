@@ -24,7 +24,6 @@ from flwr.app import (
 )
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectUnavailableError
-from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import http_grid
 
 from helpers.checkpoints import assert_same
@@ -36,7 +35,6 @@ from sase.federated.exchange import Instruction, Reply
 from sase.federated.flower import quota
 from sase.federated.flower.app import write_app
 from sase.federated.flower.client_app import app as client_app
-from sase.federated.flower.client_app import privacy_mod
 from sase.federated.flower.messages import (
     Scores,
     pack_instruction,
@@ -533,40 +531,3 @@ def test_arrays_may_be_in_fortran_order_and_can_be_written_to():
     received = unpack_reply(pack_reply(Reply(0, 1, {"w": array}, {}))).arrays["w"]
     np.testing.assert_array_equal(received, array)
     received += 1.0
-
-
-def private(trained, **federated):
-    """Return what a silo sends that trained to ``trained`` from zeros, after the privacy mod."""
-    federated = {"dp_clip_norm": 0.0, "dp_noise_multiplier": 0.0, "dp_delta": 1e-5, **federated}
-    config = {"train": {}, "federated": federated}
-    start_arrays = {name: np.zeros_like(value) for name, value in trained.items()}
-    TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
-    message = Message(pack_instruction(Instruction(1, start_arrays, config)), 5, MessageType.TRAIN)
-    message.metadata.__dict__["_message_id"] = "m"
-
-    def train(message, context):
-        np.random.seed(0)  # as careless code might
-        return Message(pack_reply(Reply(0, 1, trained, {}), list(trained)), reply_to=message)
-
-    reply = privacy_mod(message, None, train)
-    assert not reply.has_error(), reply.error
-    return unpack_reply(reply.content).arrays
-
-
-def test_updates_are_clipped_and_noised_as_configured():
-    trained = {"a": np.full((50, 40), 3.0, np.float32), "b": np.full(1000, -4.0, np.float32)}
-
-    def norm(arrays):
-        return math.sqrt(sum(float((value.astype(np.float64) ** 2).sum()) for value in arrays.values()))
-
-    free = private(trained)
-    assert all(free[name].tobytes() == trained[name].tobytes() for name in trained)
-    clipped = private(trained, dp_clip_norm=2.0)
-    assert norm(clipped) == pytest.approx(2.0, rel=1e-4)
-    np.testing.assert_allclose(clipped["a"] / clipped["b"][0], trained["a"] / trained["b"][0], rtol=1e-5)
-    noised = [private(trained, dp_clip_norm=2.0, dp_noise_multiplier=0.7) for _ in range(2)]
-    noise = np.concatenate([(noised[0][name] - clipped[name]).ravel() for name in trained])
-    assert noise.std() == pytest.approx(2.0 * 0.7, rel=0.05)
-    assert abs(noise.mean()) < 0.1
-    assert not np.array_equal(noised[0]["b"], noised[1]["b"])  # a seed set elsewhere has no effect
-    assert noised[0]["a"].dtype == np.float32

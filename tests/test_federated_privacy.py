@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import binom, norm
 
 from sase.errors import InputError
 from sase.federated.config import FederatedConfig
@@ -17,6 +17,7 @@ from sase.federated.privacy import (
     require_accountable,
     upload_epsilon,
 )
+from sase.federated.sampling_privacy import SampledRounds
 
 
 def test_delta_is_the_hockey_stick_divergence_of_two_gaussians():
@@ -92,3 +93,90 @@ def test_both_epsilons_are_accounted_for_replacement_and_for_adding_or_removing(
     assert "\n" not in text
     assert all(f"{value:.3g}" in text for value in given)
     assert text.index("replaced") < text.index("added or removed")
+
+
+def sampled(x, noise, probability, mean=1.0):
+    """The density of (1 − q) N(0, σ²) + q N(mean, σ²)."""
+    return (1 - probability) * norm.pdf(x, 0, noise) + probability * norm.pdf(x, mean, noise)
+
+
+GRID = np.linspace(-40.0, 40.0, 1_000_001)
+
+
+def hockey_stick(first, second, epsilon):
+    """∫ (p − exp(ε) q)₊ over the grid."""
+    return np.trapezoid(np.maximum(first(GRID) - math.exp(epsilon) * second(GRID), 0.0), GRID)
+
+
+# σ, q, rounds, δ, and ε if a silo is removed and if it is added, of Google's dp-accounting 0.6.0:
+# privacy_loss_distribution.from_gaussian_mechanism(σ, sampling_prob=q, value_discretization_interval=h)
+# .self_compose(rounds), ._pmf_remove and ._pmf_add .get_epsilon_for_delta(δ), h = 1e-3 to 1e-5.
+DP_ACCOUNTING = [
+    (1.0, 0.01, 50, 1e-5, 0.58288, 0.21245),
+    (math.sqrt(10), 0.01, 50, 1e-5, 0.07358, 0.06314),
+    (0.5, 0.1, 20, 1e-5, 15.59677, 1.91149),
+    (0.8, 0.02, 200, 1e-6, 3.92489, 1.60573),
+    (5.0, 0.05, 5000, 1e-8, 4.01281, 3.94643),
+    (2.0, 0.5, 10, 1e-5, 3.959, 2.75075),
+    (30.0, 0.3, 10, 1e-5, 0.0982, 0.09579),
+    (4.0, 0.25, 100, 1e-3, 1.83896, 1.72444),
+]
+
+
+@pytest.mark.parametrize(("noise", "probability", "rounds", "delta", "removed", "added"), DP_ACCOUNTING)
+def test_sampled_rounds_have_the_epsilon_of_dp_accounting(noise, probability, rounds, delta, removed, added):
+    found = SampledRounds(noise, probability, rounds)
+    assert found.epsilon(delta) == pytest.approx(removed, rel=1e-3)
+    for epsilon, is_removed in ((removed, True), (added, False)):
+        assert found.delta(1.005 * epsilon, is_removed) <= delta <= found.delta(0.995 * epsilon, is_removed)
+
+
+def test_sampling_everybody_is_the_gaussian_mechanism():
+    for noise, rounds in ((1.0, 1), (2.0, 10), (5.0, 300)):
+        exact = epsilon_of(math.sqrt(rounds) / noise, 1e-5)
+        assert SampledRounds(noise, 1.0, rounds).epsilon(1e-5) == pytest.approx(exact, rel=1e-3)
+
+
+@pytest.mark.parametrize(("noise", "probability"), [(0.7, 0.1), (2.0, 0.5), (3.0, 0.02)])
+def test_one_sampled_round_is_the_integral_of_its_definition(noise, probability):
+    found = SampledRounds(noise, probability, 1)
+    for epsilon in (0.05, 0.2, 1.0):
+        both = (lambda x: sampled(x, noise, probability)), (lambda x: norm.pdf(x, 0, noise))
+        assert found.delta(epsilon, True) == pytest.approx(hockey_stick(*both, epsilon), rel=5e-3, abs=1e-12)
+        assert found.delta(epsilon, False) == pytest.approx(hockey_stick(*both[::-1], epsilon), rel=5e-3, abs=1e-12)
+
+
+@pytest.mark.parametrize(("noise", "probability"), [(0.7, 0.1), (2.0, 0.5), (3.0, 0.02)])
+def test_replacement_is_bounded_by_removing_and_adding(noise, probability):
+    epsilon = SampledRounds(noise, probability, 1).replacement_epsilon(1e-4)
+    replaced = hockey_stick(
+        lambda x: sampled(x, noise, probability), lambda x: sampled(x, noise, probability, -1.0), epsilon
+    )
+    assert 1e-9 < replaced <= 1e-4
+
+
+def test_where_a_sum_needs_three_silos_one_may_reveal_two_others():
+    """With two others drawn, a silo makes a sum of three updates of a round with noise only."""
+    noise, probability, others, epsilon = 4.0, 0.1, 20, 0.3
+    few = binom.pmf(2, others, probability)
+
+    def part(mean):
+        return hockey_stick(lambda x: sampled(x, noise, probability, mean), lambda x: norm.pdf(x, 0, noise), epsilon)
+
+    parts = part(1.0), part(3.0)
+    found = SampledRounds(noise, probability, 1, 3, others)
+    assert found.delta(epsilon, True) == pytest.approx((1 - few) * parts[0] + few * parts[1], rel=5e-3)
+    assert found.epsilon(1e-5) > SampledRounds(noise, probability, 1).epsilon(1e-5)
+
+
+def test_ten_of_a_thousand_silos():
+    """z = 1, 50 rounds, δ = 1e-5: replaced, without amplification, 28; with it a hundredth."""
+    assert published_epsilon(1.0, 10, 50, 1e-5) == pytest.approx(28.37, abs=0.01)
+    drawn = SampledRounds(math.sqrt(10), 0.01, 50)
+    assert drawn.epsilon(1e-5) == pytest.approx(0.0736, rel=1e-3)
+    assert 2 * drawn.epsilon(1e-5) < drawn.replacement_epsilon(1e-5) < 0.155
+    # Rényi accounting bounds them from above: 0.1206 of dp-accounting's RdpAccountant; of σ = √10/2, which counts
+    # twice the sensitivity for a silo that is added or removed, 0.3859. autodp 0.2.3.1 has 1.1358 for σ = 1.
+    assert drawn.epsilon(1e-5) < 0.1206
+    assert drawn.replacement_epsilon(1e-5) < SampledRounds(math.sqrt(10) / 2, 0.01, 50).epsilon(1e-5) < 0.3859
+    assert SampledRounds(1.0, 0.01, 50).epsilon(1e-5) < 1.1358

@@ -1,5 +1,6 @@
 """The configuration ``conf/fl.yaml`` as a frozen dataclass."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ SERVERS = ("plain", "momentum", "nesterov", "adam", "yogi")
 PAYLOADS = ("float32", "bfloat16", "int8")
 NORM_POLICIES = ("average", "local", "none")
 SCHEDULES = ("cosine", "constant")
+SAMPLINGS = ("fixed", "poisson")
+CLIP_PER = ("model", "layer", "tensor")
 LENGTH = ("federated", "num_rounds")  # may grow when training has finished
 MODES = ("sync", "buffered")
 SPACES = ("gradients", "steps")
@@ -27,6 +30,7 @@ LATER = (
     *("secure_aggregation", "secure_range"),
     *("clients_per_round", "grace_s", "mode", "max_staleness", "evaluate_every"),
     *("layerwise", "scaffold_space", "alignment", "feddyn_alpha", "shared_moments"),
+    *("sampling", "dp_clip_per", "dp_clip_quantile", "dp_clip_lr", "dp_bit_noise"),
 )
 SECURE_LEAST = 3  # silos in a secure sum: of two updates each silo learns the other's
 SECURE_MAX_WEIGHT = 0.75  # of a silo in a secure sum: one that is almost one update hides nothing
@@ -87,6 +91,9 @@ class FederatedConfig:
         evaluate_every: every so many rounds, and at the end, each silo with a test set scores the global model on it;
             0 for never.
         clients_per_round: number of silos that take part in a round, drawn at random by the seed; 0 for all.
+        sampling: how they are drawn: ``fixed``, always as many; ``poisson``, each one independently, with probability
+            ``clients_per_round`` / ``num_silos``, by a secret of the server. With noise, this amplifies the privacy of
+            the models, see docs/privacy.md.
         min_silos: minimum number of valid replies; with fewer, the round is repeated; 0 for half of the silos that take
             part.
         grace_s: a round ends so many seconds after ``min_silos`` replies have come; 0: it waits for all of them, until
@@ -106,9 +113,18 @@ class FederatedConfig:
         secure_aggregation: the server sees sums of at least three silos' updates and no single one; what that excludes
             is in docs/secure_aggregation.md.
         secure_range: for ``secure_aggregation``: the largest change of a weight in a round that a silo can send.
-        dp_clip_norm: differential privacy: norm to which each silo clips its update; 0 for none. Flower engines only,
-            or any engine with ``secure_aggregation``.
-        dp_noise_multiplier: standard deviation of the Gaussian noise on a clipped update, in units of that norm.
+        dp_clip_norm: differential privacy: norm to which each silo clips its update; 0 for none.
+        dp_clip_per: what is clipped: the whole ``model``, or each ``layer`` or ``tensor`` by itself, all with the same
+            bound; the root of the sum of their squares is ``dp_clip_norm``.
+        dp_clip_quantile: the norm follows this quantile of the norms of the silos' updates, starting with
+            ``dp_clip_norm``; 0: it stays.
+        dp_clip_lr: for ``dp_clip_quantile``: by how much at most the logarithm of the norm changes in a round.
+        dp_bit_noise: for ``dp_clip_quantile``: standard deviation of the noise on a silo's bit, whether its update was
+            within the norm; 0: a twentieth of the square root of the number of silos in a round, but at least twice
+            ``dp_noise_multiplier``.
+        dp_noise_multiplier: standard deviation of the Gaussian noise on a clipped update, in units of that norm. With
+            ``dp_clip_quantile`` the noise is larger by what pays for the bits; with ``sampling: poisson`` n silos scale
+            theirs so that the noise of their sum is that of ``clients_per_round`` silos.
         dp_delta: δ for which ε is reported.
     """
 
@@ -147,6 +163,7 @@ class FederatedConfig:
     dev_s: Annotated[float, Range(0)] = 0.0
     evaluate_every: Annotated[int, Range(0)] = 0
     clients_per_round: Annotated[int, Range(0)] = 0
+    sampling: Annotated[str, OneOf(SAMPLINGS)] = "fixed"
     min_silos: Annotated[int, Range(0)] = 0
     grace_s: Annotated[float, Range(0)] = 0.0
     mode: Annotated[str, OneOf(MODES)] = "sync"
@@ -160,6 +177,10 @@ class FederatedConfig:
     secure_aggregation: bool = False
     secure_range: Annotated[float, Range(above=0)] = 8.0
     dp_clip_norm: Annotated[float, Range(0)] = 0.0
+    dp_clip_per: Annotated[str, OneOf(CLIP_PER)] = "model"
+    dp_clip_quantile: Annotated[float, Range(0, below=1)] = 0.0
+    dp_clip_lr: Annotated[float, Range(above=0)] = 0.2
+    dp_bit_noise: Annotated[float, Range(0)] = 0.0
     dp_noise_multiplier: Annotated[float, Range(0)] = 0.0
     dp_delta: Annotated[float, Range(above=0, below=1)] = 1e-5
 
@@ -184,6 +205,13 @@ class FederatedConfig:
         return (*((CONTROL,) if self.sends_controls else ()), *SHARED_MOMENTS[self.shared_moments])
 
     @property
+    def bit_noise(self) -> float:
+        """Standard deviation of the noise on a silo's bit, for ``dp_clip_quantile``."""
+        if not self.dp_noise_multiplier:
+            return self.dp_bit_noise
+        return self.dp_bit_noise or max(math.sqrt(self.participants) / 20.0, 2.0 * self.dp_noise_multiplier)
+
+    @property
     def effective_server_lr(self) -> float:
         """The server's learning rate."""
         return _SERVER_LR[self.server] if self.server_lr is None else self.server_lr
@@ -203,7 +231,8 @@ def load_federated_config(path: str | Path, overrides: Sequence[str] = ()) -> Fe
 def checked(config: FederatedConfig) -> FederatedConfig:
     """Return ``config``, or raise InputError for invalid or inconsistent values."""
     from_mapping(FederatedConfig, to_mapping(config))  # checks the range of every field
-    for name, number in {"num_silos": config.num_silos, "clients_per_round": config.participants}.items():
+    most = config.num_silos if config.sampling == "poisson" else config.participants
+    for name, number in {"num_silos": config.num_silos, "clients_per_round": most}.items():
         if config.min_silos > number:
             raise InputError(f"federated config: min_silos is {config.min_silos}, more than {name} ({number})")
     if config.mode == "buffered" and (config.companions or not config.grace_s):
@@ -230,8 +259,11 @@ def _check_drift(config: FederatedConfig) -> None:
 
 
 def _check_privacy(config: FederatedConfig) -> None:
-    if config.dp_noise_multiplier and not config.dp_clip_norm:
-        raise InputError("federated config: dp_noise_multiplier needs dp_clip_norm, which bounds the sensitivity")
+    for name in ("dp_noise_multiplier", "dp_clip_quantile"):
+        if getattr(config, name) and not config.dp_clip_norm:
+            raise InputError(f"federated config: {name} needs dp_clip_norm, which bounds the sensitivity")
+    if config.sampling == "poisson":
+        _check_sampling(config)
     if not config.dp_clip_norm:
         return
     if config.payload != "float32" or config.companions or config.norm != "none":
@@ -239,6 +271,32 @@ def _check_privacy(config: FederatedConfig) -> None:
             "federated config: dp_clip_norm requires payload: float32, norm: none, scaffold: false, alignment: 0 and "
             "shared_moments: none"
         )
+    if config.dp_clip_quantile:
+        _check_quantile(config)
+
+
+def _check_quantile(config: FederatedConfig) -> None:
+    """Refuse an adaptive norm where the silos' bits do not say what they should."""
+    if config.strategy != "uniform" or config.mode != "sync" or config.dp_clip_per != "model":
+        raise InputError(
+            "federated config: dp_clip_quantile requires strategy: uniform, mode: sync and dp_clip_per: model: every "
+            "silo sends one bit about its whole update and the present norm"
+        )
+    if config.dp_noise_multiplier and config.bit_noise <= config.dp_noise_multiplier / 2.0:
+        raise InputError(
+            f"federated config: dp_bit_noise is {config.bit_noise:g}: bits with so little noise alone cost more than "
+            f"dp_noise_multiplier allows; above {config.dp_noise_multiplier / 2.0:g}, or 0 for the default"
+        )
+
+
+def _check_sampling(config: FederatedConfig) -> None:
+    if not 0 < config.clients_per_round < config.num_silos or not config.dp_noise_multiplier:
+        raise InputError(
+            "federated config: sampling: poisson requires dp_noise_multiplier and a clients_per_round from 1 to "
+            f"{config.num_silos - 1}, the expected number of silos in a round"
+        )
+    if config.mode != "sync" or config.grace_s:
+        raise InputError("federated config: sampling: poisson requires mode: sync and grace_s: 0: all must reply")
 
 
 def _check_secure(config: FederatedConfig) -> None:

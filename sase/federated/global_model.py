@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,21 +57,39 @@ class GlobalModel:
         alphas, optimiser = _weights(replies, config), self.optimiser.copy()
         steps = [reply.metrics["steps"] for reply in replies]
         models, shares = [reply.arrays for reply in replies], alphas
+        factors = nova_factors(alphas, steps) if config.fednova and not config.secure_aggregation else None
         if config.secure_aggregation:  # each is the mean of all, with FedNova's factors
             models, shares = models[:1], np.ones(1)
+        if config.sampling == "poisson":  # the sum over the expected number of silos, whoever was drawn
+            factors = np.full(len(models), len(replies) / config.participants)
         newest = aggregate(
             self.newest,
             models,
             shares,
             layout,
             optimiser,
-            nova_factors(alphas, steps) if config.fednova and not config.secure_aggregation else None,
+            factors,
             Rule(config.aggregation, config.max_poisoned, config.norm == "local", config.layerwise, folder),
         )
         averaged = moving_average(self.averaged, newest, decay, layout) if decay else newest
         robust = config.aggregation not in ("mean", "clipped_mean")
         moments = average_moments([reply.moments for reply in replies], alphas, robust)
         return GlobalModel(newest, averaged, optimiser, moments, replies, alphas)
+
+    def with_noise(
+        self, noised: Mapping[str, np.ndarray], config: FederatedConfig, layout: Layout, decay: float
+    ) -> GlobalModel:
+        """Return the global model after a round without updates: this one moved by noise as by a sum of updates.
+
+        Args:
+            noised: this model with the noise of a sum, name to array.
+            config, layout, decay: as for :meth:`after`.
+        """
+        optimiser = self.optimiser.copy()
+        share = np.full(1, 1.0 / config.participants)
+        newest = aggregate(self.newest, [noised], np.ones(1), layout, optimiser, share)
+        averaged = moving_average(self.averaged, newest, decay, layout) if decay else newest
+        return GlobalModel(newest, averaged, optimiser)
 
 
 def new_optimiser(config: FederatedConfig) -> ServerOptimiser:

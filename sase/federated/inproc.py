@@ -36,8 +36,6 @@ def run(
     """
     if options:
         raise InputError(f"--engine inproc: unknown option {next(iter(options))}")
-    if fed_config.dp_clip_norm and not fed_config.secure_aggregation:
-        raise InputError("dp_clip_norm: clipping and noise are Flower's; use --engine simulation or deployment")
     if silos_dir is None:
         raise InputError("--engine inproc needs --silos")
     server = Server(train_config, fed_config, dev_set, exp_dir, device)

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import hmac
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+
+from sase.atomic import write_text
+from sase.errors import InputError
+from sase.private import private_files
+
+SECRET_FILE = "sampling.key"  # in the experiment folder
+_SECRET_BYTES = 32
 
 
 def sampled_silos(num_silos: int, count: int, seed: int, number: int, attempt: int) -> tuple[int, ...]:
@@ -21,6 +31,54 @@ def sampled_silos(num_silos: int, count: int, seed: int, number: int, attempt: i
         return tuple(range(num_silos))
     generator = np.random.default_rng([seed, number, attempt])
     return tuple(sorted(generator.choice(num_silos, count, replace=False).tolist()))
+
+
+class SecretSampling:
+    """Poisson sampling: every silo takes part in a round independently of all others and all other rounds.
+
+    It is drawn by a secret that only the server has, in ``sampling.key`` with mode 0600: who could compute the samples
+    would know more than the accounting of their privacy assumes. A server that resumes draws the same ones.
+
+    Args:
+        exp_dir: the experiment folder.
+        probability: of each silo in each round.
+    """
+
+    def __init__(self, exp_dir: str | Path, probability: float) -> None:
+        self.path, self.probability = Path(exp_dir) / SECRET_FILE, probability
+        self._secret = b""
+
+    def load(self, rounds: int) -> None:
+        """Read the secret, or make it if no round is completed.
+
+        Raises:
+            InputError: it is missing or damaged.
+        """
+        if not rounds and not self.path.exists():
+            with private_files():
+                write_text(self.path, secrets.token_hex(_SECRET_BYTES) + "\n")
+        try:
+            self._secret = bytes.fromhex(self.path.read_text().strip())
+        except (FileNotFoundError, ValueError):
+            self._secret = b""
+        if len(self._secret) != _SECRET_BYTES:
+            raise InputError(
+                f"{self.path}: missing or damaged; restore it: it decides which silos take part, or start over with "
+                "--restart"
+            )
+
+    def silos(self, num_silos: int, number: int) -> tuple[int, ...]:
+        """Return the silos of a round, sorted: possibly none.
+
+        Args:
+            num_silos: number of silos.
+            number: of the round.
+        """
+
+        def value(silo: int) -> int:
+            return int.from_bytes(hmac.digest(self._secret, f"round {number} silo {silo}".encode(), "sha256")[:8])
+
+        return tuple(silo for silo in range(num_silos) if value(silo) < self.probability * 2.0**64)
 
 
 def staleness_factors(staleness: Sequence[int]) -> np.ndarray:

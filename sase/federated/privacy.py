@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sase.errors import InputError
-from sase.federated.config import FederatedConfig
+from sase.federated.config import SECURE_LEAST, FederatedConfig
+from sase.federated.loss_distribution import LEAST_DELTA
+from sase.federated.sampling_privacy import SampledRounds
 
 
 def delta_of(epsilon: float, mu: float) -> float:
@@ -80,6 +83,7 @@ class Account:
         delta: δ.
         models, uploads: in the published models, and against the server, when all data of the silo are replaced.
         models_without, uploads_without: when the silo is added or removed; its clipped update then moves half as far.
+        amplified: whether the ε of the models hold only for those who do not know which silos took part in which round.
     """
 
     rounds: int
@@ -88,20 +92,31 @@ class Account:
     uploads: float
     models_without: float
     uploads_without: float
+    amplified: bool = False
 
     def __str__(self) -> str:
+        to = " for those who do not know which silos were drawn" if self.amplified else ""
         return (
             f"differential privacy of a silo after {self.rounds} rounds, δ = {self.delta:g}: ε = {self.models:.3g} in "
-            f"the models, {self.uploads:.3g} against the server, if its data are replaced; {self.models_without:.3g} "
-            f"and {self.uploads_without:.3g} if the silo is added or removed"
+            f"the models{to}, {self.uploads:.3g} against the server, if its data are replaced; "
+            f"{self.models_without:.3g} and {self.uploads_without:.3g} if the silo is added or removed"
         )
 
 
-def account(config: FederatedConfig, rounds: int) -> Account:
+def account(config: FederatedConfig, rounds: int, drawn: Sequence[Collection[int]] = ()) -> Account:
     """Return ε of a silo in ``rounds`` rounds of a federation that :func:`require_accountable` accepts.
 
-    With secure aggregation the server sees sums alone, so that ε against it is that of the models.
+    With secure aggregation the server sees sums alone, so that ε against it is that of the models. It draws the silos
+    of a round with ``sampling: poisson``, so that the random choice protects none from it: ε against it is that of the
+    silo for which it is largest.
+
+    Args:
+        config: of the federation.
+        rounds: completed.
+        drawn: the silos of each round, with ``sampling: poisson``.
     """
+    if config.sampling == "poisson":
+        return _account_of_samples(config, rounds, drawn)
     noise, delta = config.dp_noise_multiplier, config.dp_delta
     models = [published_epsilon(noise, config.num_silos, rounds, delta, replaced) for replaced in (True, False)]
     uploads = models
@@ -110,23 +125,51 @@ def account(config: FederatedConfig, rounds: int) -> Account:
     return Account(rounds, delta, models[0], uploads[0], models[1], uploads[1])
 
 
+def _account_of_samples(config: FederatedConfig, rounds: int, drawn: Sequence[Collection[int]]) -> Account:
+    least, others, delta = least_drawn(config), config.num_silos - 1, config.dp_delta
+    total = config.dp_noise_multiplier * math.sqrt(config.participants)  # of the sum, whoever is drawn
+    sampled = SampledRounds(total, config.participants / config.num_silos, rounds, least, others)
+    # Whoever knew the samples would learn no more than without any sampling.
+    replaced = min(sampled.replacement_epsilon(delta), epsilon_of(2.0 * math.sqrt(rounds) / total, delta))
+    shares: dict[int, float] = {}  # Σ 1/noise² of each silo's releases to the server
+    for silos in drawn:
+        if len(silos) >= least:
+            own = total if config.secure_aggregation else total / math.sqrt(len(silos))
+            shares |= {silo: shares.get(silo, 0.0) + own**-2.0 for silo in silos}
+    mu = math.sqrt(max(shares.values(), default=0.0))
+    uploads = [epsilon_of(_moved(replacement) * mu, delta) for replacement in (True, False)]
+    return Account(rounds, delta, replaced, uploads[0], sampled.epsilon(delta), uploads[1], amplified=True)
+
+
+def least_drawn(config: FederatedConfig) -> int:
+    """Return how many silos must be drawn for a sum of their updates; with fewer, the round has noise only."""
+    return SECURE_LEAST if config.secure_aggregation else 1
+
+
 def require_accountable(config: FederatedConfig) -> None:
-    """Raise InputError unless all silos take part in every round with equal weights, which the accounting assumes.
+    """Raise InputError unless updates have equal weights and all silos, or all that are drawn, must take part.
+
+    The accounting assumes it.
 
     Args:
         config: a config with noise.
     """
-    reasons = []
+    poisson, reasons = config.sampling == "poisson", []
     if config.strategy != "uniform":
         reasons.append(f"strategy is {config.strategy}, not uniform")
     if config.aggregation != "mean":
         reasons.append(f"aggregation is {config.aggregation}, not mean")
-    if config.participants != config.num_silos:
-        reasons.append(f"clients_per_round is {config.clients_per_round}, not all {config.num_silos}")
-    elif config.needed_silos != config.num_silos:
+    if poisson and config.min_silos:
+        reasons.append(f"min_silos is {config.min_silos}, not 0: all that are drawn must reply")
+    elif not poisson and config.participants != config.num_silos:
+        reasons.append(
+            f"clients_per_round is {config.clients_per_round}, not all {config.num_silos}, and sampling not poisson"
+        )
+    elif not poisson and config.needed_silos != config.num_silos:
         reasons.append(f"min_silos is {config.needed_silos}, not all {config.num_silos}")
-    if config.fednova:
-        reasons.append("fednova scales updates individually")
+    if poisson and config.dp_delta < LEAST_DELTA:
+        reasons.append(f"dp_delta is {config.dp_delta:g}, with sampling: poisson at least {LEAST_DELTA:g}")
+    reasons += [f"{name} scales updates individually" for name in ("fednova", "layerwise") if getattr(config, name)]
     if reasons:
         raise InputError(
             f"cannot account for ε: {'; '.join(reasons)} (it requires equal weights and full participation)"

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from sase.errors import one_line
+from sase.federated.clipping import WITHIN
 from sase.federated.config import FederatedConfig
 
 _MAX_LOSS = 1e6
+_MAX_DEVIATIONS = 10.0  # of noise
 _TIMINGS = ("seconds", "train_began", "train_seconds")  # for the record only
 
 
@@ -44,13 +46,24 @@ def checked_numbers(
     for name, loss in losses.items():
         if abs(loss) > _MAX_LOSS:
             raise ValueError(f"its {name} is {loss:.4g}, beyond ±{_MAX_LOSS:g}")
+    bits = {WITHIN: _bit(metrics, config)} if config.dp_clip_quantile else {}
     counts = {"examples": float(examples), "steps": float(steps), "bad_steps": float(bad_steps)}
-    return {**counts, **losses, **{name: _timing(metrics, name) for name in _TIMINGS}}
+    return {**counts, **losses, **bits, **{name: _timing(metrics, name) for name in _TIMINGS}}
 
 
 def steps_per_round(batches_per_epoch: int, config: FederatedConfig) -> int:
     """Return the number of optimiser steps in a round of a silo with this many batches."""
     return config.local_epochs * (config.local_steps or math.ceil(config.epoch_share * batches_per_epoch))
+
+
+def _bit(metrics: Mapping[str, object], config: FederatedConfig) -> float:
+    """Return the noised bit of a silo, which is no further from ±½ than noise can be."""
+    bit = _number(metrics, WITHIN)
+    # With sampling: poisson, a silo that is drawn alone has the noise of all.
+    noise = config.bit_noise * (math.sqrt(config.participants) if config.sampling == "poisson" else 1.0)
+    if abs(bit) > 0.5 + _MAX_DEVIATIONS * noise:
+        raise ValueError(f"its {WITHIN} is {bit:.4g}, not a bit with noise of {noise:.4g}")
+    return bit
 
 
 def _number(metrics: Mapping[str, object], name: str) -> float:

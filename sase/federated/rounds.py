@@ -44,16 +44,18 @@ def _run_rounds(server: Server, exchange: Exchange, evaluate: Evaluate | None) -
                 log.warning("retrying round %d (%d of %d)", number, attempt, config.max_repeats)
                 time.sleep(config.repeat_wait_s)
             try:
-                replies, failures = exchange(server.instruction())
+                instruction = server.instruction()
+                replies, failures = ([], []) if instruction.silos == () else exchange(instruction)
             except (KeyboardInterrupt, SystemExit):
                 log.info("interrupted in round %d, which will be repeated; run the same command to resume", number)
                 raise
             if server.finish_round(replies, failures):
                 break
         else:
+            needed = f"fewer than {server.required_replies} valid replies"
             kept = f"the model of round {number - 1} is kept" if number > 1 else "there is no model yet"
             raise InputError(
-                f"round {number} failed {config.max_repeats + 1} times: fewer than {config.needed_silos} valid replies "
-                f"({server.last_failure}); {kept}; run the same command to resume"
+                f"round {number} failed {config.max_repeats + 1} times: {needed} ({server.last_failure}); {kept}; "
+                "run the same command to resume"
             )
         test_at_silos(server, evaluate)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ from sase.config import naming, to_mapping
 from sase.data.dataset import PairSet
 from sase.data.fingerprint import RECORD, require_unchanged
 from sase.errors import InputError, one_line
-from sase.federated import privacy
 from sase.federated.admission import Admitted, admit
 from sase.federated.attempts import Attempts
 from sase.federated.audit import AuditTrail
@@ -29,6 +29,7 @@ from sase.federated.layout import layout_of, load_arrays, to_arrays, to_numpy, t
 from sase.federated.ledger import Ledger
 from sase.federated.participation import sampled_silos
 from sase.federated.payload import num_bytes
+from sase.federated.private_rounds import PrivateRounds
 from sase.federated.records import (
     add_timing,
     check_configs,
@@ -94,8 +95,7 @@ class Server:
             )
         if fed_config.shared_moments != "none" and train_config.train.optimizer != "adamw":
             raise InputError("federated config: shared_moments are those of adamw; set train.optimizer=adamw")
-        if fed_config.dp_noise_multiplier:
-            privacy.require_accountable(fed_config)
+        self._privacy = PrivateRounds(fed_config, exp_dir)
         pairs = PairSet(dev_set, train_config.model.sample_rate, torch.device(device))
         self._development = Development(self.model, pairs, fed_config, train_config.train.select_by)
         self.audit = AuditTrail(exp_dir)
@@ -117,6 +117,7 @@ class Server:
         advice = "use another --tag, or start over with --restart"
         require_unchanged(self.exp_dir / RECORD, {"development set": pairs}, resumes, advice)
         write_configs(exp_dir, train_config, fed_config)
+        self._privacy.require_secret(len(self.history))
 
     @property
     def state_path(self) -> Path:
@@ -139,10 +140,18 @@ class Server:
         failures = [*self._attempts.failed, *self._attempts.refused] if self._attempts else []
         return failures[-1] if failures else "no silo replied"
 
+    @property
+    def required_replies(self) -> int:
+        """The number of valid replies that complete the current round."""
+        return self._privacy.required(self._current_attempts().instruction.silos)
+
     def instruction(self) -> Instruction:
-        """Return the instruction of the next round; until that round is completed, only its silos change."""
+        """Return the instruction of the next round; until that round is completed, only its silos change.
+
+        Without silos in it, the round has noise only: nobody is asked.
+        """
         attempts, config = self._current_attempts(), self.config
-        if config.participants == config.num_silos:
+        if config.participants == config.num_silos or attempts.instruction.silos is not None:
             return attempts.instruction
         silos = sampled_silos(config.num_silos, config.participants, self.train.seed, self.next_round, attempts.count)
         return replace(attempts.instruction, silos=silos)
@@ -175,10 +184,8 @@ class Server:
     def _finish_round(self, replies: Sequence[Reply], failures: Sequence[str]) -> bool:
         received = time.monotonic()
         admitted = self._admit(replies, failures)
-        if len(admitted) < self.config.needed_silos:
-            log.warning(
-                "round %d: %d valid replies, %d required", self.next_round, len(admitted), self.config.needed_silos
-            )
+        if len(admitted) < (required := self.required_replies):
+            log.warning("round %d: %d valid replies, %d required", self.next_round, len(admitted), required)
             return False
         candidate = self._candidate(admitted)
         aggregated = time.monotonic()
@@ -204,14 +211,17 @@ class Server:
     def _current_attempts(self) -> Attempts:
         if self._attempts is None:
             control = {CONTROL + name: value for name, value in self._controls.mean().items()}
+            silos = self._privacy.drawn(self.next_round)
             arrays = {**self._global.newest, **control, **self._global.moments}
-            self._attempts = Attempts(Instruction(self.next_round, arrays, self._instruction_config()))
+            config = self._instruction_config(self._privacy.terms(self.history, silos))
+            self._attempts = Attempts(Instruction(self.next_round, arrays, config, silos))
         return self._attempts
 
-    def _instruction_config(self) -> dict[str, Any]:
+    def _instruction_config(self, terms: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+        """Return what silos get, with the keys of the federated config that are those of one round only."""
         return {
             "train": to_mapping(self.train),
-            "federated": without_later_defaults(to_mapping(self.config)),
+            "federated": without_later_defaults({**to_mapping(self.config), **terms}),
             "experiment": self._experiment,
             "best_round": self.best_round,
         }
@@ -247,6 +257,9 @@ class Server:
 
     def _candidate(self, admitted: Sequence[Admitted]) -> GlobalModel:
         decay = self.config.average_decay if self.history else 0.0  # the average starts with the first round
+        if not admitted:  # sampling: poisson has drawn too few
+            noised = self._privacy.noise(self._global.newest, self.layout.weights, self.history)
+            return self._global.with_noise(noised, self.config, self.layout, decay)
         return self._global.after(admitted, self.config, self.layout, decay, self.spool.scratch())
 
     def _sound(self, candidate: GlobalModel) -> tuple[GlobalModel, dict[str, float]]:
@@ -256,7 +269,7 @@ class Server:
         may have been close to the bound already. If leaving out silos does not restore it, none of them alone is the
         cause, and the model is returned as it is.
         """
-        development, least = self._development, self.config.needed_silos
+        development, least = self._development, self.required_replies
         if self.config.secure_aggregation:
             least = len(candidate.silos)  # there is only the sum of all
         if not self.history:
@@ -300,18 +313,17 @@ class Server:
             **attempts.summary(),
             "silos": {str(reply.silo): silo_record(reply, alpha) for reply, alpha in zip(model.silos, model.alphas)},
             "bytes_up": sum(reply.bytes for reply in model.silos),
-            "bytes_down": self.config.participants * num_bytes(attempts.instruction.arrays),
-            **self._privacy_record(),
+            "bytes_down": self._asked * num_bytes(attempts.instruction.arrays),
+            **self._privacy.record(self.history, model.silos, self.next_round),
             **scores,
             "best": is_best(scores[criterion], (record[criterion] for record in self.history)),
         }
 
-    def _privacy_record(self) -> dict[str, float]:
-        if not self.config.dp_noise_multiplier:
-            return {}
-        account = privacy.account(self.config, self.next_round)
-        log.info("%s", account)
-        return {"epsilon": round(account.models, 4), "epsilon_uploads": round(account.uploads, 4)}
+    @property
+    def _asked(self) -> int:
+        """Number of silos that the current round asks."""
+        silos = self._current_attempts().instruction.silos
+        return self.config.participants if silos is None else len(silos)
 
     def _save(self, record: dict[str, Any]) -> None:
         """Save the completed round; ``server.pt`` decides: a server killed before it is written repeats the round."""

@@ -17,6 +17,7 @@ from sase.data.dataset import Mixtures, PairSet
 from sase.data.fingerprint import RECORD, require_unchanged
 from sase.errors import InputError
 from sase.federated.aggregation import update_norm
+from sase.federated.clipping import released_model
 from sase.federated.config import FederatedConfig
 from sase.federated.exchange import CONTROL, Instruction, Reply
 from sase.federated.layout import layout_of, load_arrays, to_arrays
@@ -64,6 +65,7 @@ class Silo:
         result = local.run()
         arrays = to_arrays(model, local.layout.names)
         self.personal.write(instruction, local.personal_state(arrays, result.control))
+        arrays, numbers = released_model(arrays, instruction.model, local.layout.weights, fed)
         upload = _encode(fed.payload, instruction, arrays, result.control, local.layout.weights) | local.moments()
         shared = local.layout.shared_weights(fed.norm == "local")
         values = {
@@ -77,6 +79,7 @@ class Silo:
             "seconds": time.monotonic() - started,
             "train_began": result.started,
             "train_seconds": result.seconds,
+            **numbers,
         }
         return Reply(self.index, instruction.round, upload, {name: float(value) for name, value in values.items()})
 

@@ -45,7 +45,7 @@ from sase.training.tensorboard import EventWriter, examples_of, is_due
 from sase.training.validation import development_scores, is_best
 
 TRAINING_FILES = (
-    *("checkpoint.pt", "server.pt", "best.pt", "last.pt"),
+    *("checkpoint.pt", "server.pt", "best.pt", "last.pt", "sampling.key"),
     *("history.jsonl", "timing.jsonl", "rounds.jsonl", "round_timing.jsonl", "audit.jsonl", "silo_tests.jsonl"),
     *("config.yaml", "fl.yaml", RECORD),
 )

@@ -7,15 +7,12 @@ folder. In the simulation they come from the experiment's settings.
 import functools
 import json
 import logging
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from flwr.app import Context, Error, Message, MessageType, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
 
 from sase.atomic import write_text
 from sase.errors import InputError, one_line
@@ -31,30 +28,8 @@ if TYPE_CHECKING:
     from sase.federated.silo import Silo
 
 
-def privacy_mod(message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:
-    """Flower mod: clip a silo's update and add noise to it, with Flower's own mods, as the configuration says."""
-    if message.metadata.message_type != MessageType.TRAIN:
-        return call_next(message, context)
-    federated = unpack_instruction(message.content).config["federated"]
-    clip, noise = federated["dp_clip_norm"], federated["dp_noise_multiplier"]
-    if not clip:
-        return call_next(message, context)
-    if not noise:
-        return fixedclipping_mod(message, context, call_next)
-
-    def train_and_reseed(message: Message, context: Context) -> Message:
-        reply = call_next(message, context)
-        np.random.seed()  # Flower draws its noise from this generator, which must not be predictable
-        return reply
-
-    # Flower's noise has the standard deviation sensitivity · √(2 ln(1.25/δ)) / ε; this ε makes that noise · clip.
-    delta = federated["dp_delta"]
-    epsilon = math.sqrt(2.0 * math.log(1.25 / delta)) / noise
-    return LocalDpMod(clip, clip, epsilon, delta)(message, context, train_and_reseed)
-
-
 log = logging.getLogger(__name__)
-app = ClientApp(mods=[packing_mod, privacy_mod])
+app = ClientApp(mods=[packing_mod])
 
 
 @app.train()
@@ -95,7 +70,7 @@ def _train(silo: "Silo", message: Message, budget: "PrivacyBudget | None") -> Re
     reply = silo.run(instruction)
     if budget is not None:
         budget.charge(federated)
-    return pack_reply(reply, list(instruction.arrays) if federated["dp_clip_norm"] else None)
+    return pack_reply(reply)
 
 
 def _evaluate(silo: "Silo", message: Message) -> RecordDict:

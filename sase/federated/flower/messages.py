@@ -6,7 +6,7 @@ What arrives from a silo is not trusted: sizes are those of the data that are th
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,7 @@ def pack_instruction(instruction: Instruction) -> RecordDict:
         "json": json.dumps({"round": instruction.round, "config": instruction.config})
     }
     if clip := instruction.config["federated"]["dp_clip_norm"]:
-        values[CLIPPING_NORM] = float(clip)
+        values[CLIPPING_NORM] = float(clip)  # for silos of earlier versions
     return RecordDict({"arrays": _array_record(instruction.arrays), "config": ConfigRecord(values)})
 
 
@@ -37,16 +37,10 @@ def unpack_instruction(content: RecordDict) -> Instruction:
     return Instruction(round=values["round"], arrays=_arrays(content), config=values["config"])
 
 
-def pack_reply(reply: Reply, order: Iterable[str] | None = None) -> RecordDict:
-    """Return the content of the message that carries a :class:`sase.federated.exchange.Reply`.
-
-    Args:
-        reply: what the silo returned.
-        order: names of the arrays in the order of the server's, which Flower's mods require; the reply's own when None.
-    """
-    arrays = reply.arrays if order is None else {name: reply.arrays[name] for name in order}
+def pack_reply(reply: Reply) -> RecordDict:
+    """Return the content of the message that carries a :class:`sase.federated.exchange.Reply`."""
     about = ConfigRecord({"silo": reply.silo, "round": reply.round})
-    return RecordDict({"arrays": _array_record(arrays), "metrics": _metric_record(reply.metrics), "about": about})
+    return RecordDict({"arrays": _array_record(reply.arrays), "metrics": _metric_record(reply.metrics), "about": about})
 
 
 def unpack_reply(content: RecordDict) -> Reply:

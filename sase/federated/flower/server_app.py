@@ -75,7 +75,7 @@ def _run(grid: Grid, settings: dict[str, Any]) -> None:
     silos = SiloGrid(grid, config.num_silos, settings["order"], settings["connect_s"], settings["poll_s"], status.write)
 
     def exchange(instruction: Instruction) -> tuple[list[Reply], list[str]]:
-        silos.wait_for_silos(config.needed_silos, instruction.silos)
+        silos.wait_for_silos(server.required_replies, instruction.silos)
         content, group_id = pack_instruction(instruction), str(instruction.round)
         end = RoundEnd(config.needed_silos, config.grace_s, config.mode == "buffered") if config.grace_s else None
         timeout_s, asked = config.round_timeout_s, instruction.silos
@@ -87,7 +87,7 @@ def _run(grid: Grid, settings: dict[str, Any]) -> None:
     def carry(request: Request) -> tuple[list[Answer], list[str]]:
         number, asked = request.instruction.round, request.instruction.silos
         if request.phase == KEYS:
-            silos.wait_for_silos(config.needed_silos, asked)
+            silos.wait_for_silos(server.required_replies, asked)
 
         def read(content: RecordDict) -> Answer:
             return kept(unpack_answer(content), number, server.spool.keep)

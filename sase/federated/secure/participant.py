@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +11,13 @@ import numpy as np
 
 from sase.config import from_mapping
 from sase.errors import InputError
+from sase.federated.clipping import WITHIN, released
 from sase.federated.config import FederatedConfig
 from sase.federated.exchange import Instruction
 from sase.federated.secure.messages import AGREE, KEYS, MASKED, PHASES, SHARES, Answer, Request
 from sase.federated.secure.session import Session, Terms, Weights, model_fingerprint
 from sase.federated.secure.silo import SecureSilo
-from sase.federated.secure.update import Format, Update
+from sase.federated.secure.update import LOSSES, Format, Update
 
 if TYPE_CHECKING:
     from sase.federated.silo import Silo
@@ -76,7 +76,8 @@ class Participant:
             batch_size = int(instruction.config["train"]["data"]["batch_size"])
             weights = Weights.settle(session, silos, config, batch_size)
             number = format_of(instruction, config, len(silos))
-            update = limited(number.update(reply.arrays, reply.metrics), config)
+            tensors = {name: instruction.model[name].size for name in number.layout.weights}
+            update = limited(number.update(reply.arrays, {WITHIN: 0.0, **reply.metrics}), config, tensors)
             index = self.silo.index
             try:
                 values = number.encode(update, weights.alphas[index], weights.shares[index])
@@ -94,22 +95,26 @@ def format_of(instruction: Instruction, config: FederatedConfig, addends: int) -
     from sase.model import build_model, model_config
 
     layout = layout_of(build_model(model_config(instruction.config["train"]["model"])))
-    return Format(instruction.model, layout, config.secure_range, addends, config.norm == "local")
+    numbers = (*LOSSES, WITHIN) if config.dp_clip_quantile else LOSSES
+    return Format(instruction.model, layout, config.secure_range, addends, config.norm == "local", numbers)
 
 
-def limited(update: Update, config: FederatedConfig) -> Update:
+def limited(update: Update, config: FederatedConfig, tensors: Mapping[str, int] | None = None) -> Update:
     """Return an update clipped and with noise as the config says: the silo does it, since no one else sees the update.
 
     Args:
         update: of the silo; with ``dp_clip_norm``, without norm statistics.
         config: of the federation.
+        tensors: name to size of the tensors of the update, in their order, for ``dp_clip_per``; None: one.
+
+    Returns:
+        The update; with ``dp_clip_quantile``, the last number of its statistics is the bit.
     """
     if not config.dp_clip_norm:
         return update
-    norm = float(np.linalg.norm(update.weights))
-    weights = update.weights * min(1.0, config.dp_clip_norm / max(norm, np.finfo(np.float64).tiny))
-    if config.dp_noise_multiplier:
-        generator = np.random.default_rng(secrets.randbits(256))  # not the seed of the training, which is public
-        deviation = config.dp_noise_multiplier * config.dp_clip_norm
-        weights = weights + deviation * generator.standard_normal(len(weights))
-    return Update(weights, update.statistics)
+    if config.dp_clip_per == "model" or tensors is None:
+        tensors = {"": len(update.weights)}
+    ends = np.cumsum(list(tensors.values()))[:-1]
+    changes, numbers = released(np.split(update.weights, ends), list(tensors), config)
+    statistics = np.concatenate([update.statistics[: len(update.statistics) - len(numbers)], list(numbers.values())])
+    return Update(np.concatenate(changes), statistics)

@@ -46,6 +46,7 @@ class Format:
         limit: the largest change of a weight in a round.
         addends: number of silos in a sum.
         local_norms: whether norm layers stay with the silos (FedBN), so that their weights are plainly averaged.
+        numbers: names of what else is averaged, at the end of the statistics.
     """
 
     reference: Mapping[str, np.ndarray]
@@ -53,6 +54,7 @@ class Format:
     limit: float
     addends: int
     local_norms: bool = False
+    numbers: tuple[str, ...] = LOSSES
 
     @property
     def weights(self) -> FixedPoint:
@@ -69,14 +71,14 @@ class Format:
         """Number of values in each vector."""
         weights = sum(self.reference[name].size for name in self.layout.weights)
         moments = sum(self.reference[name].size for pair in self.layout.moments for name in pair)
-        return {WEIGHTS: weights, STATISTICS: moments + len(LOSSES)}
+        return {WEIGHTS: weights, STATISTICS: moments + len(self.numbers)}
 
     def update(self, arrays: Mapping[str, np.ndarray], losses: Mapping[str, float]) -> Update:
         """Return the update of a trained model.
 
         Args:
             arrays: of the model, name to array.
-            losses: :data:`LOSSES` by name.
+            losses: with all of :attr:`numbers`.
         """
         changes = np.empty(self.sizes[WEIGHTS])
         for name, part in self._split(changes, self.layout.weights):
@@ -85,7 +87,7 @@ class Format:
         for mean, second in self.layout.moments:
             offset = _float(arrays[mean]) - self.reference[mean]
             moments += [offset, (_float(arrays[second]) + _products(offset, arrays[second])).ravel()]
-        numbers = np.array([losses[name] for name in LOSSES], dtype=np.float64)
+        numbers = np.array([losses[name] for name in self.numbers], dtype=np.float64)
         return Update(changes, np.concatenate([*moments, numbers]))
 
     def encode(self, update: Update, alpha: float, share: float) -> dict[str, np.ndarray]:
@@ -125,7 +127,7 @@ class Format:
         """Return the model that a mean update makes of the reference, without counters, and the mean losses.
 
         Returns:
-            (name to float64 array, :data:`LOSSES` by name)
+            (name to float64 array, :attr:`numbers` by name)
         """
         result = {
             name: change + self.reference[name] for name, change in self._split(mean.weights, self.layout.weights)
@@ -135,8 +137,8 @@ class Format:
         for first, second in self.layout.moments:
             result[first] = values[first] + self.reference[first]
             result[second] = _possible(values[second] - _products(values[first], values[second]))
-        numbers = mean.statistics[len(mean.statistics) - len(LOSSES) :]
-        return result, {name: float(value) for name, value in zip(LOSSES, numbers)}
+        numbers = mean.statistics[len(mean.statistics) - len(self.numbers) :]
+        return result, {name: float(value) for name, value in zip(self.numbers, numbers)}
 
     def _per_value(self, common: float, others: float) -> np.ndarray | float:
         """Return a number for each change of a weight: one for those that all silos have in common, one for others."""
