@@ -66,8 +66,8 @@ def test_a_repeated_round_asks_other_silos_and_refuses_those_not_asked(silos_dir
     ("values", "message"),
     [
         ({"clients_per_round": 2, "min_silos": 3}, r"min_silos is 3, more than clients_per_round \(2\)"),
-        ({"mode": "buffered"}, "requires scaffold: false and a grace_s above 0"),
-        ({"mode": "buffered", "grace_s": 1.0, "scaffold": True}, "requires scaffold: false"),
+        ({"mode": "buffered"}, "requires a grace_s above 0, scaffold: false"),
+        ({"mode": "buffered", "grace_s": 1.0, "scaffold": True}, "requires a grace_s above 0, scaffold: false"),
         ({"mode": "late"}, "mode"),
     ],
 )

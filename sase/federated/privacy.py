@@ -1,4 +1,4 @@
-"""Differential privacy at the level of silos: ε of clipped updates with Gaussian noise."""
+"""Differential privacy at the level of silos: ε of clipped updates with Gaussian noise; see docs/privacy.md."""
 
 from __future__ import annotations
 
