@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from flwr.supercore.differential_privacy import compute_clip_model_update
 
 from helpers.federation import fed_config, largest_difference, train_config
 from sase.config import from_mapping
@@ -36,6 +37,17 @@ def test_an_update_within_the_norm_stays_as_it_is():
     assert numbers == {}
     zero, _ = released([np.zeros(3, np.float32)], ["w"], fed_config(**CLIPPED))
     assert not zero[0].any()
+
+
+def test_a_clipped_update_has_the_bits_of_flowers_own():
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        reference = {name: generator.standard_normal((13, 7)).astype(np.float32) for name in NAMES}
+        trained = {name: v + generator.standard_normal(v.shape).astype(np.float32) for name, v in reference.items()}
+        expected = list(trained.values())
+        compute_clip_model_update(expected, list(reference.values()), 2.0)
+        clipped, _ = released_model(trained, reference, NAMES, fed_config(**CLIPPED))
+        assert [clipped[name].tobytes() for name in NAMES] == [value.tobytes() for value in expected]
 
 
 @pytest.mark.parametrize(

@@ -128,4 +128,6 @@ def _groups(names: Sequence[str], per: str) -> list[list[int]]:
 
 
 def _norm(arrays: Iterable[np.ndarray]) -> float:
-    return math.sqrt(sum(float(np.linalg.norm(array.ravel())) ** 2 for array in arrays))
+    norms = [np.linalg.norm(array.ravel()) for array in arrays]
+    # In the arrays' own type, as Flower clipped: a training of an earlier version continues with the same bits.
+    return float(norms[0] if len(norms) == 1 else np.sqrt(sum(norm**2 for norm in norms)))
