@@ -28,7 +28,7 @@ _FOLDER_PREFIX = f"{tempfile.gettempdir()}/sase-"
 _MAX_PREFIX = 90  # bytes; a socket's path has at most 107
 
 
-def federation_environment(home: Path, folder: Path, threads: int, task_poll_s: float = 0.2) -> dict[str, str]:
+def federation_environment(home: Path, folder: Path, threads: int, task_poll_s: float = 0.5) -> dict[str, str]:
     """Return the environment of a federation's processes: the user's without Flower's and Ray's settings, no telemetry.
 
     Args:
