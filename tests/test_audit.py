@@ -202,6 +202,7 @@ def test_a_renewed_certificate_continues_the_chain(federate, certificates, exp, 
     assert (result.rounds, len(result.signers), result.trusted) == ([1, 2, 3, 4], 2, True)
 
 
+@pytest.mark.recipe
 def test_a_server_killed_while_saving_resumes_the_chain(federate, tmp_path, trained, monkeypatch):
     """Killed between the entry and the state, and in the middle of an entry: the round is repeated."""
 

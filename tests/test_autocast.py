@@ -138,7 +138,11 @@ def test_a_training_step_of_a_variant(model):
     check_first_step(TrainConfig(model=model_config(model), loss=dict.fromkeys(LOSSES, 1.0)))
 
 
-@pytest.mark.parametrize("model", [{"preset": "mini"}, {"preset": "paper", **NARROW}], ids=["mini", "paper"])
+@pytest.mark.parametrize(
+    "model",
+    [{"preset": "mini"}, pytest.param({"preset": "paper", **NARROW}, marks=pytest.mark.recipe)],
+    ids=["mini", "paper"],
+)
 def test_training_advances_as_in_float32(model):
     losses = {}
     for autocast in (False, True):

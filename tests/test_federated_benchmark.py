@@ -51,6 +51,7 @@ def test_upload_bytes_are_those_of_the_arrays():
     }
 
 
+@pytest.mark.recipe
 @pytest.mark.parametrize("engine", ["inproc", "server"])
 def test_rounds_of_federations_are_measured_by_number_of_silos(root, engine):
     """All rounds but the first, of federations that the command runs itself."""

@@ -34,6 +34,7 @@ def database(tmp_path, monkeypatch):
     return path, LinkStateFactory(path, NoOpFederationManager(), ObjectStoreFactory(path)).state()
 
 
+@pytest.mark.recipe
 def test_a_database_that_is_locked_for_10_s_is_waited_for(database):
     """Flower's own 5 s are not enough: the SuperLink answers with status 500, and the run fails."""
     path, state = database

@@ -177,6 +177,7 @@ def run(folder, silos_dir, dev_set, rounds):
     return server
 
 
+@pytest.mark.recipe
 def test_records_are_appended_and_repaired_after_a_kill(silos_dir, dev_set, tmp_path, monkeypatch):
     path = tmp_path / "a/rounds.jsonl"
     run(tmp_path / "a", silos_dir, dev_set, 1)
@@ -198,6 +199,7 @@ def test_records_are_appended_and_repaired_after_a_kill(silos_dir, dev_set, tmp_
         Server(train_config(), fed_config(**FEDERATION), dev_set, tmp_path / "a")
 
 
+@pytest.mark.recipe
 def test_a_state_of_an_earlier_version_is_resumed(silos_dir, dev_set, tmp_path):
     """It had all records and all control variates in ``server.pt``."""
     whole = run(tmp_path / "whole", silos_dir, dev_set, 3)

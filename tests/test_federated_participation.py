@@ -32,6 +32,7 @@ def test_silos_are_drawn_evenly_and_reproducibly():
     assert sampled_silos(4, 9, 0, 1, 0) == (0, 1, 2, 3)
 
 
+@pytest.mark.recipe
 def test_sampled_rounds_resume_with_the_same_silos(silos_dir, dev_set, tmp_path):
     config = fed_config(clients_per_round=2, num_rounds=4)
     whole = inproc.run(train_config(), config, silos_dir, dev_set, tmp_path / "whole")

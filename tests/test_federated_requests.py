@@ -41,6 +41,7 @@ def federate(silos_dir, dev_set, tmp_path):
     return run
 
 
+@pytest.mark.recipe
 def test_a_stopped_federation_has_completed_its_round_and_resumes_to_the_bit(federate, tmp_path, caplog):
     with caplog.at_level(logging.INFO), pytest.raises(StoppedError):
         federate("parts", requests.STOP)

@@ -95,6 +95,7 @@ def test_another_development_set_is_refused_and_restarting_forgets_it(federate, 
     assert len(federate("exp", 2, dev_set=other).history) == 2
 
 
+@pytest.mark.recipe
 def test_a_silo_whose_data_has_changed_refuses_until_its_owner_agrees(federate, data, tmp_path):
     silos = shutil.copytree(data / "silos", tmp_path / "silos", symlinks=True)
     federate("exp", 1, silos=silos)

@@ -193,7 +193,17 @@ def test_a_model_that_no_silos_make_finite_ends_in_one_line(silos_dir, dev_set, 
     assert len(server.history) == 1
 
 
-@pytest.mark.parametrize("aggregation", ["mean", "clipped_mean", "median", "trimmed_mean", "geometric_median"])
+@pytest.mark.parametrize(
+    "aggregation",
+    [
+        "mean",
+        "median",
+        *(
+            pytest.param(rule, marks=pytest.mark.recipe)
+            for rule in ("clipped_mean", "trimmed_mean", "geometric_median")
+        ),
+    ],
+)
 def test_robust_rules_need_no_roll_back(silos_dir, dev_set, tmp_path, aggregation):
     values = {"aggregation": aggregation, "max_poisoned": 0.34, "max_drop_db": 0}
     server, silos = setup(silos_dir, dev_set, tmp_path, num_rounds=2, **values)

@@ -93,6 +93,7 @@ def test_scores_are_those_of_the_best_pair():
     assert got["spectrum"] == pytest.approx(1.0)
 
 
+@pytest.mark.recipe
 def test_rows_are_kept_and_the_page_shows_chance(attack, tmp_path):
     names = ["SGD, one step", "masks: one masked update"]
     results = leakage.run(attack, tmp_path, names)

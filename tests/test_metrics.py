@@ -279,6 +279,7 @@ def test_what_the_clean_speech_does_not_define_stays_undefined_for_silence():
     assert evaluate(np.zeros(RATE), np.zeros(RATE), RATE) == pytest.approx(dict.fromkeys(METRICS, np.nan), nan_ok=True)
 
 
+@pytest.mark.recipe
 def test_a_silent_piece_of_a_long_signal_does_not_vanish_from_its_pesq():
     clean = speech(40.0)
     half = clean.copy()

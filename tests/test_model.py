@@ -127,7 +127,9 @@ def test_output_does_not_depend_on_input_beyond_the_latency(kind):
         assert not torch.equal(out[:, place:], reference[:, place:])
 
 
-@pytest.mark.parametrize("kind", ["mini", "mini, layer norm", "paper, tiny", "softmax"])
+@pytest.mark.parametrize(
+    "kind", ["mini", "mini, layer norm", pytest.param("paper, tiny", marks=pytest.mark.recipe), "softmax"]
+)
 @torch.no_grad()
 def test_long_input_in_blocks_equals_one_pass(kind):
     model, wav = network(KINDS[kind]), noise(2, 9 * 16000 + 77)

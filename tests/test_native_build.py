@@ -107,7 +107,9 @@ def test_sanitizers_find_nothing(root, core_build, core_weights):
         assert_same(np.frombuffer(done.stdout, "<f4"), expected)
 
 
-@pytest.mark.parametrize("switches", ["-DSASE_NO_DISPATCH", "-DSASE_NO_DISPATCH -DSASE_NO_VECTORS"])
+@pytest.mark.parametrize(
+    "switches", [pytest.param("-DSASE_NO_DISPATCH", marks=pytest.mark.recipe), "-DSASE_NO_DISPATCH -DSASE_NO_VECTORS"]
+)
 def test_code_for_other_processors(root, core_weights, tmp_path, switches):
     """Without AVX2, and in plain C99 without vector types."""
     make(root, tmp_path, f"CFLAGS=-O1 {switches}", str(tmp_path / "_core.so"))

@@ -114,7 +114,9 @@ def mat_with_packed(num_bytes, shape):
     [
         (lambda: mat_of_version_4(1 << 30), "declares 1073741824 numbers"),
         (lambda: mat_of_version_4(100000), "not a readable .mat file"),
-        (lambda: mat_with_packed(272 << 20, (136 << 20, 1)), "holds more than 256 MB"),
+        pytest.param(
+            lambda: mat_with_packed(272 << 20, (136 << 20, 1)), "holds more than 256 MB", marks=pytest.mark.recipe
+        ),
         (lambda: mat_with_packed(1 << 20, (1 << 30, 1)), "declares 1073741824 numbers"),
         (lambda: mat_with_packed(1 << 20, (1 << 20, 1)), "not a readable .mat file"),
         (lambda: mat_with_packed(1 << 20, (1 << 19, 1))[:-9], "truncated"),

@@ -58,6 +58,7 @@ def test_the_distance_is_monotone_in_snr():
     assert (values.diff() < 0).all()
 
 
+@pytest.mark.recipe
 def test_the_distance_ranks_real_pairs_like_pesq(real_audio):
     from pesq import pesq
 

@@ -208,6 +208,7 @@ def test_recorded_stimuli_by_kind(tmp_path):
         material(RATE, tmp_path / "speech", [tmp_path / "noise"], ["dog"])
 
 
+@pytest.mark.recipe
 def test_the_command_writes_table_figure_and_numbers(tmp_path, monkeypatch, capsys):
     kinds = {kind: noises.NOISES[kind] for kind in KINDS}
     monkeypatch.setattr("sase.evaluation.probe.material.NOISES", kinds)

@@ -106,6 +106,7 @@ def test_benchmarks_run(tmp_path):
     assert "cores" in stages.machine()
 
 
+@pytest.mark.recipe
 def test_several_configs_are_trained_by_one_command(tmp_path):
     lines = "model: {preset: mini}\ndata: {batch_size: 2, segment_s: 0.2}\n"
     for name, loss, precision in (("a", "si_snr", "float32"), ("b", "sdr", "bfloat16")):

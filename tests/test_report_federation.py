@@ -96,6 +96,7 @@ def test_central_trainings_and_damaged_files_have_no_table(exp, tmp_path):
 # --- tests at the silos -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.recipe
 def test_silos_test_every_few_rounds_and_at_the_end_without_changing_the_training(silos_dir, dev_set, tmp_path):
     plain = run(train_config(), fed_config(num_rounds=3), silos_dir, dev_set, tmp_path / "plain")
     server = run(train_config(), fed_config(num_rounds=3, evaluate_every=2), silos_dir, dev_set, tmp_path / "tested")

@@ -54,6 +54,7 @@ def federation(tmp_path, silos_dir, dev_set):
     return {"exp": exp, "grid": grid, "context": context({}), "sent": sent, "replies": replies, "folder": tmp_path}
 
 
+@pytest.mark.recipe
 def test_rounds_of_deployed_silos_give_the_model_of_unmasked_ones(federation, silos_dir, dev_set, tmp_path):
     server_app(federation["grid"], federation["context"])
     plain = run_inproc(train_config("batch"), fed_config(**VALUES), silos_dir, dev_set, tmp_path / "plain")

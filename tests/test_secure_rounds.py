@@ -112,6 +112,7 @@ def test_a_silo_that_drops_out_within_the_round_is_left_out_and_its_masks_remove
     assert largest_difference(expected, tmp_path / "masked/last.pt") < 1e-6
 
 
+@pytest.mark.recipe
 def test_with_too_few_silos_the_round_fails_in_one_line_and_is_completed_later(silos4, dev_set, tmp_path):
     """A silo masks once: the round continues with the same sum, also by a server and silos that were restarted."""
     made = Federation(silos4, dev_set, tmp_path / "masked")

@@ -173,6 +173,7 @@ def test_config_yaml_rebuilds_the_experiment(trainer, tmp_path):
     assert load_train_config(tmp_path / "exp/config.yaml") == made.config
 
 
+@pytest.mark.recipe
 def test_resuming_equals_an_uninterrupted_run(trainer, tmp_path, monkeypatch):
     trainer("whole").run()
     for stop in (2, 4, 6, 11):  # within an epoch, at its end, and again
