@@ -69,18 +69,23 @@ LONGEST = {
     for number, name in enumerate(
         [
             "test_recipe_commonvoice",
-            "test_recipe",
             "test_readme",
-            "test_cluster",
             "test_federated_deployment",
+            "test_recipe",
+            "test_cluster",
             "test_distributed",
             "test_federated_simulation",
-            "test_install",
-            "test_packaging",
-            "test_api_pages",
-            "test_training",
+            "test_ablation",
             "test_federated_rounds",
-            "test_federated_flower",
+            "test_federated_comparison",
+            "test_install",
+            "test_autocast",
+            "test_training",
+            "test_metrics",
+            "test_packaging",
+            "test_many_utterances",
+            "test_engines",
+            "test_federated_memory",
         ]
     )
 }

@@ -9,7 +9,7 @@
 #   tests/run.sh unit -k dump   further arguments go to pytest
 #
 # SASE_TEST_DATA names a folder with real noisy and clean speech; without it the tests that need it are skipped.
-# SASE_TEST_WORKERS sets the number of pytest processes (default: 2; for everything 3, since many tests wait).
+# SASE_TEST_WORKERS sets the number of pytest processes (default: 2; for everything 4, since many tests wait).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [ -n "${SASE_TEST_DATA:-}" ]; then
@@ -30,7 +30,7 @@ case "${1:-}" in
     fi
     ;;
   lint) shift; selection= ;;
-  *) selection="not slow" workers=3 ;;
+  *) selection="not slow" workers=4 ;;
 esac
 venv=$(cd "${SASE_VENV:-$root/tools/venv}" && pwd)
 export SASE_VENV=$venv PATH=$venv/bin:$PATH PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}

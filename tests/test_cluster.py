@@ -11,7 +11,7 @@ import sys
 import pytest
 from cluster import outcomes
 
-from helpers.recipes import QUICK_ARGS
+from helpers.recipes import QUICK_ARGS, keep_few_test_pairs
 from sase.data.datadir import read_table
 from sase.endpoints import free_port
 from sase.federated.flower.processes import find_pids
@@ -256,7 +256,8 @@ def check_outcome(name, outcome):
 def test_the_recipe_runs_its_stages_on_slurm(slurm, make_recipe, tmp_path):
     """Stages 2, 4 and 5 with another backend in cmd.sh and an untrained network; one shard fails the first time."""
     recipe = make_recipe(tmp_path / "copy", "voicebank_demand")
-    recipe.run("--stop-stage", 1)
+    keep_few_test_pairs(recipe.folder / "downloads/mini")
+    recipe.run("--stage", 1, "--stop-stage", 1)
     path = recipe.folder / "cmd.sh"
     path.write_text(path.read_text().replace("cmd_backend=local", "cmd_backend=slurm"))
 

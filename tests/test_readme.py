@@ -1,4 +1,4 @@
-"""The README's commands, run verbatim and in order in a copy of the repository."""
+"""The README's commands, run verbatim and in order in a copy of the repository that has the generated corpus."""
 
 import json
 import os
@@ -22,13 +22,16 @@ def blocks(root):
 
 
 @pytest.fixture(scope="module")
-def copy(root, tmp_path_factory):
-    """A copy of the repository without generated files, and an environment as if installed there."""
-    copy = tmp_path_factory.mktemp("readme") / "sase"
+def copy(root, make_recipe, tmp_path_factory):
+    """A copy of the repository with the generated corpus of other tests, and an environment as if installed there."""
+    folder = tmp_path_factory.mktemp("readme")
+    copy = folder / "sase"
     made = shutil.ignore_patterns("venv*", "downloads", "data", "dump", "exp", "mini", "__pycache__", ".git", "build")
     shutil.copytree(root, copy, ignore=made)
     subprocess.run([root / "tools/install.sh", "--if-needed"], env={**os.environ, "SASE_VENV": sys.prefix}, check=True)
     (copy / "tools/venv").symlink_to(sys.prefix)
+    corpus = make_recipe(folder / "recipe", "voicebank_demand").folder / "downloads/mini"
+    shutil.copytree(corpus, copy / "egs/voicebank_demand/downloads/mini", copy_function=os.link)
     return copy
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import torch
 import yaml
 
 from helpers.checkpoints import assert_equal
-from helpers.recipes import QUICK, QUICK_ARGS, assert_same_files, files, rewritten
+from helpers.recipes import QUICK, QUICK_ARGS, assert_same_files, files, keep_few_test_pairs, rewritten
 from sase import pretrained
 from sase.data.datadir import read_data_dir, read_table, validate_data_dir
 from sase.model import load_model
@@ -215,7 +216,10 @@ def test_weights_to_ship_are_made_in_two_trainings_and_scored(recipe, tmp_path):
     for name in ("release_mine_1.yaml", "release_mine.yaml"):
         (recipe.folder / "conf" / name).write_text(yaml.safe_dump({**nested, "loss": {"si_snr": 1.0, "mse": 10.0}}))
     folders = ["--speech", tmp_path / "speech", "--noise", tmp_path / "noise"]
-    folders += ["--corpus_dir", recipe.folder / "downloads/mini"]
+    corpus = tmp_path / "corpus"
+    shutil.copytree(recipe.folder / "downloads/mini", corpus, copy_function=os.link)
+    keep_few_test_pairs(corpus)
+    folders += ["--corpus_dir", corpus]
     places = ["--work_dir", tmp_path / "work", "--out", tmp_path / "out", "--generated", 1, "--presets", "mine"]
     command = [recipe.folder / "local/train_release.sh", *folders, *places, "--nj", 2, "--threads", 1]
     subprocess.run([str(word) for word in command], env=recipe.environment, check=True, cwd="/")
