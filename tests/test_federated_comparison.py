@@ -22,6 +22,7 @@ from sase.studies.comparison import (
     Comparison,
     Folders,
     Row,
+    _settings,
     before_training,
     gap,
     load_comparison,
@@ -34,6 +35,10 @@ from sase.studies.comparison_page import WORST, page_spec, summarise, worst, wri
 from sase.studies.figures import draw_gap
 from sase.studies.grid import Grid
 from sase.training.config import load_train_config
+
+
+def without(mapping, name):
+    return {key: value for key, value in mapping.items() if key != name}
 
 
 def settings(**more):
@@ -132,6 +137,12 @@ def test_finished_runs_of_other_data_or_settings_are_not_reused(plan, folders, t
     settings_of_row = {"kind": "federated", "test_utterances": 0}
     grid.write("examples", 0, {"settings": settings_of_row})
     with pytest.raises(InputError, match=r"examples/seed0: made with other settings"):
+        read_results(plan, folders)
+    earlier = _settings(plan, "examples")  # of a version without one of today's keys
+    grid.write("examples", 0, {"settings": {**earlier, "federated": without(earlier["federated"], "layerwise")}})
+    assert list(read_results(plan, folders)["examples"]) == [0]
+    grid.write("examples", 0, {"settings": {**earlier, "federated": {**earlier["federated"], "layerwise": True}}})
+    with pytest.raises(InputError, match=r"examples/seed0: made with other settings .*layerwise"):
         read_results(plan, folders)
     shutil.rmtree(folders.silos / "silo1/tr")
     shutil.move(tmp_path / "kept", folders.silos / "silo1/tr")

@@ -37,6 +37,12 @@ def resume_key(configs: Mapping[str, Any]) -> dict[str, Any]:
     return {"train": training_config.resume_key(configs["train"]), "federated": federated}
 
 
+def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping with its ``train`` and ``federated``, if it has both, as :func:`resume_key` returns them."""
+    both = {"train", "federated"} <= settings.keys()
+    return {**settings, **(resume_key(settings) if both else {})}
+
+
 def without_later_defaults(federated: Mapping[str, Any]) -> dict[str, Any]:
     """Return a federated config as a mapping without the keys of :data:`LATER` that have their default.
 

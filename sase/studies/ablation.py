@@ -13,7 +13,7 @@ from torch import nn
 from sase import jsonfile
 from sase.atomic import write_text
 from sase.bench.stages import bench_enhance
-from sase.config import Range, naming, to_mapping, to_yaml
+from sase.config import Range, from_mapping, naming, to_mapping, to_yaml
 from sase.data.datadir import read_data_dir
 from sase.data.dataset import PairSet
 from sase.errors import InputError
@@ -256,7 +256,9 @@ def results(ablation: Ablation, sets: Sets, out: str | Path) -> Results:
     for row, seeds in found.items():
         for seed, result in seeds.items():
             config = to_mapping(train_config(ablation, row, seed))
-            old = {"config": result["config"], "sets": result["sets"]}
+            with naming(plan.folder(row, seed)):  # keys that an earlier version did not have get their defaults
+                kept = to_mapping(from_mapping(TrainConfig, result["config"]))
+            old = {"config": kept, "sets": result["sets"]}
             plan.require_same_settings(row, seed, old, {"config": config, "sets": _names(sets)})
             result["scores"] = jsonfile.null_to_nan(result["scores"])
     return found

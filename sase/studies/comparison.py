@@ -25,7 +25,7 @@ from sase.data.dataset import PairSet
 from sase.errors import InputError
 from sase.federated.config import FederatedConfig, load_federated_config
 from sase.federated.inproc import count_silos, local_exchange, local_silos
-from sase.federated.records import resume_key
+from sase.federated.records import completed, resume_key
 from sase.federated.rounds import run_rounds
 from sase.federated.server import Server
 from sase.federated.silo import Silo
@@ -191,7 +191,7 @@ def read_results(comparison: Comparison, folders: Folders) -> Results:
         InputError: a result of another config than the file's.
     """
     settings = {name: _settings(comparison, name) for name in comparison.rows}
-    return jsonfile.null_to_nan(_grid(comparison, folders).results(settings))
+    return jsonfile.null_to_nan(_grid(comparison, folders).results(settings, completed))
 
 
 def gap(comparison: Comparison, folders: Folders) -> float | None:

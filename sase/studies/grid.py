@@ -134,12 +134,17 @@ class Grid:
         path = self.folder(row, seed) / RESULT
         return jsonfile.read(path) if path.exists() else None
 
-    def results(self, settings: Mapping[str, Mapping[str, Any]] | None = None) -> Results:
+    def results(
+        self,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+        completed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    ) -> Results:
         """Return the results of all finished runs.
 
         Args:
             settings: row to its present settings, which those in a result must equal; results of earlier versions hold
                 none.
+            completed: returns settings of an earlier version with the defaults of the keys that it did not have.
 
         Raises:
             InputError: a result of other settings.
@@ -148,7 +153,7 @@ class Grid:
         found = {row: {seed: result for seed, result in seeds.items() if result} for row, seeds in read.items()}
         for row, new in (settings or {}).items():
             for seed, result in found[row].items():
-                self.require_same_settings(row, seed, result.get("settings", new), new)
+                self.require_same_settings(row, seed, completed(result.get("settings", new)), new)
         return found
 
     def require_same_settings(self, row: str, seed: int, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

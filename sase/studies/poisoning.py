@@ -24,7 +24,7 @@ from sase.federated.config import FederatedConfig, load_federated_config
 from sase.federated.exchange import Exchange, Instruction, Reply
 from sase.federated.inproc import count_silos, local_exchange, local_silos
 from sase.federated.layout import Layout
-from sase.federated.records import resume_key
+from sase.federated.records import completed, resume_key
 from sase.federated.rounds import run_rounds
 from sase.federated.server import Server
 from sase.processes import folder_lock, sase_command
@@ -249,7 +249,7 @@ def grid(plan: Poisoning, folders: Folders) -> Grid:
 
 def results(plan: Poisoning, folders: Folders) -> Results:
     """Return the results of all finished runs; raise InputError for one of another config than the file's."""
-    return grid(plan, folders).results({_title(*key): _settings(plan, *key) for key in _keys(plan)})
+    return grid(plan, folders).results({_title(*key): _settings(plan, *key) for key in _keys(plan)}, completed)
 
 
 def results_of(plan: Poisoning, folders: Folders, federation: str) -> Results:
