@@ -62,7 +62,8 @@ class SiloGrid:
         count: the number of silos.
         order: the silos of simulated nodes, in the order in which Flower created the nodes; None for real nodes, which
             are identified by the name with which their key is registered (``silo2``) or, without keys, by their reply.
-            Simulated silos are of this installation, so that they read joined arrays (:mod:`packing`) from the start.
+            Simulated silos are of this installation, so they read joined arrays
+            (:mod:`sase.federated.flower.packing`) from the start.
         connect_s: how long the first round waits for silos to connect.
         poll_s: seconds between two polls for replies.
         report: called with what is waited for, when that changes; with an empty string when nothing is.
