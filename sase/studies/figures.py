@@ -78,6 +78,7 @@ def draw_gap(rows: Mapping[str, tuple[float, float, float]], path: Path) -> None
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes, colours = figure.subplots(1, 2, sharey=True), colormaps["tab20"]
@@ -87,6 +88,9 @@ def draw_gap(rows: Mapping[str, tuple[float, float, float]], path: Path) -> None
             axis.plot(values[place], 100.0 * values[2], marker, color=colours(number % colours.N), label=row)
         axis.axhline(100.0, color="black", linewidth=0.8)
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel(title)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("gap closed between silos alone and central training (%)")
