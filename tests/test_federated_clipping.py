@@ -145,7 +145,7 @@ def test_the_norm_of_a_federation_falls_until_it_clips_and_resumes_to_the_bit(si
     for record in whole.history:
         assert record[CLIP_NORM] == expected
         longest = max(silo["update_norm"] for silo in record["silos"].values())
-        assert longest <= expected * (1 + 1e-4)  # as the silos of this round were told
+        assert longest <= expected * (1 + 1e-4)  # the norm in this round's instruction
         expected *= math.exp(-6.0 * (record[WITHIN] - 0.5))
     shares = [record[WITHIN] for record in whole.history]
     assert shares[0] == 1.0

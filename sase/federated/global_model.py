@@ -60,7 +60,7 @@ class GlobalModel:
         factors = nova_factors(alphas, steps) if config.fednova and not config.secure_aggregation else None
         if config.secure_aggregation:  # each is the mean of all, with FedNova's factors
             models, shares = models[:1], np.ones(1)
-        if config.sampling == "poisson":  # the sum over the expected number of silos, whoever was drawn
+        if config.sampling == "poisson":  # the sum over the expected number of silos, however many are sampled
             factors = np.full(len(models), len(replies) / config.participants)
         newest = aggregate(
             self.newest,

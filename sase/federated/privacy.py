@@ -127,7 +127,7 @@ def account(config: FederatedConfig, rounds: int, drawn: Sequence[Collection[int
 
 def _account_of_samples(config: FederatedConfig, rounds: int, drawn: Sequence[Collection[int]]) -> Account:
     least, others, delta = least_drawn(config), config.num_silos - 1, config.dp_delta
-    total = config.dp_noise_multiplier * math.sqrt(config.participants)  # of the sum, whoever is drawn
+    total = config.dp_noise_multiplier * math.sqrt(config.participants)  # of the sum, whichever silos are sampled
     sampled = SampledRounds(total, config.participants / config.num_silos, rounds, least, others)
     # Whoever knew the samples would learn no more than without any sampling.
     replaced = min(sampled.replacement_epsilon(delta), epsilon_of(2.0 * math.sqrt(rounds) / total, delta))

@@ -1,4 +1,4 @@
-"""ε of models that come from random samples of the silos (Poisson sampling), for whoever does not know the samples.
+"""ε of models that come from random samples of the silos (Poisson sampling), for those who do not know the samples.
 
 The noise of the sum must not depend on how many silos are drawn, since its size would reveal that in a model of many
 weights. So n silos that are drawn scale theirs such that the sum always has that of the expected number, and in a round
