@@ -51,7 +51,8 @@ def bench_federations(
     Returns:
         One row for each number of silos, and with the engine ``deployment`` a second one for silos that start a process
         for every task: per round, wall-clock and CPU time, wall-clock time in which no silo trains, bytes; and the peak
-        of the memory (PSS) of the server's processes and of the silos', which with ``inproc`` are the same.
+        of the memory, without pages of files, of the server's processes and of the silos', which are the same with
+        ``inproc``.
 
     Raises:
         InputError: a federation failed.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+_NOT_OF_FILES = ("Pss_Anon:", "Pss_Shmem:")
 _SET_CHILD_SUBREAPER = 36  # of prctl(2)
 
 
@@ -27,13 +28,17 @@ def cpu_seconds() -> float:
 
 
 def memory_bytes(counts: Callable[[str], bool]) -> int:
-    """Return the memory (PSS: what is shared is divided) of the descendants whose command line ``counts``."""
+    """Return the memory of the descendants whose command line ``counts``, in bytes; what processes share is divided.
+
+    Pages of files are left out: how much of the libraries is in memory, and who shares it, differs from run to run by
+    more than a hundred silos take.
+    """
     total = 0
     for pid, _ in _descendants():
-        with suppress(OSError, StopIteration):
+        with suppress(OSError):
             if counts((Path("/proc") / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode()):
                 lines = (Path("/proc") / str(pid) / "smaps_rollup").read_text().splitlines()
-                total += 1024 * int(next(line for line in lines if line.startswith("Pss:")).split()[1])
+                total += 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(_NOT_OF_FILES))
     return total
 
 
