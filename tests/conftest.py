@@ -69,6 +69,7 @@ LONGEST = {
     for number, name in enumerate(
         [
             "test_recipe_commonvoice",
+            "test_recipe_silos",
             "test_readme",
             "test_federated_deployment",
             "test_recipe",

@@ -95,6 +95,7 @@ def test_the_rows_of_the_recipe_match_their_names(recipe):
     assert sum("pmsqe" in config.loss for config in losses.values()) == 3
 
 
+@pytest.mark.recipe
 def test_no_loss_of_the_recipe_is_scale_invariant(recipe):
     generator = torch.Generator().manual_seed(0)
     clean = 0.1 * torch.randn(3, 16000, generator=generator) * torch.linspace(0, 1, 16000)

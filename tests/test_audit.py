@@ -182,6 +182,7 @@ def test_another_model_is_found(exp, name):
         verify(exp)
 
 
+@pytest.mark.recipe
 def test_a_chain_that_somebody_else_signs_or_nobody_is_found_by_the_authority(federate, certificates, tmp_path):
     authority = certificates / "ours/ca.crt"
     federate(tmp_path / "forged", 1, "others")

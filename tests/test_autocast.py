@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from helpers.parameters import quick
 from sase.config import from_mapping, read_yaml, to_mapping
 from sase.data.dataset import Batch
 from sase.losses import LOSSES, build_loss
@@ -122,7 +123,7 @@ def test_there_are_configurations_of_every_kind():
     assert {config.model for config in CONFIGURATIONS.values()} >= set(PRESETS.values())
 
 
-@pytest.mark.parametrize("name", [name for name, config in CONFIGURATIONS.items() if not is_wide(config)])
+@pytest.mark.parametrize("name", quick((name for name, config in CONFIGURATIONS.items() if not is_wide(config)), 8))
 def test_a_training_step_of_a_configuration(name):
     check_first_step(CONFIGURATIONS[name])
 
@@ -133,16 +134,14 @@ def test_a_training_step_of_a_wide_configuration(name):
     check_first_step(CONFIGURATIONS[name])
 
 
+@pytest.mark.recipe
 @pytest.mark.parametrize("model", VARIANTS, ids=str)
 def test_a_training_step_of_a_variant(model):
     check_first_step(TrainConfig(model=model_config(model), loss=dict.fromkeys(LOSSES, 1.0)))
 
 
-@pytest.mark.parametrize(
-    "model",
-    [{"preset": "mini"}, pytest.param({"preset": "paper", **NARROW}, marks=pytest.mark.recipe)],
-    ids=["mini", "paper"],
-)
+@pytest.mark.recipe
+@pytest.mark.parametrize("model", [{"preset": "mini"}, {"preset": "paper", **NARROW}], ids=["mini", "paper"])
 def test_training_advances_as_in_float32(model):
     losses = {}
     for autocast in (False, True):
@@ -157,7 +156,7 @@ def test_training_advances_as_in_float32(model):
     assert gain_db == pytest.approx(losses[False][0] - losses[False][-1], rel=0.2)
 
 
-@pytest.mark.parametrize("model", VARIANTS, ids=str)
+@pytest.mark.parametrize("model", quick(VARIANTS, 2), ids=str)
 def test_enhancement_and_streams(model):
     torch.manual_seed(0)
     network, noisy = build_model(model).eval(), batch(1.3).noisy

@@ -105,6 +105,7 @@ def test_silence_is_fine(tmp_path, command, model):
     assert not audio.read(tmp_path / "b.wav")[0].any()
 
 
+@pytest.mark.recipe
 def test_bad_files_get_one_line_and_leave_nothing(tmp_path, command, model):
     names = bad_files(tmp_path)
     before = everything_below(tmp_path)

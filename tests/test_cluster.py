@@ -77,6 +77,7 @@ def sge(site, root):
     return lambda *arguments, **environment: run(root, "run_sge", *arguments, cwd=site, PATH=path, **environment)
 
 
+@pytest.mark.recipe
 def test_sge_calls_qsub_with_valid_options(sge, site):
     options = ("--mem", "4G", "--num-threads", "2", "--gpu", "1", "--time", "4:0:0", "--max-jobs-run", "3")
     assert sge(*options, "JOB=0:2", "log/x.JOB.log", "echo", "task", "JOB") == (0, "")
@@ -89,6 +90,7 @@ def test_sge_calls_qsub_with_valid_options(sge, site):
     assert (site / "qsub.args").read_text() == repr((sorted({*names} - {"-tc", "-l", "-pe"}), [], None, None))
 
 
+@pytest.mark.recipe
 def test_sge_reports_failures_and_reruns_only_them(sge, site):
     script = "echo >> tried.JOB; [ JOB != 3 ] || exit 3; [ JOB != 5 ] || [ -e good ] || kill -9 $PPID"
     arguments = ("--pick", "failed", "JOB=2:5", "log/x.JOB.log", "bash", "-c", script)

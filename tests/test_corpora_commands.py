@@ -52,6 +52,7 @@ def test_prepare_and_validate(sase, corpus, tmp_path):
     assert out.count(", valid") == 2
 
 
+@pytest.mark.recipe
 def test_validate_reports_and_fixes_faults(sase, tmp_path):
     scp = {"a_1": "1", "a_2": "2"}
     datadir.write_data_dir(tmp_path, datadir.Tables(scp, scp, {"a_1": "a", "a_2": "a"}))

@@ -11,6 +11,7 @@ import torch
 
 from helpers.dumps import dumped
 from helpers.federation import fed_config, train_config
+from helpers.parameters import quick
 from sase import pretrained
 from sase.data.dataset import PairSet
 from sase.enhancer import Enhancer
@@ -211,7 +212,7 @@ def federation(silos_dir, dev_set, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("damage", TENSOR_DAMAGES)
+@pytest.mark.parametrize("damage", quick(TENSOR_DAMAGES, 2))
 @pytest.mark.parametrize("place", [("model",), ("newest",), ("optimizer", "second")], ids=str)
 def test_a_damaged_state_of_the_server_is_refused_by_name(federation, dev_set, tmp_path, place, damage):
     shutil.copytree(federation, tmp_path / "exp")
@@ -233,7 +234,7 @@ def test_a_damaged_control_variate_is_refused_by_name(federation, dev_set, tmp_p
 
 
 @pytest.mark.parametrize("part", ["control", "norms"])
-@pytest.mark.parametrize("damage", TENSOR_DAMAGES)
+@pytest.mark.parametrize("damage", quick(TENSOR_DAMAGES, 2))
 def test_a_damaged_state_of_a_silo_is_that_silos_failure_in_one_line(
     federation, silos_dir, dev_set, tmp_path, part, damage
 ):

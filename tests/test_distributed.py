@@ -116,6 +116,7 @@ def test_rank_0_shuts_down_last(monkeypatch):
     assert left == ["1", "2", "0"]
 
 
+@pytest.mark.recipe
 def test_sgd_is_plain():
     weight = torch.nn.Parameter(torch.tensor([2.0]))
     optimizer = build_optimizer(OptimiserConfig(optimizer="sgd", learning_rate=0.5), [weight], weight.device)

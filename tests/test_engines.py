@@ -13,6 +13,7 @@ import torch
 
 from helpers.audio import noise
 from helpers.native import SHIPPED, signals
+from helpers.parameters import quick
 from sase import Enhancer, audio, engines, pretrained
 from sase.engines.onnx import OnnxEngine
 from sase.engines.torch import TorchEngine
@@ -96,7 +97,7 @@ def test_samples_that_are_no_signal_leave_a_stream_as_it_was(core, engine):
 
 
 @pytest.mark.parametrize("engine", engines.ENGINES)
-@pytest.mark.parametrize("rate", [16000, 44100])
+@pytest.mark.parametrize("rate", quick([16000, 44100]))
 def test_files_arrays_and_streams_get_the_same_in_every_engine(core, tmp_path, engine, rate):
     enhancer, wav = Enhancer.from_pretrained("tiny", engine=engine), noise(2, 3 * rate // 2 + 7)
     audio.write(tmp_path / "a.wav", wav, rate)
@@ -312,7 +313,7 @@ def without_torch(root, *words, core="", hidden=""):
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("engine", ["native", "onnx"])
+@pytest.mark.parametrize("engine", quick(["native", "onnx"]))
 def test_files_are_enhanced_without_torch(root, core_build, tmp_path, engine):
     wav = noise(2, 30000)
     audio.write(tmp_path / "a.wav", wav, 44100)
@@ -325,6 +326,7 @@ def test_files_are_enhanced_without_torch(root, core_build, tmp_path, engine):
     np.testing.assert_allclose(audio.read(tmp_path / "b.wav")[0], expected, atol=2e-4)
 
 
+@pytest.mark.recipe
 def test_what_needs_no_torch_runs_without_it(root):
     done = without_torch(root, "info", "--shipped")
     assert (done.returncode, done.stderr) == (0, "")
@@ -336,17 +338,20 @@ def test_what_needs_no_torch_runs_without_it(root):
 
 @pytest.mark.parametrize(
     "words",
-    [
-        ("enhance", "--engine", "torch", "{in}", "-o", "{out}"),
-        ("enhance", "--model", "{model}", "{in}", "-o", "{out}"),
-        ("info",),
-        ("info", "--model", "{model}"),
-        ("export", "--model", "tiny", "--to", "onnx", "-o", "{out}"),
-        ("inspect", "{in}", "-o", "{out}"),
-        ("decode", "--model", "{model}", "--data", "{out}", "--out", "{out}"),
-        ("train", "--config", "c", "--train-set", "t", "--dev-set", "v", "--exp", "{out}"),
-        ("bench", "enhance"),
-    ],
+    quick(
+        [
+            ("enhance", "--engine", "torch", "{in}", "-o", "{out}"),
+            ("enhance", "--model", "{model}", "{in}", "-o", "{out}"),
+            ("info",),
+            ("info", "--model", "{model}"),
+            ("export", "--model", "tiny", "--to", "onnx", "-o", "{out}"),
+            ("inspect", "{in}", "-o", "{out}"),
+            ("decode", "--model", "{model}", "--data", "{out}", "--out", "{out}"),
+            ("train", "--config", "c", "--train-set", "t", "--dev-set", "v", "--exp", "{out}"),
+            ("bench", "enhance"),
+        ],
+        2,
+    ),
 )
 def test_what_needs_torch_says_in_one_line_which_extra_brings_it(root, tmp_path, words):
     audio.write(tmp_path / "a.wav", noise(1000), 16000)

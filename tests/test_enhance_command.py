@@ -137,6 +137,7 @@ def test_what_only_ffmpeg_reads_becomes_wav_and_that_is_said(tmp_path, enhance, 
     assert "there is no sound track" in enhance("silent.mp4", "-o", "x.wav")[2]
 
 
+@pytest.mark.recipe
 def test_several_streams_in_one_ogg_file_are_read_by_ffmpeg(tmp_path, enhance, monkeypatch):
     audio.write(tmp_path / "a.ogg", noise(32000), 16000)
     ffmpeg("-i", tmp_path / "a.ogg", "-c:a", "copy", tmp_path / "b.ogg")  # of another serial number
@@ -310,6 +311,7 @@ def test_a_folder_that_cannot_be_searched_is_named(tmp_path, enhance, monkeypatc
     assert "in/locked: cannot be searched (Permission denied)" in err
 
 
+@pytest.mark.recipe
 def test_jobs_do_not_change_the_result_and_a_killed_one_is_one_failure(tmp_path, enhance, monkeypatch):
     for number in range(5):
         audio.write(tmp_path / f"in/{number}.wav", noise(8000, seed=number), 16000)

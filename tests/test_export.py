@@ -119,6 +119,7 @@ np.save(sys.argv[1] + "/enhanced.npy", np.concatenate(parts))
     assert "23.0 k parameters" in onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map["card"]
 
 
+@pytest.mark.recipe
 def test_what_differs_is_not_written(tmp_path, monkeypatch):
     for difference in (2e-4, float("nan")):
         monkeypatch.setattr(export, "_difference", lambda step, graph, result=difference: result)
@@ -127,6 +128,7 @@ def test_what_differs_is_not_written(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.recipe
 def test_a_graph_with_other_weights_is_noticed(tmp_path):
     step, other = HopStep(network({"preset": "mini"})).eval(), HopStep(build_model("mini").eval()).eval()
     assert export._difference(step, export._graph(step)) < 1e-5

@@ -83,6 +83,7 @@ def test_rounds_of_federations_are_measured_by_number_of_silos(root, engine):
         assert row["server MB"] > 50  # torch alone
 
 
+@pytest.mark.recipe
 def test_cpu_time_includes_children_whose_parents_have_exited(root):
     """A shell starts a process that computes for half a second, and exits at once."""
     burn = "import time; end = time.process_time() + 0.5\nwhile time.process_time() < end: pass"

@@ -48,6 +48,7 @@ def test_a_database_that_is_locked_for_10_s_is_waited_for(database):
     held.close()
 
 
+@pytest.mark.recipe
 def test_a_silo_is_absent_after_45_s_without_a_heartbeat(database, monkeypatch):
     """Flower's own factor of 2 makes it 20 s, which a heartbeat may take on a busy machine."""
     _, state = database
@@ -63,6 +64,7 @@ def test_a_silo_is_absent_after_45_s_without_a_heartbeat(database, monkeypatch):
     assert info.status == "online"
 
 
+@pytest.mark.recipe
 def test_the_server_looks_for_lost_tasks_once_a_second(database, monkeypatch):
     _, state = database
     statements = []

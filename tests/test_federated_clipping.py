@@ -135,6 +135,7 @@ def rounds_by_restarted_servers(config, silos_dir, dev_set, folder):
     return server
 
 
+@pytest.mark.recipe
 def test_the_norm_of_a_federation_falls_until_it_clips_and_resumes_to_the_bit(silos_dir, dev_set, tmp_path):
     config = fed_config(**ADAPTIVE, dp_clip_lr=6.0, num_rounds=3, max_drop_db=0)
     whole = run(train_config(), config, silos_dir, dev_set, tmp_path / "whole")
@@ -153,6 +154,7 @@ def test_the_norm_of_a_federation_falls_until_it_clips_and_resumes_to_the_bit(si
     assert "epsilon" not in whole.history[0]
 
 
+@pytest.mark.recipe
 def test_masks_do_not_change_the_adaptive_norm(silos_dir, dev_set, tmp_path):
     values = {**ADAPTIVE, "dp_clip_lr": 12.0, "num_rounds": 2, "max_drop_db": 0, "dp_clip_norm": 2.0}
     plain = run(train_config(), fed_config(**values), silos_dir, dev_set, tmp_path / "plain")

@@ -65,6 +65,7 @@ def test_control_variate_is_the_mean_gradient_and_leaves_the_model_unchanged(mix
         np.testing.assert_allclose(control[name], parameter.grad.numpy(), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.recipe
 def test_scaffold_corrections_sum_to_zero_and_start_in_the_second_round(tmp_path):
     (tmp_path / "silos").mkdir()
     for index in range(2):

@@ -186,6 +186,7 @@ def test_a_server_that_does_not_offer_it_gets_no_joined_arrays():
     assert list(reply.content["arrays"]) == ["w"]
 
 
+@pytest.mark.recipe
 def test_rounds_through_flower_equal_inproc_to_the_bit(experiment, silos_dir, dev_set, tmp_path):
     config = fed_config(payload="int8", scaffold=True, evaluate_every=2)
     serve(experiment("flower", config))
@@ -218,6 +219,7 @@ def test_one_failing_silo_is_skipped_and_too_few_replies_fail_in_one_line(experi
     assert (tmp_path / "none/flower/error.txt").read_text().count("\n") == 1
 
 
+@pytest.mark.recipe
 def test_real_silos_receive_the_end_and_choose_their_own_folders(experiment, silos_dir, tmp_path):
     settings = experiment("real", fed_config(), simulated=False, order=None, silos_dir="/nowhere")
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from helpers.federation import fed_config, first_round, train_config
+from helpers.parameters import quick
 from sase.errors import InputError
 from sase.federated import matrices
 from sase.federated.admission import Admitted
@@ -52,6 +53,7 @@ def test_stored_arrays_are_read_back_to_the_bit(tmp_path):
         assert stored[name].tobytes() == value.tobytes()
 
 
+@pytest.mark.recipe
 def test_replies_are_private_and_removed_after_the_round(silos_dir, dev_set, tmp_path):
     server = Server(train_config(), fed_config(), dev_set, tmp_path)
     previous = os.umask(0)
@@ -122,7 +124,7 @@ def shares_of(name, alphas, matrix):
 
 
 @pytest.mark.parametrize("payload", ["float32", "int8"])
-@pytest.mark.parametrize("name", ["mean", "clipped_mean", "median"])
+@pytest.mark.parametrize("name", quick(["mean", "clipped_mean", "median"]))
 def test_memory_of_a_round_does_not_grow_with_the_number_of_silos(tmp_path, name, payload):
     """From 4 to 40 silos of 1 MB: by less than one of them."""
     config = FederatedConfig(aggregation=name, payload=payload)
@@ -147,6 +149,7 @@ def test_memory_of_a_round_does_not_grow_with_the_number_of_silos(tmp_path, name
     assert peak(40) - peak(4) < 64 * 4096 * 4
 
 
+@pytest.mark.recipe
 def test_a_round_of_stored_replies_equals_one_in_memory(silos_dir, dev_set, tmp_path):
     """With SCAFFOLD, whose control variates are stored as well, and FedNova."""
     models = []

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from helpers.federation import fed_config, train_config
+from helpers.parameters import quick
 from sase.errors import InputError
 from sase.federated.admission import admit
 from sase.federated.aggregation import combine_by_layer
@@ -143,7 +144,7 @@ def test_the_median_of_moments_ignores_one_harmful_silo():
     assert median.dtype == np.float32
 
 
-@pytest.mark.parametrize("payload", ["float32", "int8"])
+@pytest.mark.parametrize("payload", quick(["float32", "int8"]))
 def test_one_silo_with_shared_moments_trains_as_one_that_keeps_its_own(silos_dir, dev_set, tmp_path, payload):
     models = {}
     for shared in ("none", "both"):

@@ -9,6 +9,7 @@ from flwr.app import Message, MessageType, RecordDict
 
 from helpers.federation import fed_config, train_config
 from helpers.flower_grid import LocalGrid
+from helpers.parameters import quick
 from sase.errors import InputError
 from sase.federated import inproc
 from sase.federated.admission import admit
@@ -126,7 +127,7 @@ def test_busy_silos_are_asked_when_the_others_are_too_few():
     assert not failures
 
 
-@pytest.mark.parametrize("payload", ["float32", "int8"])
+@pytest.mark.parametrize("payload", quick(["float32", "int8"]))
 def test_a_late_update_counts_from_its_own_model_with_less_weight(silos_dir, dev_set, tmp_path, payload):
     """w + Σ α_k (w_k − w^(r_k)) with α ∝ n_k (1 + s_k)^−½, from the replies as they were sent."""
     config = fed_config(mode="buffered", grace_s=1.0, min_silos=2, max_weight=1.0, payload=payload)
@@ -157,6 +158,7 @@ def test_a_late_update_counts_from_its_own_model_with_less_weight(silos_dir, dev
     assert len(list((tmp_path / "sent").iterdir())) == 2
 
 
+@pytest.mark.recipe
 def test_replies_beyond_the_largest_staleness_are_refused(silos_dir, dev_set, tmp_path):
     config = fed_config(mode="buffered", grace_s=1.0, min_silos=1, max_staleness=1, num_rounds=9)
     server = Server(train_config(), config, dev_set, tmp_path)

@@ -9,6 +9,7 @@ import pytest
 
 from helpers.dumps import RATE, dumped
 from helpers.federation import fed_config, first_round, train_config
+from helpers.parameters import quick
 from sase.data import datadir, dump
 from sase.errors import InputError
 from sase.federated.admission import admit
@@ -201,7 +202,9 @@ def test_excess_of_statistics_follows_its_formula():
     assert statistics_excess((np.array([7.0, 2.0]), np.array([[8.0], [5.0], [0.0]])), cov) == pytest.approx(11.0)
 
 
-@pytest.mark.parametrize("values", [{"local_steps": 3}, {"local_steps": 0, "epoch_share": 0.37, "local_epochs": 2}])
+@pytest.mark.parametrize(
+    "values", quick([{"local_steps": 3}, {"local_steps": 0, "epoch_share": 0.37, "local_epochs": 2}])
+)
 def test_the_server_knows_the_number_of_steps(silos_dir, dev_set, tmp_path, values):
     fed = fed_config(num_rounds=1, **values)
     entry = run(train_config(), fed, silos_dir, dev_set, tmp_path).history[0]

@@ -56,6 +56,7 @@ def test_a_stopped_federation_has_completed_its_round_and_resumes_to_the_bit(fed
     assert (tmp_path / "parts/rounds.jsonl").read_text() == (tmp_path / "whole/rounds.jsonl").read_text()
 
 
+@pytest.mark.recipe
 @pytest.mark.parametrize("end", [requests.CONTINUE, requests.STOP])
 def test_a_pause_lasts_until_it_is_ended(federate, tmp_path, monkeypatch, caplog, end):
     seen = []

@@ -70,6 +70,7 @@ def test_more_rounds_can_be_added_and_the_silos_keep_their_states(federate, tmp_
     assert federate("exp", 4, **options).instruction().config["experiment"] == short.instruction().config["experiment"]
 
 
+@pytest.mark.recipe
 def test_an_unfinished_federation_keeps_its_number_of_rounds(federate, tmp_path, monkeypatch):
     save = Server._save
 
@@ -86,6 +87,7 @@ def test_an_unfinished_federation_keeps_its_number_of_rounds(federate, tmp_path,
     assert len(federate("exp", 2).history) == 2
 
 
+@pytest.mark.recipe
 def test_another_development_set_is_refused_and_restarting_forgets_it(federate, tmp_path):
     federate("exp", 1)
     other = dumped(tmp_path / "dev2", seed=10)

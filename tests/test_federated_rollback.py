@@ -10,6 +10,7 @@ from torch import nn
 
 from helpers.checkpoints import assert_same
 from helpers.federation import fed_config, train_config
+from helpers.parameters import quick
 from sase.data.dataset import PairSet
 from sase.errors import InputError
 from sase.federated.development import Development
@@ -167,6 +168,7 @@ def test_a_killed_roll_back_resumes_bit_for_bit(silos_dir, dev_set, tmp_path):
         assert_same(tmp_path / "whole" / name, tmp_path / "parts" / name)
 
 
+@pytest.mark.recipe
 def test_a_collapse_of_all_is_kept_and_named(silos_dir, dev_set, tmp_path):
     """Nobody in particular is its cause: training itself has diverged."""
 
@@ -186,6 +188,7 @@ def test_a_collapse_of_all_is_kept_and_named(silos_dir, dev_set, tmp_path):
     assert not entry["best"]
 
 
+@pytest.mark.recipe
 def test_a_model_that_no_silos_make_finite_ends_in_one_line(silos_dir, dev_set, tmp_path):
     server, silos = setup(silos_dir, dev_set, tmp_path, max_repeats=1)
     with pytest.raises(InputError, match=r"round 2 failed 2 times.*whichever silos are left out.*round 1 is kept"):
@@ -193,17 +196,7 @@ def test_a_model_that_no_silos_make_finite_ends_in_one_line(silos_dir, dev_set, 
     assert len(server.history) == 1
 
 
-@pytest.mark.parametrize(
-    "aggregation",
-    [
-        "mean",
-        "median",
-        *(
-            pytest.param(rule, marks=pytest.mark.recipe)
-            for rule in ("clipped_mean", "trimmed_mean", "geometric_median")
-        ),
-    ],
-)
+@pytest.mark.parametrize("aggregation", quick(["mean", "median", "clipped_mean", "trimmed_mean", "geometric_median"]))
 def test_robust_rules_need_no_roll_back(silos_dir, dev_set, tmp_path, aggregation):
     values = {"aggregation": aggregation, "max_poisoned": 0.34, "max_drop_db": 0}
     server, silos = setup(silos_dir, dev_set, tmp_path, num_rounds=2, **values)

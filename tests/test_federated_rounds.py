@@ -15,6 +15,7 @@ import yaml
 
 from helpers.checkpoints import states
 from helpers.federation import fed_config, train_config
+from helpers.parameters import quick
 from sase.config import to_mapping
 from sase.errors import InputError
 from sase.federated.exchange import Reply
@@ -38,7 +39,7 @@ def assert_equal(first, second):
         assert same, name
 
 
-@pytest.mark.parametrize("norm", ["layer", "batch"])
+@pytest.mark.parametrize("norm", quick(["layer", "batch"]))
 def test_one_silo_equals_central_training_bit_for_bit(silos_dir, dev_set, tmp_path, norm):
     """One local epoch equals one central epoch; with the optimiser state kept, so do all epochs."""
     config = train_config(norm)
@@ -63,6 +64,7 @@ def test_one_silo_equals_central_training_bit_for_bit(silos_dir, dev_set, tmp_pa
     assert trainer.history[-1]["loss"] == pytest.approx(server.history[-1]["silos"]["0"]["loss"], abs=1e-6)
 
 
+@pytest.mark.recipe
 def test_fresh_optimiser_differs_from_the_second_round_on(silos_dir, dev_set, tmp_path):
     histories = {}
     for fresh in (True, False):
@@ -239,6 +241,7 @@ def test_repeated_round_equals_the_first_attempt(silos_dir, dev_set, tmp_path):
     assert_equal(weights(tmp_path / "whole/last.pt"), weights(tmp_path / "repeated/last.pt"))
 
 
+@pytest.mark.recipe
 def test_round_without_success_fails_and_keeps_the_model(silos_dir, dev_set, tmp_path):
     config, fed = train_config(), fed_config(max_repeats=2)
     silos = local_silos(silos_dir, 3, tmp_path / "exp")
@@ -264,6 +267,7 @@ def test_silo_without_data_is_reported_and_the_others_continue(silos_dir, dev_se
     assert list(entry["silos"]) == ["0", "2"]
 
 
+@pytest.mark.recipe
 def test_local_norms_differ_between_silos_and_are_averaged_globally(silos_dir, dev_set, tmp_path):
     config, fed = train_config("batch"), fed_config(norm="local", num_rounds=2)
     server = run(config, fed, silos_dir, dev_set, tmp_path / "exp")

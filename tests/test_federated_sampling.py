@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.federation import fed_config, train_config
+from helpers.federation import PATIENCE_S, configs, fed_config, rounds, sase, train_config
 from sase.errors import InputError
 from sase.federated.budget import PrivacyBudget
 from sase.federated.inproc import local_exchange, local_silos, run
@@ -101,6 +101,7 @@ def weights(server):
     return torch.cat([state[name].double().ravel() for name in server.layout.weights]).numpy()
 
 
+@pytest.mark.recipe
 def test_the_noise_of_the_model_does_not_tell_how_many_were_drawn(silos_dir, dev_set, tmp_path):
     """z √m C over m, with no silo too: otherwise its size would reveal in one look whether somebody took part."""
     drawn = key(tmp_path, 3, [1, 3, 0])
@@ -136,6 +137,29 @@ def test_the_update_is_the_sum_over_the_expected_number(silos_dir, dev_set, tmp_
         np.testing.assert_allclose(weights(server) - before, expected, atol=1e-6)
 
 
+@pytest.mark.recipe
+def test_those_who_are_drawn_train_through_flower(silos_dir, dev_set, tmp_path):
+    exp, log = tmp_path / "exp", tmp_path / "log"
+    drawn = key(exp, 3, [1, 3, 0])
+    options = [
+        *configs(tmp_path, num_silos=3, local_steps=1, **SAMPLED),
+        "--dev-set",
+        dev_set,
+        "--silos",
+        silos_dir,
+        "--engine",
+        "simulation",
+    ]
+    process = sase("federate", *options, "--exp", exp, log=log)
+    try:
+        assert process.wait(PATIENCE_S) == 0, log.read_text()[-2000:]
+    finally:
+        process.terminate()
+    records = rounds(exp)
+    assert [sorted(map(int, record["silos"])) for record in records] == [sorted(silos) for silos in drawn]
+    assert 0 < records[0]["epsilon"] < records[2]["epsilon"] < records[2]["epsilon_uploads"]
+
+
 def test_all_that_are_drawn_must_reply_and_a_retry_asks_the_same(silos_dir, dev_set, tmp_path):
     ((*drawn,),) = key(tmp_path, 3, [2])
     server = Server(train_config(), fed_config(**SAMPLED), dev_set, tmp_path)
@@ -146,6 +170,7 @@ def test_all_that_are_drawn_must_reply_and_a_retry_asks_the_same(silos_dir, dev_
         run_rounds(server, lambda instruction: ([], ["silo 0: not connected"]))
 
 
+@pytest.mark.recipe
 def test_with_masks_fewer_than_three_silos_give_a_round_of_noise_only(silos_dir, dev_set, tmp_path):
     for index in range(4):
         (tmp_path / f"data/silo{index}").parent.mkdir(exist_ok=True)

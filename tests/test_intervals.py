@@ -33,6 +33,7 @@ def test_the_interval_of_many_values_is_normal():
     assert (high90 - low90) / (high - low) == pytest.approx(1.644854 / 1.959964, rel=0.03)
 
 
+@pytest.mark.recipe
 def test_coverage_of_intervals():
     rng = np.random.default_rng(0)
     trials = [bootstrap_interval(rng.normal(0.0, 1.0, 60), resamples=400, seed=i) for i in range(400)]

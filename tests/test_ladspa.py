@@ -52,6 +52,7 @@ def test_a_host_sees_its_ports(plugin):
     assert '"latency" output, control' in report
 
 
+@pytest.mark.recipe
 @pytest.mark.parametrize("rate", [16000, 44100, 48000])
 @pytest.mark.parametrize("limit_db", [100, 12])
 def test_a_host_gets_what_the_core_computes(plugin, core_build, core_weights, tmp_path, rate, limit_db):
@@ -67,6 +68,7 @@ def test_a_host_gets_what_the_core_computes(plugin, core_build, core_weights, tm
     assert np.abs(expected).max() > 0.05
 
 
+@pytest.mark.recipe
 def test_a_rate_that_cannot_be_resampled_is_refused(plugin, tmp_path):
     soundfile.write(tmp_path / "noisy.wav", 0.1 * noise(1000), 44101)
     done = apply(plugin, tmp_path / "noisy.wav", tmp_path / "enhanced.wav", 100)

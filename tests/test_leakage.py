@@ -69,6 +69,7 @@ def test_a_recording_is_identified_by_its_update_but_not_by_a_masked_one(attack)
             assert candidates.rank(-view, exposure, victim) == 4
 
 
+@pytest.mark.recipe
 def test_an_inversion_approaches_the_update_and_is_repeatable(attack):
     view, truth = leakage.observe(attack, SGD, 0)
     first, once = leakage.invert(attack, SGD, view)

@@ -95,7 +95,8 @@ def si_sdr(clean, wav):
     return 10 * np.log10(np.sum(target**2) / np.sum((wav - target) ** 2))
 
 
-@pytest.mark.parametrize("name", [pytest.param("small", marks=pytest.mark.recipe), "tiny"])
+@pytest.mark.recipe
+@pytest.mark.parametrize("name", ["small", "tiny"])
 def test_real_speech_at_any_level_is_enhanced_as_well_as_unscaled(real_audio, name):
     enhancer, pairs = Enhancer.from_pretrained(name, engine="torch"), real_audio / "vbd_test_part"
     plain = Enhancer(enhancer.engine, level=False)

@@ -30,6 +30,7 @@ def test_exceeded_limits_are_reported():
     assert many_utterances.faults(rows) == ["join: 1001 MB", "join: 61 s"]
 
 
+@pytest.mark.recipe
 def test_the_time_of_a_summary_is_linear_in_utterances():
     utts = [f"s{number % 7}_{number:07d}" for number in range(60_000)]
     scores = Scores({utt: dict.fromkeys(METRICS, 1.0) for utt in utts}, {}, 1.0)

@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
+from helpers.parameters import quick
 from sase import audio
 from sase.errors import InputError
 from sase.metrics import composite
@@ -43,7 +44,7 @@ def real_pairs(folder, count):
 # --- the libraries and the published programs ---------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["synthetic", "real"])
+@pytest.fixture(scope="module", params=quick(["synthetic", "real"]))
 def pairs(request):
     if request.param == "real":
         return list(real_pairs(request.getfixturevalue("real_audio"), 6))
@@ -261,6 +262,7 @@ def test_silent_clean_speech_gives_nan_everywhere():
     assert np.isnan(list(both.values())).all()
 
 
+@pytest.mark.recipe
 def test_silent_enhanced_speech_has_the_lowest_value_of_each_measure():
     lowest = {"PESQ_WB": 1.04, "STOI": 0, "ESTOI": 0, "CSIG": 1, "CBAK": 1, "COVL": 1, "SegSNR": -10, "SI_SDR": np.nan}
     with warnings.catch_warnings():

@@ -61,6 +61,7 @@ def test_the_recipes_defaults_fit(tmp_path):
     assert set(sets["tr"].utt2snr.values()) == {0.0, 5.0, 10.0, 15.0}
 
 
+@pytest.mark.recipe
 def test_pairs_have_the_logged_snr(whole_test_part, tmp_path):
     data = voicebank_demand.prepare(whole_test_part, tmp_path)["tt"]
     assert len(data.utts) == 40
@@ -76,6 +77,7 @@ def test_pairs_have_the_logged_snr(whole_test_part, tmp_path):
         assert np.abs(noisy).max() <= 0.991
 
 
+@pytest.mark.recipe
 def test_speech_has_the_speakers_pitch_and_no_long_pauses(whole_test_part):
     """The median pitch separates the low voice from the high one; no pause within a sentence reaches half a second."""
     pitches = {}
@@ -109,6 +111,7 @@ def test_the_seed_determines_every_byte(tmp_path, monkeypatch):
     assert not {name for name in a if a[name] == c[name]}
 
 
+@pytest.mark.recipe
 def test_a_finished_corpus_is_skipped_another_seed_replaces_it_other_files_are_untouched(tmp_path, monkeypatch, capsys):
     shrink(monkeypatch, utterances=1, speakers=1)
     target = tmp_path / "mini"
@@ -127,6 +130,7 @@ def test_a_finished_corpus_is_skipped_another_seed_replaces_it_other_files_are_u
     assert (tmp_path / "letters/mine.txt").read_text() == "keep"
 
 
+@pytest.mark.recipe
 def test_a_failure_leaves_no_partial_files(tmp_path, monkeypatch):
     shrink(monkeypatch, utterances=1, speakers=1)
 

@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 import torch
 
+from helpers.parameters import quick
 from sase.errors import InputError
 from sase.model import PRESETS, build_model, load_model, model_config, save_model
 from sase.nn.frozen import frozen
@@ -180,7 +181,7 @@ def test_a_model_built_in_inference_mode_runs_in_it():
         assert made("mini").forward(noise(1, 3000)).shape == (1, 3000)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if "offline" not in kind])
+@pytest.mark.parametrize("kind", quick((kind for kind in KINDS if "offline" not in kind), 3))
 @torch.no_grad()
 def test_a_frozen_network_streams_hop_by_hop_as_in_one_pass(kind):
     model, wav = network(KINDS[kind]), noise(2, 9001)

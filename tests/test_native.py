@@ -14,6 +14,7 @@ import torch
 
 from helpers.audio import noise
 from helpers.native import SHIPPED, assert_same, in_torch, signals
+from helpers.parameters import quick
 from sase import audio
 from sase.errors import InputError
 from sase.export.core_weights import core_weights as weights_by_name
@@ -62,7 +63,7 @@ def randomised(config):
     return model
 
 
-@pytest.mark.parametrize("name", [*SHIPPED, *CONFIGS])
+@pytest.mark.parametrize("name", quick([*SHIPPED, *CONFIGS], len(SHIPPED)))
 def test_whole_signals_equal_torch(core_build, name):
     model = load(name) if name in SHIPPED else randomised(CONFIGS[name])
     wav = signals()
@@ -72,7 +73,7 @@ def test_whole_signals_equal_torch(core_build, name):
     assert np.abs(expected).max() > 0.05
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", quick(SHIPPED))
 def test_blocks_equal_the_stream_in_torch(core_build, core_weights, name):
     native, stream = NativeModel(core_weights[name], core_build / "_core.so").stream(), load(name).stream()
     wav, sizes = signals(8000), [1, 255, 256, 0, 257, 700, *[256] * 40, 5000]

@@ -107,9 +107,8 @@ def test_sanitizers_find_nothing(root, core_build, core_weights):
         assert_same(np.frombuffer(done.stdout, "<f4"), expected)
 
 
-@pytest.mark.parametrize(
-    "switches", [pytest.param("-DSASE_NO_DISPATCH", marks=pytest.mark.recipe), "-DSASE_NO_DISPATCH -DSASE_NO_VECTORS"]
-)
+@pytest.mark.recipe
+@pytest.mark.parametrize("switches", ["-DSASE_NO_DISPATCH", "-DSASE_NO_DISPATCH -DSASE_NO_VECTORS"])
 def test_code_for_other_processors(root, core_weights, tmp_path, switches):
     """Without AVX2, and in plain C99 without vector types."""
     make(root, tmp_path, f"CFLAGS=-O1 {switches}", str(tmp_path / "_core.so"))
@@ -130,6 +129,7 @@ def test_the_core_needs_no_library(core_build):
     assert undefined - own - compiler == set()
 
 
+@pytest.mark.recipe
 def test_the_committed_webassembly_is_that_of_the_sources(root, tmp_path):
     committed = (root / "sase/native/sase.wasm").read_bytes()
     recorded = re.search(rb"processed-by\x01.([ -~]+?)[\x00-\x1f]([\d.]+)", committed)  # wasm-ld records its compiler

@@ -56,6 +56,7 @@ def test_blocks_cost_no_quality():
     assert abs(scores[0] - scores[1]) <= 0.1
 
 
+@pytest.mark.recipe
 def test_the_output_depends_on_the_future():
     model = trained(15)
     noisy = voice(1, 2.0, 5) + noise(1, 2.0, 6)

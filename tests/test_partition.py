@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from helpers.parameters import quick
 from sase.data import datadir, dump
 from sase.data.dataset import PairSet
 from sase.data.mixtures import FILE, Mixture, write_mixtures
@@ -73,7 +74,7 @@ def silo_sets(out, count, name="tr"):
     return [datadir.validate_data_dir(out / f"silo{k}/{name}") for k in range(count)]
 
 
-@pytest.mark.parametrize("method", module.METHODS)
+@pytest.mark.parametrize("method", quick(module.METHODS))
 def test_every_utterance_is_in_exactly_one_silo_unchanged(sets, silos, method, monkeypatch):
     data, silos = datadir.read_data_dir(sets[0]), silo_sets(silos(method)[0], 3)
     assert sorted(utt for silo in silos for utt in silo.utts) == data.utts

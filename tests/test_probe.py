@@ -183,6 +183,7 @@ def test_the_talker_is_voiced_and_pauses():
     assert np.abs(low - high).max() > 0.1
 
 
+@pytest.mark.recipe
 def test_the_stimuli_are_not_those_of_training():
     """No synthetic noise of the probe is a computed noise of training, at any lag."""
     for kind, make in noises.NOISES.items():

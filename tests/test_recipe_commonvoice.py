@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.recipes import QUICK_ARGS, assert_same_files
-from sase.data.datadir import read_data_dir, read_table
+from helpers.recipes import QUICK_ARGS, QUICK_FL_ARGS, assert_same_files
+from sase.data.datadir import read_data_dir
 from sase.data.dump import read_int16
 from sase.data.mixtures import read_mixtures
 
 pytestmark = pytest.mark.recipe
-QUICK_FL = "--fl-set local_steps=3 --fl-set dev_s=20"
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +103,7 @@ def test_federated_training_advances_every_round_and_gives_a_table(recipe, engin
     if engine == "simulation":
         pytest.importorskip("flwr")
     options = ("--fl", "true", "--fl_engine", engine, "--num_rounds", 2, "--tag", engine, "--nj", 2)
-    output = recipe.run("--stage", 3, *options, "--train_args", QUICK_ARGS, "--fl_args", QUICK_FL)
+    output = recipe.run("--stage", 3, *options, "--train_args", QUICK_ARGS, "--fl_args", QUICK_FL_ARGS)
     exp, silos = recipe.mini / "exp" / engine, recipe.mini / "dump/silos/silo_4"
     assert "round 2/2" in output
     page = silos / "partition.md"
@@ -118,7 +117,7 @@ def test_federated_training_advances_every_round_and_gives_a_table(recipe, engin
         assert (exp / name).stat().st_size > 0, name
     assert "--fl true" in (exp / "run.sh").read_text()
     before = (exp / "rounds.jsonl").read_bytes()
-    recipe.run("--stage", 3, "--stop-stage", 3, *options, "--train_args", QUICK_ARGS, "--fl_args", QUICK_FL)
+    recipe.run("--stage", 3, "--stop-stage", 3, *options, "--train_args", QUICK_ARGS, "--fl_args", QUICK_FL_ARGS)
     assert (exp / "rounds.jsonl").read_bytes() == before
 
 
@@ -155,33 +154,3 @@ def test_the_tag_contains_what_is_federated(recipe):
     assert f"stage 3: train mini/exp/{tag} with" in output
     assert (recipe.mini / "exp" / tag / "best.pt").exists()
     assert (recipe.mini / "dump/silos/dirichlet0.5_4/partition.png").exists()
-
-
-def test_the_first_recipe_federates_by_speaker(make_recipe, tmp_path):
-    recipe = make_recipe(tmp_path / "copy", "voicebank_demand", dumped=True)
-    options = ("--fl", "true", "--fl_engine", "inproc", "--num_rounds", 1, "--tag", "fl", "--nj", 2)
-    recipe.run("--stage", 3, *options, "--train_args", QUICK_ARGS, "--fl_args", QUICK_FL)
-    summary = json.loads((recipe.mini / "dump/silos/speaker_4/partition.json").read_text())
-    speakers = [speaker for silo in summary["silos"] for speaker in silo["speakers"]]
-    assert len(speakers) == len(set(speakers)) == 16
-    assert "unprocessed" in (recipe.mini / "exp/fl/RESULTS.md").read_text()
-
-
-def si_sdr(recipe, tag):
-    """Return the mean SI_SDR of an experiment's test set, enhanced and unprocessed."""
-    scores = json.loads((recipe.mini / "exp" / tag / "enhanced_tt/scoring/summary.json").read_text())
-    return scores["mean"]["SI_SDR"], scores["unprocessed"]["mean"]["SI_SDR"]
-
-
-def test_the_mini_corpus_is_enhanced_centrally_and_by_four_silos(recipe):
-    """Both trainings of the recipe, shortened: 300 steps centrally, and twice as many in silos, which need more."""
-    recipe.run("--stage", 3, "--nj", 2, "--tag", "short", "--train_args", "--set train.epochs=2")
-    silos = ("--fl", "true", "--num_clients", 4, "--fl_engine", "inproc", "--num_rounds", 12)
-    recipe.run("--stage", 3, "--nj", 2, "--tag", "short_fl4", *silos)
-    central, unprocessed = si_sdr(recipe, "short")
-    federated, _ = si_sdr(recipe, "short_fl4")
-    assert central > unprocessed + 3.0
-    assert federated > unprocessed + 2.0
-    assert federated > central - 1.5
-    lengths = read_table(recipe.mini / "dump/tt/utt2num_samples")
-    assert read_table(recipe.mini / "exp/short_fl4/enhanced_tt/spk1.scp").keys() == lengths.keys()

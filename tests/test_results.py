@@ -78,6 +78,7 @@ def finish(**options):
 # --- RESULTS.md -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.recipe
 def test_results_have_scores_figures_and_provenance(scored):
     summary = finish()
     text = (scored / "RESULTS.md").read_text()
@@ -218,6 +219,7 @@ def test_failures_are_listed_and_undefined_values_shown_as_such(tmp_path):
     assert results.text(summary).splitlines()[1].split() == ["PESQ_WB", "2.000", "–"]
 
 
+@pytest.mark.recipe
 def test_a_measure_that_is_registered_once_is_in_every_table_and_figure(scored, monkeypatch):
     with monkeypatch.context() as without_figures:
         without_figures.setattr(results, "_draw_figures", lambda *_: None)
@@ -288,6 +290,7 @@ def test_equal_input_draws_equal_files(tmp_path):
     assert len(list((tmp_path / "one").iterdir())) == 2  # no partial file is left
 
 
+@pytest.mark.recipe
 def test_silence_and_missing_labels_can_be_drawn(tmp_path):
     plotting.draw_spectrograms(tmp_path / "s.png", {"noisy": np.zeros(RATE), "short": np.zeros(10)}, RATE)
     figures.draw_improvements(tmp_path / "i.png", made_scores(UTTS), made_scores(UTTS), {"noise": {}, "snr": {}})

@@ -11,6 +11,7 @@ import pytest
 
 from helpers.checkpoints import assert_same
 from helpers.dumps import dumped
+from helpers.parameters import quick
 from sase.bin import train as train_command
 from sase.data.dataset import PairSet
 from sase.data.fingerprint import fingerprint_of_content, fingerprint_of_files
@@ -171,7 +172,7 @@ def keep_two(dump, name=None):
         (keep_two, "2 utterances of 29000 samples, were 3 utterances of 33000 samples"),
     ],
 )
-@pytest.mark.parametrize("which", ["train_set", "dev_set"])
+@pytest.mark.parametrize("which", quick(["train_set", "dev_set"]))
 def test_training_does_not_resume_with_other_data(make, whole, own_dump, tmp_path, which, change, message):
     shutil.copytree(whole, tmp_path / "exp")
     make("exp", **{which: own_dump})  # the same data until it changes

@@ -111,6 +111,7 @@ def tries(folder):
     return {path.name: len(path.read_text().splitlines()) for path in folder.glob("tried.*")}
 
 
+@pytest.mark.recipe
 def test_pick_failed_skips_finished_jobs_until_their_input_changes(runner, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/table").write_text("1\n")

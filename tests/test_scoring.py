@@ -244,6 +244,7 @@ def results_of(out):
     return {path: path.read_bytes() for path in sorted(out.iterdir()) if path.is_file() and path.suffix != ".json"}
 
 
+@pytest.mark.recipe
 def test_shards_equal_one_process(dumped, tmp_path):
     data, enhanced, out = dumped
     shards.score_shard(data, enhanced, out, log=silently)
@@ -269,6 +270,7 @@ def test_a_missing_or_unfinished_shard_is_reported(dumped):
         shards.score_shard(data, enhanced, out, nj=2, job=3, log=silently)
 
 
+@pytest.mark.recipe
 def test_scores_are_reused_until_their_input_changes(dumped, monkeypatch, tmp_path):
     data, enhanced, out = dumped
     scored = []
@@ -394,6 +396,7 @@ def test_command_continues_after_bad_files_and_fails_for_missing_ones(folders, t
     assert (json.loads(done.stdout)["scored"], json.loads(done.stdout)["failed"]) == (1, 2)
 
 
+@pytest.mark.recipe
 def test_command_scores_a_folder_without_clean_files(folders, tmp_path):
     pytest.importorskip("speechmos")
     for number in (0, 2):  # sixteen times as long, which is how often it is repeated, they just fill one window

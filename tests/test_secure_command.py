@@ -1,4 +1,4 @@
-"""Secure aggregation by the command: a silo drops out within a round, and the server never has a single update."""
+"""Secure aggregation by the command: one silo drops out of a round, and the server never has a single update."""
 
 import os
 import shutil
@@ -70,7 +70,7 @@ def test_the_server_has_the_sum_of_three_of_four_silos_and_no_single_update(silo
     options = [*configs(tmp_path, **ONCE, secure_aggregation="true"), "--dev-set", dev_set, "--silos", silos]
     copies = Copies(exp / "replies", tmp_path / "received")
     copies.start()
-    process = sase("federate", *options, "--exp", exp, "--engine", "inproc", log=log)
+    process = sase("federate", *options, "--exp", exp, "--engine", "simulation", log=log)
     try:
         assert process.wait(PATIENCE_S) == 0, log.read_text()[-2000:]
     finally:

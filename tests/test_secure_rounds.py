@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from helpers.federation import fed_config, largest_difference, rounds, train_config
+from helpers.parameters import quick
 from sase.errors import InputError
 from sase.federated.inproc import local_exchange, local_silos, run
 from sase.federated.rounds import run_rounds
@@ -30,11 +31,14 @@ def silos4(silos_dir, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("norm", "values", "tolerance"),
-    [
-        ("batch", {"fednova": True, "local_steps": 0}, 2e-6),
-        ("batch", {"norm": "local", "strategy": "uniform", "fednova": True, "local_steps": 0}, 2e-6),
-        ("layer", {"server": "adam", "average_decay": 0.5, "num_rounds": 2}, 1e-5),
-    ],
+    quick(
+        [
+            ("batch", {"fednova": True, "local_steps": 0}, 2e-6),
+            ("batch", {"norm": "local", "strategy": "uniform", "fednova": True, "local_steps": 0}, 2e-6),
+            ("layer", {"server": "adam", "average_decay": 0.5, "num_rounds": 2}, 1e-5),
+        ],
+        several=True,
+    ),
 )
 def test_masks_do_not_change_the_global_model(silos_dir, dev_set, tmp_path, norm, values, tolerance):
     config, plain = train_config(norm), {**SECURE, **values, "secure_aggregation": False}
@@ -91,6 +95,7 @@ def without(silos_dir, dev_set, exp, absent):
     return exp / "last.pt"
 
 
+@pytest.mark.recipe
 def test_only_the_silos_that_are_drawn_take_part(silos4, dev_set, tmp_path):
     values = {"num_silos": 4, "clients_per_round": 3, "num_rounds": 2}
     run(train_config(), fed_config(**{**PLAIN, **values}), silos4, dev_set, tmp_path / "plain")
@@ -102,6 +107,7 @@ def test_only_the_silos_that_are_drawn_take_part(silos4, dev_set, tmp_path):
     assert not (tmp_path / "masked/replies").exists()
 
 
+@pytest.mark.recipe
 def test_a_silo_that_drops_out_within_the_round_is_left_out_and_its_masks_removed(silos4, dev_set, tmp_path):
     made = Federation(silos4, dev_set, tmp_path / "masked")
     made.lost = {(MASKED, 3), (AGREE, 3), (UNMASK, 3)}
@@ -177,6 +183,7 @@ def test_an_update_beyond_the_fixed_point_range_is_that_silos_failure(silos4, de
     )
 
 
+@pytest.mark.recipe
 def test_silos_clip_their_updates_themselves(silos4, dev_set, tmp_path):
     values = {"norm": "none", "dp_clip_norm": 1e-3}
     made = Federation(silos4, dev_set, tmp_path, **values)

@@ -191,6 +191,7 @@ def test_the_recipes_are_short(run_sh):
     assert len((run_sh.folder / "run.sh").read_text().splitlines()) < 60
 
 
+@pytest.mark.recipe
 def test_shellcheck_finds_nothing(root):
     patterns = ("egs/*/*.sh", "egs/*/local/*.sh", "utils/*.sh", "tools/*.sh", "tests/*.sh", "tests/cluster/*.sh")
     scripts = [path for pattern in patterns for path in root.glob(pattern)]

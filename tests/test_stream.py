@@ -162,6 +162,7 @@ def test_a_reader_that_stops_ends_it_silently():
     assert process.returncode == -signal.SIGPIPE
 
 
+@pytest.mark.recipe
 def test_limits_and_a_terminal_are_one_line():
     for options, message in (
         (["--rate", "10"], "--rate and --channels: has 10 Hz"),

@@ -122,6 +122,7 @@ def test_examples_are_written_a_bounded_number_of_times(total):
     assert len(due) <= min(total, tensorboard.TIMES + 1)
 
 
+@pytest.mark.recipe
 def test_central_and_federated_training_write_them(tmp_path, silos_dir, dev_set, monkeypatch):
     train = TrainConfig(
         model=PRESETS["mini"],

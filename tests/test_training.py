@@ -223,6 +223,7 @@ def test_another_config_in_the_same_folder_is_rejected(trainer):
         trainer("exp", "train.learning_rate=0.5")
 
 
+@pytest.mark.recipe
 def test_a_corrupt_checkpoint_is_reported_and_kept(trainer, tmp_path):
     made = trainer()
     made.run()

@@ -19,6 +19,7 @@ QUICK = {
     "train.checkpoint_s": "0",
 }
 QUICK_ARGS = "--threads 1 " + " ".join(f"--set {name}={value}" for name, value in QUICK.items())
+QUICK_FL_ARGS = "--fl-set local_steps=3 --fl-set dev_s=20"
 
 
 class Recipe:
