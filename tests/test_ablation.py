@@ -214,6 +214,7 @@ def test_the_page_shows_differences_by_noise_and_snr(plan, tmp_path):
     assert "PESQ_WB undecided with one seed" in worse
 
 
+@pytest.mark.recipe
 def test_the_figure_draws_every_interval_where_it_is(tmp_path, monkeypatch):
     from sase.studies import figures
 

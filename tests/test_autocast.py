@@ -123,7 +123,7 @@ def test_there_are_configurations_of_every_kind():
     assert {config.model for config in CONFIGURATIONS.values()} >= set(PRESETS.values())
 
 
-@pytest.mark.parametrize("name", quick((name for name, config in CONFIGURATIONS.items() if not is_wide(config)), 8))
+@pytest.mark.parametrize("name", quick((name for name, config in CONFIGURATIONS.items() if not is_wide(config)), 4))
 def test_a_training_step_of_a_configuration(name):
     check_first_step(CONFIGURATIONS[name])
 

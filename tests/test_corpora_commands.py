@@ -33,6 +33,7 @@ def corpus(tmp_path):
     return tmp_path / "corpus"
 
 
+@pytest.mark.recipe
 def test_prepare_and_validate(sase, corpus, tmp_path):
     data = tmp_path / "data"
     arguments = ("prepare", "voicebank_demand", "--corpus", corpus, "--data", data)

@@ -111,6 +111,7 @@ def test_files_without_weights_or_config_are_refused(tmp_path):
         assert one_line(error)
 
 
+@pytest.mark.recipe
 @pytest.mark.parametrize("part", ["model", "averaged"])
 def test_training_does_not_resume_from_damaged_weights(trained, dump, config, tmp_path, part):
     shutil.copytree(trained, tmp_path / "exp")

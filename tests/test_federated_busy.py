@@ -86,6 +86,7 @@ def test_clients_wait_longer_than_the_database(monkeypatch):
     assert client._client.timeout.read == patches_busy.REQUEST_TIMEOUT_S > patches_busy.DATABASE_TIMEOUT_S
 
 
+@pytest.mark.recipe
 def test_a_task_whose_message_never_comes_fails_instead_of_waiting_for_hours(monkeypatch):
     """Its run has ended: the SuperNode does not fetch the arrays any more."""
     from flwr.supercore.inflatable import inflatable_utils

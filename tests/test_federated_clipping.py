@@ -165,6 +165,7 @@ def test_masks_do_not_change_the_adaptive_norm(silos_dir, dev_set, tmp_path):
     assert largest_difference(tmp_path / "plain/last.pt", tmp_path / "masked/last.pt") < 1e-5
 
 
+@pytest.mark.recipe
 def test_epsilon_of_an_adaptive_norm_is_that_of_the_configured_noise(silos_dir, dev_set, tmp_path):
     values = {**CLIPPED, "strategy": "uniform", "min_silos": 3, "dp_noise_multiplier": 3.0, "num_rounds": 1}
     fixed = run(train_config(), fed_config(**values), silos_dir, dev_set, tmp_path / "fixed")

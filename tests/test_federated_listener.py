@@ -134,6 +134,7 @@ def test_bodies_are_bounded_before_and_after_a_key_is_known(tmp_path, monkeypatc
             assert client.post(where, headers=headers, content=chunks).status_code == 413
 
 
+@pytest.mark.recipe
 @pytest.mark.parametrize("tls", [False, True])
 def test_connections_without_a_known_key_are_closed_in_time(tmp_path, certificates, quick, tls):
     """In every phase: no TLS handshake, no request, half a header, a slow body."""
@@ -175,6 +176,7 @@ def test_a_known_key_keeps_its_connection_and_its_body_may_take_longer(tmp_path,
         assert b"408" in raw.recv(4096)  # not for ever, though
 
 
+@pytest.mark.recipe
 def test_idle_connections_do_not_lock_a_silo_out(tmp_path, monkeypatch):
     monkeypatch.setattr(listener, "MAX_UNKNOWN_CONNECTIONS", 8)
     with serving(tmp_path) as port:

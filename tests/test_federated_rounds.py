@@ -330,6 +330,7 @@ def test_constants_are_never_sent(silos_dir, dev_set, tmp_path):
     assert received.keys() == sent.keys()
 
 
+@pytest.mark.recipe
 def test_training_starts_from_given_weights(silos_dir, dev_set, tmp_path):
     config = train_config()
     run(config, fed_config(num_rounds=1), silos_dir, dev_set, tmp_path / "first", "cpu", {})

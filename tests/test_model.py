@@ -165,6 +165,7 @@ def test_streams_of_one_model_are_independent():
     torch.testing.assert_close(out, model(wav), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.recipe
 @torch.no_grad()
 def test_offline_blocks_stay_near_one_pass():
     model = network(OFFLINE)

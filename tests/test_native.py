@@ -241,6 +241,7 @@ def test_it_runs_without_torch(root, core_build, core_weights):
     assert json.loads(done.stdout) == []
 
 
+@pytest.mark.recipe
 def test_the_benchmark_compares_in_one_run(core_build, monkeypatch):
     from sase.bench import native
 

@@ -80,6 +80,7 @@ def test_weights_are_compiled_in(root, core_build, core_weights, tmp_path):
     assert len(compiled_in.stdout) == len(data)
 
 
+@pytest.mark.recipe
 def test_checks_in_c(root, core_build, core_weights):
     report = make(root, core_build, "test", f"WEIGHTS={core_weights['small']}")
     assert report.count("ok:") >= 15

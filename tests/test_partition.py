@@ -140,6 +140,7 @@ def test_test_utterances_go_to_the_matching_silo(sets, silos, tmp_path):
     assert not list((tmp_path / "none").glob("*/tt"))
 
 
+@pytest.mark.recipe
 def test_page_and_summary_match_the_silos(sets, tmp_path):
     summary, lines = None, []
     summary = partition(*sets, tmp_path / "silos", "noise", 3, log=lines.append)

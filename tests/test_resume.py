@@ -92,6 +92,7 @@ def test_an_interrupted_training_saves_and_resumes_to_the_bit(make, whole, tmp_p
     assert_same_training(whole, tmp_path / "parts")
 
 
+@pytest.mark.recipe
 def test_training_interrupted_while_it_is_scored_is_not_trained_again(make, whole, tmp_path, monkeypatch):
     score = trainer_module.development_scores
 

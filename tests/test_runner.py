@@ -96,6 +96,7 @@ def test_concurrent_jobs_are_limited_by_memory(runner, tmp_path, resources):
     assert run(runner, "--mem", most, "JOB=1:3", "x.JOB.log", "bash", "-ec", script, cwd=tmp_path)[0] == 0
 
 
+@pytest.mark.recipe
 def test_a_timed_out_job_is_terminated_with_its_children(runner, tmp_path):
     script = "[ JOB = 1 ] || { sleep 300 & echo $! > pid; sleep 300; }"
     status, _, error = run(runner, "--time", "0:1", "JOB=1:2", "x.JOB.log", "bash", "-c", script, cwd=tmp_path)

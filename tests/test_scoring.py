@@ -203,6 +203,7 @@ def test_pairs_that_differ_by_some_samples_are_trimmed_on_request(folders):
     assert "2 trimmed to the shorter signal by up to 100 samples (--trim)" in results.counts(scores.summary())
 
 
+@pytest.mark.recipe
 def test_the_scores_of_real_speech_are_those_of_the_published_tables(real_audio):
     """Ten pairs of VoiceBank-DEMAND; the means of version 0.1, before silent files counted."""
     names = sorted(path.name for path in (real_audio / "vbd_test_part/noisy_testset_wav").iterdir())[:10]

@@ -140,6 +140,7 @@ def test_with_too_few_silos_the_round_fails_in_one_line_and_is_completed_later(s
     assert largest_difference(expected, tmp_path / "masked/last.pt") < 1e-6
 
 
+@pytest.mark.recipe
 def test_a_second_training_from_the_same_weights_is_refused_by_the_silos(silos4, dev_set, tmp_path):
     made = Federation(silos4, dev_set, tmp_path / "exp")
     made.run()
@@ -153,6 +154,7 @@ def test_a_second_training_from_the_same_weights_is_refused_by_the_silos(silos4,
     assert again.trained == []
 
 
+@pytest.mark.recipe
 def test_an_answer_of_another_size_or_type_is_that_silos_failure(silos4, dev_set, tmp_path):
     made = Federation(silos4, dev_set, tmp_path / "exp")
     carry = made.carry

@@ -233,6 +233,7 @@ def test_what_the_microphone_needs_is_one_line(tmp_path, module, message):
     assert message in done.stderr
 
 
+@pytest.mark.recipe
 def test_the_benchmark_reports_times():
     rows = bench_stream(["tiny"], seconds=0.3, rate=48000)
     assert rows[0]["Hz"] == 48000
