@@ -1,6 +1,7 @@
 """Lengths are measured: every container is read to its end or refused, never read in part; and in bounded memory."""
 
 import io
+import itertools
 import re
 import struct
 import subprocess
@@ -225,6 +226,21 @@ def test_an_mp3_without_a_count_is_read_to_its_end(tmp_path, rate):
     refused(tmp_path / "a.mp3", content + content, "declares .* MPEG frames and holds")
     middle = frames_of(bare)[50]
     refused(tmp_path / "a.mp3", bare[:middle] + bytes(700) + bare[middle:], "no MPEG frame at byte")
+
+
+def test_an_mp3_without_one_of_its_frames_is_refused(tmp_path):
+    """Also where the number of frames could include the one that declares it: then the number of bytes decides."""
+    content = encoded("a.mp3")
+    positions = frames_of(content)
+    tag = content.index(b"Xing") if b"Xing" in content else content.index(b"Info")
+    frames = int.from_bytes(content[tag + 8 : tag + 12], "big")
+    assert frames == len(positions) - 1
+    counts_itself = content[: tag + 8] + (frames + 1).to_bytes(4, "big") + content[tag + 12 :]
+    expected = reading(tmp_path / "a.mp3", content)
+    np.testing.assert_array_equal(reading(tmp_path / "a.mp3", counts_itself)[:, : expected.shape[1]], expected)
+    for begin, end in [*itertools.pairwise(positions[1:]), (positions[-1], len(content))]:
+        refused(tmp_path / "a.mp3", content[:begin] + content[end:], "truncated: .* MPEG frames")
+    refused(tmp_path / "a.mp3", content[: tag + 12] + content[tag + 12 + positions[1] :], "truncated: .* MPEG frames")
 
 
 def test_tags_around_an_mp3_are_no_sound(tmp_path):

@@ -41,8 +41,9 @@ def measure(file: BinaryIO, size: int, begin: int) -> Extent | None:
     file.seek(position)
     first = _parse(file.read(4))
     assert first is not None
-    declared = _declared_frames(file, position, first)
+    declared, declared_bytes = _declared(file, position, first)
     count = 0 if declared is None else -1  # the frame that declares the number is not counted
+    num_bytes = 0
     while position < size:
         file.seek(position)
         head = file.read(10)
@@ -50,7 +51,7 @@ def measure(file: BinaryIO, size: int, begin: int) -> Extent | None:
         if frame is not None and frame.kind == first.kind:
             if position + frame.num_bytes > size:
                 raise TornError(f"truncated: the MPEG frame at byte {position} is incomplete")
-            position, count = position + frame.num_bytes, count + 1
+            position, num_bytes, count = position + frame.num_bytes, num_bytes + frame.num_bytes, count + 1
         elif length := _tag_length(file, position, head):
             position += length
         elif _next_frame(file, position, first.kind) is not None:
@@ -61,7 +62,9 @@ def measure(file: BinaryIO, size: int, begin: int) -> Extent | None:
             raise TornError(f"truncated or damaged: {size - position} bytes from byte {position} on are no MPEG frames")
     if declared is None:
         return Extent(("MP3",), num_samples=count * first.num_samples, open_ended=True)
-    if count < declared - 1:  # some encoders count the frame with the number
+    # Some encoders count the frame with the number; if their number of bytes is right, no other frame is missing.
+    complete = declared_bytes is None or declared_bytes in (num_bytes, num_bytes - first.num_bytes)
+    if count < declared - 1 or (count == declared - 1 and not complete):
         raise TornError(f"truncated: {count} of {declared} MPEG frames are there")
     if count > declared + 1:
         raise TornError(f"declares {declared} MPEG frames and holds {count}; if it was joined, decode it to WAV first")
@@ -94,16 +97,17 @@ def _parse(head: bytes) -> _Frame | None:
     return _Frame((version, layer, rate_hz), num_bytes, num_samples, side_bytes)
 
 
-def _declared_frames(file: BinaryIO, position: int, frame: _Frame) -> int | None:
-    """Return the number of frames that the first one declares (tags Xing, Info, VBRI), or None."""
+def _declared(file: BinaryIO, position: int, frame: _Frame) -> tuple[int | None, int | None]:
+    """Return the numbers of frames and of bytes that the first frame declares (tags Xing, Info, VBRI), or None."""
     file.seek(position)
     data = file.read(frame.num_bytes)
     tag = data[4 + frame.side_bytes :]
-    if tag[:4] in (b"Xing", b"Info") and len(tag) >= 12:
-        return int.from_bytes(tag[8:12], "big") if tag[7] & 1 else None
+    if tag[:4] in (b"Xing", b"Info") and len(tag) >= 12 and tag[7] & 1:
+        has_bytes = tag[7] & 2 and len(tag) >= 16
+        return int.from_bytes(tag[8:12], "big"), int.from_bytes(tag[12:16], "big") if has_bytes else None
     if data[36:40] == b"VBRI" and len(data) >= 54:
-        return int.from_bytes(data[50:54], "big")
-    return None
+        return int.from_bytes(data[50:54], "big"), None
+    return None, None
 
 
 def _next_frame(file: BinaryIO, begin: int, kind: tuple[int, int, int] | None) -> int | None:

@@ -31,6 +31,7 @@ KINDS = {
     "a.mp3": ("MP3", "MPEG_LAYER_III", (b"\xff\xf3", b"Info", b"Xing", b"LAME")),
 }
 MP3_SLACK = 2304  # samples
+MP3_COUNT_END = 25  # bytes, up to which the first frame declares the number of frames
 UNSUPPORTED = ("AVR", "VOC", "IRCAM", "PAF", "MAT4", "MAT5", "XI", "HTK", "MPC2K", "PVF", "SDS", "WVE")
 
 
@@ -67,6 +68,8 @@ def test_sound(tmp_path, record_property, name):
         wav = outcome(read_all_ways, path)
         if wav is None or how == "changed":
             return
+        if kind == "MP3" and changed[:MP3_COUNT_END] != content[:MP3_COUNT_END]:
+            return  # what is left does not say how many frames there were
         assert wav.shape[1] >= whole.shape[1] - (MP3_SLACK if kind == "MP3" else 0), f"{how}: a part was read"
 
     hammer(check, cuts(content) | holes(content) | changes(content, marks, marks), 0.34 / len(KINDS), record_property)
