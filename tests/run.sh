@@ -2,7 +2,7 @@
 # Run the tests, after setting up the environment if it is missing or out of date.
 #
 #   tests/run.sh                everything but the slow tests: also the recipes end to end (about half an hour on 2 cores)
-#   tests/run.sh unit           the quick tests (a few minutes)
+#   tests/run.sh unit           the quick tests (two minutes)
 #   tests/run.sh slow           the stages on 100,000 utterances, run by hand
 #   tests/run.sh fuzz 3600      mutated files for every reader, for about so many seconds (default: 60)
 #   tests/run.sh lint           ruff and mypy; also part of the runs above
