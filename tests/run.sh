@@ -5,7 +5,7 @@
 #   tests/run.sh unit           the quick tests (two minutes)
 #   tests/run.sh slow           the stages on 100,000 utterances, run by hand
 #   tests/run.sh fuzz 3600      mutated files for every reader, for about so many seconds (default: 60)
-#   tests/run.sh lint           ruff and mypy; also part of the runs above
+#   tests/run.sh lint           ruff and mypy; the first run above includes both, the others ruff
 #   tests/run.sh unit -k dump   further arguments go to pytest
 #
 # SASE_TEST_DATA names a folder with real noisy and clean speech; without it the tests that need it are skipped.
@@ -43,17 +43,22 @@ if [ -z "$selection" ]; then
   exit
 fi
 
-# Beside the tests, whose processes do not end together: without its cache, mypy takes longer than any file of them.
-types=$(mktemp)
-mypy >"$types" 2>&1 &
-mypy=$!
-trap '[ -z "$mypy" ] || kill "$mypy"; rm -f "$types"' EXIT
+# Beside the tests, whose processes do not end together: without its cache, mypy takes half as long as the quick ones.
+report=$(mktemp)
+mypy=
+trap '[ -z "$mypy" ] || kill "$mypy"; rm -f "$report"' EXIT
+if [ "$selection" = "not slow" ]; then
+  mypy >"$report" 2>&1 &
+  mypy=$!
+fi
 # Plugins are named, since pytest would rewrite all modules of every package that has one, hypothesis among them.
 plugins=(--disable-plugin-autoload -p xdist -p hypothesispytest)
 dist=(--numprocesses "${SASE_TEST_WORKERS:-$workers}" --dist loadfile --no-loadscope-reorder)
 status=0
 python -m pytest "${plugins[@]}" "${dist[@]}" -m "$selection" "$@" || status=$?
-wait "$mypy" || status=1
-mypy=
-cat "$types"
+if [ -n "$mypy" ]; then
+  wait "$mypy" || status=1
+  mypy=
+  cat "$report"
+fi
 exit "$status"

@@ -172,4 +172,4 @@ def test_pre_commit_runs_what_continuous_integration_runs(root):
     script = (root / "tests/run.sh").read_text()
     for command in ("ruff check .", "ruff format --check .", "mypy"):
         assert re.search(rf"(?m)^ *{re.escape(command)}$", script)
-    assert re.search("(?m)^mypy .*&$", script)  # beside the tests, too
+    assert re.search("(?m)^ *mypy .*&$", script)  # beside the tests, too
