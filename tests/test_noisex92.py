@@ -129,9 +129,21 @@ def test_a_mat_file_takes_no_more_memory_than_it_should(tmp_path, make, words):
     assert len(content) < 1 << 20
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(InputError, match=words) as error:
-        matfile.longest_vector(tmp_path / "a.mat")
+        matfile._longest_vector(tmp_path / "a.mat")  # in this process, whose memory is measured
     assert "\n" not in str(error.value)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+
+
+@pytest.mark.parametrize("kind", [0, 25, 1 << 20])
+def test_a_mat_file_that_ends_its_reader_is_one_line(tmp_path, kind):
+    """Types of elements that do not exist: scipy reads behind its table of them, and may crash."""
+    scipy.io.savemat(tmp_path / "a.mat", {"x": np.arange(900.0)})
+    content = (tmp_path / "a.mat").read_bytes()
+    place = content.index(struct.pack("<HHI", 1, 1, ord("x"))) + 8  # behind the name: the type of the numbers
+    (tmp_path / "a.mat").write_bytes(content[:place] + struct.pack("<I", kind) + content[place + 4 :])
+    with pytest.raises(InputError, match="not a readable .mat file") as error:
+        matfile.longest_vector(tmp_path / "a.mat")
+    assert "\n" not in str(error.value)
 
 
 def test_the_longest_vector_is_read(tmp_path):

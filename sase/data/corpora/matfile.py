@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sase import workers
 from sase.errors import InputError
 
 MAX_BYTES = 1 << 28  # of all variables together, unpacked: half an hour of doubles at 19,980 Hz
@@ -18,9 +19,21 @@ _BLOCK_BYTES = 1 << 20
 def longest_vector(path: Path) -> np.ndarray:
     """Return the longest vector of real numbers in a .mat file, (length,), of the type that is stored.
 
+    The file is read in a process of its own: scipy's reader takes the type of an element for an index unseen, and ends
+    the process that it runs in on some damaged files.
+
     Raises:
         InputError: no readable .mat file, one with more than 256 MB of numbers, or one without a vector.
     """
+    ((_, samples),) = workers.run(lambda path, _: _longest_vector(path), [path], 2, lambda *_: None)
+    if isinstance(samples, workers.WorkerKilledError):
+        raise InputError(f"{path}: not a readable .mat file (its reader was killed)")
+    if isinstance(samples, Exception):
+        raise samples
+    return samples
+
+
+def _longest_vector(path: Path) -> np.ndarray:
     from scipy.io import loadmat, whosmat
 
     try:
