@@ -155,8 +155,10 @@ def make_recipe(root, shared):
 
 
 def pytest_configure():
-    """Restore Ctrl-C, which a shell has background processes ignore, and they their children: tests send it."""
+    """Restore signals that a shell or nohup has processes ignore, and they their children: tests send them."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)  # still ignored here, but not by what the tests start
 
 
 def pytest_collection_modifyitems(items):

@@ -1,5 +1,6 @@
 """Signals to a recipe reach everything that it started, at every stage, through runners and wrappers."""
 
+import functools
 import os
 import shutil
 import signal
@@ -67,9 +68,10 @@ def processes(mark):
 
 
 def wait_until(true, what):
+    """Wait; ``what`` returns, and is asked when that fails, how things are."""
     deadline = time.monotonic() + 60
     while not true():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, what()
         time.sleep(0.02)
 
 
@@ -104,7 +106,7 @@ def test_a_signal_to_a_recipe_ends_everything_that_it_started(copy, tmp_path, st
     assert sum("sleep 300" in line for line in processes(mark).values()) == count
     process.send_signal(number)  # to run.sh alone, not to its group as a terminal does
     assert process.wait(timeout=30) == 128 + number
-    wait_until(lambda: not processes(mark), lambda: processes(mark))
+    wait_until(lambda: not processes(mark), functools.partial(processes, mark))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
@@ -123,7 +125,8 @@ def test_wrappers_of_cmd_sh_and_the_clients_of_a_deployment_are_reached(copy, tm
         wait_until(lambda folder=folder: waits(folder, 2), (folder / "output").read_text)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 128 + signal.SIGTERM
-        wait_until(lambda folder=folder: not processes(str(folder)), processes)
+        left = functools.partial(processes, str(folder))
+        wait_until(lambda left=left: not left(), left)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
@@ -138,12 +141,13 @@ def test_a_second_signal_kills_and_a_killed_recipe_leaves_no_command(copy, tmp_p
     for numbers in ((signal.SIGTERM, signal.SIGTERM), (signal.SIGKILL,)):
         (tmp_path / "started").unlink(missing_ok=True)
         process = start(copy, tmp_path, str(tmp_path), "train", script)
-        wait_until(lambda: waits(tmp_path, 1), "it has not started")
+        wait_until(lambda: waits(tmp_path, 1), lambda: "it has not started")
         for number in numbers:
             process.send_signal(number)
             time.sleep(0.2)
         process.wait(timeout=30)
-        wait_until(lambda: not [line for line in processes(str(tmp_path)).values() if "stubborn" in line], processes)
+        left = functools.partial(processes, str(tmp_path))
+        wait_until(lambda left=left: not [line for line in left().values() if "stubborn" in line], left)
 
 
 def test_the_exit_status_of_a_command_is_that_of_foreground(copy):

@@ -27,12 +27,16 @@ send() { # send SIGNAL PID: whether there is such a process or group
 }
 
 end_by_signal() { # end_by_signal SIGNAL: end all commands, kill what is left of their groups, and exit
-  trap 'signal_groups KILL' INT TERM HUP # a second signal
-  local groups pid
+  local groups pid tries=100
   groups=$(jobs -pr)
+  trap 'tries=0; signal_groups KILL' INT TERM HUP # a second signal
   signal_groups "$1"
   while [ -n "$(jobs -pr)" ]; do wait || continue; done
-  for pid in $groups; do send KILL "-$pid" || continue; done
+  for pid in $groups; do
+    # A wrapper of a runner may have ended before it; the runner has jobs to end, in groups of their own.
+    while ((tries-- > 0)) && send 0 "-$pid"; do sleep 0.1; done
+    send KILL "-$pid" || continue
+  done
   exit $((128 + $(kill -l "$1")))
 }
 
