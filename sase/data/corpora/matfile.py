@@ -1,5 +1,6 @@
 """Recordings in .mat files of MATLAB (versions 4 to 7), read in bounded memory whatever the file declares."""
 
+import faulthandler
 import math
 import struct
 import zlib
@@ -25,12 +26,17 @@ def longest_vector(path: Path) -> np.ndarray:
     Raises:
         InputError: no readable .mat file, one with more than 256 MB of numbers, or one without a vector.
     """
-    ((_, samples),) = workers.run(lambda path, _: _longest_vector(path), [path], 2, lambda *_: None)
+    ((_, samples),) = workers.run(_read, [path], 2, lambda *_: None)
     if isinstance(samples, workers.WorkerKilledError):
         raise InputError(f"{path}: not a readable .mat file (its reader was killed)")
     if isinstance(samples, Exception):
         raise samples
     return samples
+
+
+def _read(path: Path, _report: object) -> np.ndarray:
+    faulthandler.disable()  # a crash is one line of this process's parent
+    return _longest_vector(path)
 
 
 def _longest_vector(path: Path) -> np.ndarray:
