@@ -68,8 +68,8 @@ LONGEST = {
     name: number
     for number, name in enumerate(
         [
-            "test_recipe_commonvoice",
             "test_recipe_silos",
+            "test_recipe_commonvoice",
             "test_readme",
             "test_federated_deployment",
             "test_recipe",

@@ -26,7 +26,7 @@ def longest_vector(path: Path) -> np.ndarray:
     Raises:
         InputError: no readable .mat file, one with more than 256 MB of numbers, or one without a vector.
     """
-    ((_, samples),) = workers.run(_read, [path], 2, lambda *_: None)
+    ((_, samples),) = workers.run(_read, [path], 2, lambda *_: None)  # with 1, it would be read in this process
     if isinstance(samples, workers.WorkerKilledError):
         raise InputError(f"{path}: not a readable .mat file (its reader was killed)")
     if isinstance(samples, Exception):
