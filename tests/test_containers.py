@@ -159,6 +159,41 @@ def test_chunks_and_padding_behind_the_sound_are_no_sound(tmp_path, name):
     refused(tmp_path / name, content + encoded(name)[100:], "more follow")
 
 
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_byte_missing_from_the_header_does_not_shorten_the_sound(tmp_path, name):
+    """Without a byte of its length, a file declares up to 255 bytes less, no more than a tag may have."""
+    mark, _, _, _ = FIELDS[name]
+    content = encoded(name)
+    expected = reading(tmp_path / name, content)
+    for place in range(content.rindex(mark) + len(mark) + 16):
+        path = tmp_path / name
+        path.write_bytes(content[:place] + content[place + 1 :])
+        try:
+            wav = audio.read(path)[0]
+        except InputError:
+            continue
+        np.testing.assert_array_equal(wav, expected, err_msg=f"without byte {place}")
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.aiff"])
+@pytest.mark.parametrize("length", [33, 57, 90, 125])
+def test_a_chunk_behind_an_odd_number_of_bytes_may_follow_without_padding(tmp_path, name, length):
+    """The chunk's length is then read as a letter of its name, if taken for padded."""
+    sound = soundfile.SoundFile(io.BytesIO(encoded(name))).read(dtype="float32")[:999]
+    order, kind, sound_name = (">", "FORM", b"SSND") if name == "a.aiff" else ("<", "RIFF", b"data")
+    file = io.BytesIO()
+    soundfile.write(file, sound, 16000, subtype="PCM_S8" if name == "a.aiff" else "PCM_U8", format=name[2:].upper())
+    content = file.getvalue()
+    begin = content.rindex(sound_name)
+    size = 999 + (8 if name == "a.aiff" else 0)
+    content = at(content, begin + 4, struct.pack(order + "I", size))[: begin + 8 + size]
+    chunk = b"LIST" + struct.pack(order + "I", length) + bytes(range(1, 1 + length))
+    for padding in (b"", b"\0"):
+        whole = content + padding + chunk
+        whole = kind.encode() + struct.pack(order + "I", len(whole) - 8) + whole[8:]
+        np.testing.assert_allclose(reading(tmp_path / name, whole)[0], sound, atol=1 / 128)
+
+
 def with_total(content, total):
     """A FLAC file that declares another number of samples."""
     fields = int.from_bytes(content[18:26], "big")

@@ -36,6 +36,8 @@ class Layout:
         prefix: number of bytes between the header of that chunk and the sound.
         alignment: of chunks.
         whole: whether a chunk's size includes its header.
+        outer: where the size of the whole file stands, in the same format, and how many bytes it excludes; None if it
+            is not declared.
     """
 
     formats: tuple[str, ...]
@@ -45,6 +47,7 @@ class Layout:
     prefix: int = 0
     alignment: int = 2
     whole: bool = False
+    outer: tuple[int, int] | None = (4, 8)
 
     @property
     def header_bytes(self) -> int:
@@ -54,11 +57,17 @@ class Layout:
 
 _RIFF = Layout(("WAV", "WAVEX", "RF64"), 12, "<I", b"data")
 _RIFX = Layout(("WAV", "WAVEX"), 12, ">I", b"data")
-_W64 = Layout(("W64",), 40, "<Q", _DATA_W64, alignment=8, whole=True)
+_W64 = Layout(("W64",), 40, "<Q", _DATA_W64, alignment=8, whole=True, outer=(16, 0))
 _AIFF = Layout(("AIFF",), 12, ">I", b"SSND", prefix=8)
 _SVX = Layout(("SVX",), 12, ">I", b"BODY")
-_CAF = Layout(("CAF",), 8, ">Q", b"data", prefix=4, alignment=1)
-_AU, _AU_LITTLE, _NIST = (Layout(("AU",), 0, ">I", b""), Layout(("AU",), 0, "<I", b""), Layout(("NIST",), 0, "", b""))
+_CAF = Layout(("CAF",), 8, ">Q", b"data", prefix=4, alignment=1, outer=None)
+_AU, _AU_LITTLE, _NIST = (
+    Layout(("AU",), 0, ">I", b"", outer=None),
+    Layout(("AU",), 0, "<I", b"", outer=None),
+    Layout(("NIST",), 0, "", b"", outer=None),
+)
+# How tags begin that programs append to any file: ID3v1 and its extension, ID3v2, APE, Lyrics3.
+_TAGS = (b"TAG", b"ID3", b"3DI", b"APETAGEX", b"LYRICSBEGIN")
 
 
 @dataclass(frozen=True)
@@ -133,7 +142,7 @@ def _find_data(file: BinaryIO, size: int, layout: Layout) -> _Data:
         if name == b"ds64" and length >= 16:
             file.seek(position + width + 8)
             declared64 = position + width + 8, int.from_bytes(file.read(8), "little")
-        position = _next(file, position, length, layout)
+        position = _next(file, size, position, length, layout)
         if position + width > size:
             break
     raise TornError("truncated or damaged: it has no chunk with audio")
@@ -149,11 +158,20 @@ def _chunk(file: BinaryIO, position: int, layout: Layout) -> tuple[bytes, int]:
     return name, max(0, length - layout.header_bytes) if layout.whole else length
 
 
-def _next(file: BinaryIO, position: int, length: int, layout: Layout) -> int:
+def _next(file: BinaryIO, size: int, position: int, length: int, layout: Layout) -> int:
     """Return the position of the next chunk; some programs do not pad a chunk of odd length."""
     end = position + layout.header_bytes + length
     aligned = -(-end // layout.alignment) * layout.alignment
-    return aligned if aligned == end or _is_name(_chunk(file, aligned, layout)[0]) else end
+    for start in (aligned, end):
+        if _fits(file, size, start, layout):
+            return start
+    return aligned if _is_name(_chunk(file, aligned, layout)[0]) else end
+
+
+def _fits(file: BinaryIO, size: int, position: int, layout: Layout) -> bool:
+    """Return whether a chunk begins at a position and ends within the file."""
+    name, length = _chunk(file, position, layout)
+    return _is_name(name) and position + layout.header_bytes + length <= size
 
 
 def _is_name(name: bytes) -> bool:
@@ -162,16 +180,36 @@ def _is_name(name: bytes) -> bool:
 
 def _only_chunks_follow(file: BinaryIO, size: int, data: _Data, layout: Layout) -> bool:
     """Return whether everything behind the declared sound is further chunks, or too little to be sound."""
-    end = data.begin + data.num_bytes
+    sound_end = end = data.begin + data.num_bytes
     if layout.data:
-        position = _next(file, data.begin - layout.header_bytes, data.num_bytes, layout)
+        position = _next(file, size, data.begin - layout.header_bytes, data.num_bytes, layout)
         for _ in range(_MAX_CHUNKS):
             name, length = _chunk(file, position, layout)
-            if name == layout.data or not _is_name(name) or position + layout.header_bytes + length > size:
+            if name == layout.data or not _fits(file, size, position, layout):
                 break
-            end = position = _next(file, position, length, layout)
+            end = position = _next(file, size, position, length, layout)
     rest = size - end
-    return rest <= 0 or (data.num_bytes > 0 and is_slack(rest, data.num_bytes))
+    if rest <= 0:
+        return True
+    if data.num_bytes == 0 or not is_slack(rest, data.num_bytes):
+        return False
+    return end > sound_end or not layout.data or _is_foreign(file, sound_end, size, layout)
+
+
+def _is_foreign(file: BinaryIO, begin: int, size: int, layout: Layout) -> bool:
+    """Return whether bytes behind the sound that are no chunk are no sound either, which its size may have cut off."""
+    begin += -begin % layout.alignment
+    file.seek(begin)
+    rest = file.read(size - begin)
+    if not rest.strip(b"\0") or rest.startswith(_TAGS):
+        return True
+    if layout.outer is None:
+        return False
+    position, excluded = layout.outer
+    file.seek(position)
+    declared = struct.unpack(layout.size, file.read(struct.calcsize(layout.size)))[0]
+    unknown = declared == 0 or any(low <= declared <= high for low, high in _UNKNOWN)
+    return unknown or declared + excluded <= begin
 
 
 def _find_au(file: BinaryIO, layout: Layout) -> _Data:
