@@ -50,13 +50,17 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class OneOf:
-    """Constraint of a text: one of several names."""
+    """Constraint of a text, or of every key of a section: one of several names."""
 
     names: Collection[str]
 
     def error(self, value: Any) -> str:
         """Return what is wrong with a value; see :meth:`Range.error`."""
-        return "" if value in self.names else f"is {_short(value)}; choose from {', '.join(self.names)}"
+        for name in value if isinstance(value, dict) else [value]:
+            if name not in self.names:
+                verb = "has" if isinstance(value, dict) else "is"
+                return f"{verb} {_short(name)}; choose from {', '.join(self.names)}"
+        return ""
 
 
 @dataclasses.dataclass(frozen=True)

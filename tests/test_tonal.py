@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
+from sase.config import from_mapping
+from sase.data import tonal
+from sase.data.dataset import DataConfig
+from sase.data.noises import NOISES
 from sase.data.tonal import TONAL, draw
+from sase.errors import InputError
 
 RATE = 16000
 
@@ -108,3 +113,27 @@ def test_two_thirds_of_what_is_drawn_is_tonal():
     powers = [np.abs(np.fft.rfft(draw(4000, RATE, rng) * np.hanning(4000))) ** 2 for _ in range(300)]
     tonal = np.mean([flatness_db(power) < -12 for power in powers])
     assert 0.5 < tonal < 0.85
+
+
+def test_kinds_that_weigh_more_are_drawn_more_often():
+    weights = {"mains": 8.0, "horn": 8.0, "white": 4.0}
+    shares = dict.fromkeys(TONAL, 2 / 11 / (2 / 11 * 25 + 15 / 12)) | {"white": 4 / 12 / (2 / 11 * 25 + 15 / 12)}
+    shares |= {name: 8 * shares[name] for name in ("mains", "horn")}
+    drawn = []
+    kinds = {name: lambda *_, name=name: drawn.append(name) for name in [*TONAL, *NOISES]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tonal, "TONAL", {name: kinds[name] for name in TONAL})
+        patch.setattr(tonal, "NOISES", {name: kinds[name] for name in NOISES})
+        rng = np.random.default_rng(0)
+        for _ in range(4000):
+            draw(10, RATE, rng, weights)
+    for name, share in shares.items():
+        assert abs(drawn.count(name) / 4000 - share) < 4 * np.sqrt(share / 4000)
+
+
+def test_weights_name_kinds_of_noise():
+    assert not set(TONAL) & set(NOISES)
+    with pytest.raises(InputError, match="data.computed_weights has 'horns'; choose from white, .*, horn, "):
+        from_mapping(DataConfig, {"computed_weights": {"horns": 2}}, "data")
+    with pytest.raises(InputError, match=r"data.computed_weights.horn must be above 0"):
+        from_mapping(DataConfig, {"computed_weights": {"horn": 0}}, "data")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
 
-from sase.config import Ascending, Range, Share
+from sase.config import Ascending, OneOf, Range, Share
 from sase.data.datadir import read_data_dir
 from sase.data.dump import FULL_SCALE, Entry, read_entry
 from sase.data.filters import (
@@ -27,7 +27,8 @@ from sase.data.filters import (
     tilt_gain,
     unit_power,
 )
-from sase.data.tonal import draw
+from sase.data.noises import NOISES
+from sase.data.tonal import TONAL, draw
 from sase.errors import InputError
 
 MAX_CACHED_BYTES = 4 << 30  # largest set kept in memory, about 19 hours; larger ones are read from disk
@@ -36,6 +37,7 @@ _ROOM_TONE_DB = (25.0, 55.0)  # below the level of the speech
 _EARLY_S = 0.05  # reflections that the reference of reverberant speech keeps: they help understanding it
 _CLIPPED = (0.001, 0.05)  # share of the samples that clipping hits
 _Decibels = Annotated[float, Range(-200, 200)]
+_Weight = Annotated[float, Range(above=0, most=1000)]
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class DataConfig:
         coloured: share of segments with Gaussian noise of a random spectral tilt.
         computed: share of segments with a noise of :data:`sase.data.noises.NOISES` or, twice as often, one of
             :data:`sase.data.tonal.TONAL`, each computed for its segment.
+        computed_weights: how much more often than the others kinds of these noises are drawn, by their names.
         second_noise: share of segments with the noises of two pairs.
         tilt_db: speech and noise are each tilted at random by up to this many dB per octave around 1 kHz.
         equaliser_db: speech and noise each pass a random equaliser, with gains of up to this many dB in octave bands.
@@ -75,6 +78,9 @@ class DataConfig:
     babble: Share = 0.0
     coloured: Share = 0.0
     computed: Share = 0.0
+    computed_weights: Annotated[dict[str, Annotated[float, Range(above=0, most=1000)]], OneOf((*NOISES, *TONAL))] = (
+        field(default_factory=dict)
+    )
     second_noise: Share = 0.0
     tilt_db: Annotated[float, Range(0, 200)] = 0.0
     equaliser_db: Annotated[float, Range(0, 200)] = 0.0
@@ -364,7 +370,7 @@ class Mixtures:
         """Return computed noise, another one per segment, (count, time)."""
         seed = int(torch.randint(2**62, (1,), generator=generator))
         rng = np.random.default_rng(seed)
-        wavs = [draw(self.num_samples, self.pairs.sample_rate, rng) for _ in range(count)]
+        wavs = [draw(self.num_samples, self.pairs.sample_rate, rng, self.config.computed_weights) for _ in range(count)]
         return torch.from_numpy(np.stack(wavs)).to(self.pairs.device)
 
     def _coloured(self, db_per_octave: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -4,6 +4,8 @@ The functions are like those of :mod:`sase.data.noises`: (num_samples, sample_ra
 float32 (num_samples,) with an RMS of 0.1, or less if the peak would exceed 1. :func:`draw` draws one of either module.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from sase.data.mixing import set_level
@@ -19,8 +21,22 @@ _SEMITONES = (
 )  # of chords
 
 
-def draw(num_samples: int, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
-    """Return a noise of this module or, half as often, of :mod:`sase.data.noises`."""
+def draw(
+    num_samples: int, sample_rate: int, generator: np.random.Generator, weights: Mapping[str, float] | None = None
+) -> np.ndarray:
+    """Return a noise of this module or, half as often, of :mod:`sase.data.noises`.
+
+    Args:
+        num_samples: its length.
+        sample_rate: in Hz.
+        generator: of all that is drawn.
+        weights: how much more often than by default kinds of either module are drawn, by their names.
+    """
+    if weights:
+        shares = {**dict.fromkeys(TONAL, 2 / len(TONAL)), **dict.fromkeys(NOISES, 1 / len(NOISES))}
+        chances = np.array([share * weights.get(name, 1.0) for name, share in shares.items()])
+        name = list(shares)[generator.choice(len(shares), p=chances / chances.sum())]
+        return {**TONAL, **NOISES}[name](num_samples, sample_rate, generator)
     kinds: list[Noise] = [*TONAL.values()] if generator.uniform() < 2 / 3 else [*NOISES.values()]
     return kinds[generator.integers(len(kinds))](num_samples, sample_rate, generator)
 
