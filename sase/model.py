@@ -49,6 +49,7 @@ _SMALL = ModelConfig(
 PRESETS = {
     "paper": _PAPER,
     "dccrn": replace(_PAPER, gates=False, time_attention=False, frequency_attention=False),
+    "base": replace(_SMALL, channels=(32, 32), recurrent=80, heads=2, bands=48, blocks=3),
     "small": _SMALL,
     "tiny": replace(_SMALL, channels=(12, 12), recurrent=24, bands=24),
     "mini": replace(_SMALL, channels=(4, 4), recurrent=8, bands=16, blocks=1),
