@@ -94,6 +94,18 @@ def test_over_suppression_is_of_speech_that_is_lost():
     assert lost == pytest.approx((1 - 0.5**0.3) ** 2 * power, rel=1e-3)
 
 
+def test_residual_noise_is_the_level_where_the_reference_is_silent():
+    clean, enhanced = speech_like(4)
+    clean[[1, 3]] = 0.0
+    enhanced[3] *= 1e-5
+    level = 10 * np.log10(np.mean(enhanced[1].numpy() ** 2) + 1e-7)
+    assert LOSSES["residual_noise"](enhanced, clean).item() == pytest.approx((level - 70.0) / 2, abs=0.01)
+    assert LOSSES["residual_noise"](enhanced[[0, 2]], clean[[0, 2]]).item() == 0.0
+    lengths = torch.tensor([9000, 5000, 9000, 9000])
+    level = 10 * np.log10(np.mean(enhanced[1, :5000].numpy() ** 2) + 1e-7)
+    assert LOSSES["residual_noise"](enhanced, clean, lengths).item() == pytest.approx((level - 70.0) / 2, abs=0.01)
+
+
 def test_log_mel_equals_librosa():
     import librosa
 

@@ -19,6 +19,7 @@ SAMPLE_RATE = 16000
 WINDOW, HOP = 512, 256  # 32 ms and 16 ms, for all spectral objectives
 _EXPONENT = 0.3  # of compressed spectra
 _POWER_FLOOR = 1e-8  # below the noise of 16-bit samples in one bin; bounds the gradient of compression at silence
+_RESIDUAL_FLOOR = 1e-7  # −70 dB re full scale
 _MEL_FLOOR = 1e-6  # about 60 dB below a mel band of speech at a normal level
 _MEL_BANDS = (16, 32, 64)
 _TEMPERATURE = 0.2
@@ -193,6 +194,16 @@ def _over_suppression(pair: Pair) -> torch.Tensor:
     return pair.mean_over_frames((clean_magnitude - enhanced_magnitude).clamp(min=0.0).square().mean(1))
 
 
+def _residual_noise(pair: Pair) -> torch.Tensor:
+    """Level in dB re full scale, at least −70 dB: what remains of noise where the reference is silent.
+
+    In decibels, as the loss for inactive sources of Wisdom et al. (ICASSP 2021): the energy of a hum is in a few bins,
+    which hardly count in a mean over all of them.
+    """
+    power = pair.enhanced.square().sum(-1) / pair.lengths.clamp(min=1)
+    return 10.0 * torch.log10(power + _RESIDUAL_FLOOR)
+
+
 def _compress(power: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the gain that compresses bins of this power, and the compressed magnitude."""
     power = power + _POWER_FLOOR
@@ -271,11 +282,13 @@ class Objective:
     Attributes:
         function: :class:`Pair` -> values to be minimised, one per utterance, (batch,).
         needs_reference: undefined if the reference is silent; such utterances are excluded from its mean.
+        needs_silence: defined if the reference is silent; all other utterances are excluded from its mean.
         needs_rate: defined in Hz, at :data:`SAMPLE_RATE` only.
     """
 
     function: _Function
     needs_reference: bool = False
+    needs_silence: bool = False
     needs_rate: bool = False
 
 
@@ -290,6 +303,7 @@ OBJECTIVES: dict[str, Objective] = {
     "compressed_spectral": Objective(_compressed_spectral),
     "compressed_complex": Objective(_compressed_complex),
     "over_suppression": Objective(_over_suppression),
+    "residual_noise": Objective(_residual_noise, needs_silence=True),
     "contrastive": Objective(_contrastive, needs_reference=True),
 }
 
@@ -298,10 +312,13 @@ def _evaluate(name: str, pair: Pair, totals: BatchTotals | None = None) -> torch
     objective = OBJECTIVES[name]
     with torch.autocast(pair.clean.device.type, enabled=False):
         values = objective.function(pair)
-    if not objective.needs_reference:
+    if not objective.needs_reference and not objective.needs_silence:
         return values.mean() if totals is None else values.sum() / totals.utterances
-    count = pair.audible.sum() if totals is None else totals.audible
-    return values.masked_fill(~pair.audible, 0.0).sum() / count.clamp(min=1)
+    audible = pair.audible.sum() if totals is None else totals.audible
+    if objective.needs_reference:
+        return values.masked_fill(~pair.audible, 0.0).sum() / audible.clamp(min=1)
+    utterances = len(values) if totals is None else totals.utterances
+    return values.masked_fill(pair.audible, 0.0).sum() / (utterances - audible).clamp(min=1)
 
 
 def _as_function(name: str) -> Callable[..., torch.Tensor]:
