@@ -176,7 +176,7 @@ def _enhance_stream(inputs: Sequence[str], out: str, load: Callable[[], Enhancer
                 return ended[0]
             [(source, target)] = pairs
         elif not inputs[0]:
-            raise InputError("an empty argument is no file; is a variable unset?")
+            raise InputError("an empty file name; is a shell variable unset?")
         to = sys.stdout.buffer if out == STANDARD else target
         try:
             duration_s = load().enhance_file(source, to, subtype=options.subtype, salvage=options.salvage)

@@ -45,7 +45,7 @@ def enhance_pipe(enhancer: Enhancer, source: int, target: int, raw: PcmFormat, m
         _write(target, pcm.encode(stream.feed(pcm.decode(data[:whole]))))
     _write(target, pcm.encode(stream.flush().reshape(pcm.num_channels, -1)))
     if to_read is not None and num_bytes < to_read:
-        raise InputError(f"{_NAME}: ends {to_read - num_bytes} bytes before its declared end")
+        raise InputError(f"{_NAME}: truncated: {to_read - num_bytes} bytes are missing")
     if rest:
         raise InputError(f"{_NAME}: ends within a sample")
     return num_bytes / pcm.frame_bytes / pcm.sample_rate

@@ -48,14 +48,14 @@ def plan_outputs(inputs: Sequence[str | Path], out: str | Path, container: str |
             an output file of unknown kind.
     """
     if not all(map(str, (*inputs, out))):
-        raise InputError("an empty argument is no file; is a variable unset?")
+        raise InputError("an empty file name; is a shell variable unset?")
     is_file = _is_output_file(out)
     out, plan = Path(out), Plan()
     if is_file:
         if len(inputs) != 1 or Path(inputs[0]).is_dir() or _is_pattern(inputs[0]):
             raise InputError(f"{out}: an output file needs exactly one input file; pass a folder for several")
         if container is not None and audio.container_of(out) != audio.CONTAINERS[f".{container}"]:
-            raise InputError(f"{out}: is no {container} file by its name; leave out --format, or change the name")
+            raise InputError(f"{out}: its extension is not that of {container}; leave out --format, or change the name")
         plan.pairs = [(Path(inputs[0]), out)]
     else:
         found = [(source, out / name) for item in inputs for source, name in _find_files(item, out, plan)]

@@ -223,7 +223,7 @@ def test_errors_that_a_restart_cannot_fix_stop_all_processes(folder, undisturbed
     lines = set(done.stderr.splitlines())
     assert done.returncode == 1, done.stderr
     assert len(lines) == 1, done.stderr
-    assert "the folder has another configuration (train.learning_rate is 0.5, was 0.02)" in lines.pop()
+    assert "this training started with another configuration (train.learning_rate is 0.5, was 0.02)" in lines.pop()
     assert os.path.exists(undisturbed.exp / "checkpoint.pt")
 
 

@@ -254,7 +254,7 @@ def test_another_certificate_another_protocol_and_no_server(certificates, server
 
         threading.Thread(target=greet, daemon=True).start()
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-        with pytest.raises(InputError, match="no server of a federation answers there"):
+        with pytest.raises(InputError, match="no federation server is listening there"):
             list(check_server(address, None))
         with pytest.raises(InputError, match="no TLS there"):
             list(check_server(address, certificates / "ours/silo0"))

@@ -311,7 +311,7 @@ def test_an_archive_that_claims_to_hold_far_too_much(tmp_path):
         archive.writestr("set/a.wav", bytes(30_000_000))
     content = buffer.getvalue()
     (tmp_path / "set.zip").write_bytes(content)
-    with pytest.raises(InputError, match=f"{len(content)} bytes that claim to hold 30000000 are no archive of sound"):
+    with pytest.raises(InputError, match=f"{len(content)} bytes that unpack to 30000000 are no archive of audio"):
         download_archives([archive_at(content=content)], tmp_path)
     assert not (tmp_path / "set").exists()
 

@@ -196,7 +196,7 @@ def test_an_empty_argument_is_an_error(tmp_path, enhance, words):
     audio.write(tmp_path / "a.wav", noise(1000), 16000)
     status, _, err = enhance(*words)
     assert status == 1
-    assert "empty argument" in err
+    assert "empty file name" in err
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
 
 

@@ -288,6 +288,6 @@ def test_the_command_runs_all_rows_resumes_and_stops_if_silos_are_similar(plan, 
     folders.of("FedBN", 0).joinpath("result.json").unlink()
     stopped = command()
     assert stopped.returncode == 1
-    assert "make them more different" in stopped.stderr.splitlines()[-1]
+    assert "choose a more heterogeneous partition" in stopped.stderr.splitlines()[-1]
     assert not folders.of("FedBN", 0).joinpath("result.json").exists()
     assert "no row nothing" in command("--row", "nothing").stderr

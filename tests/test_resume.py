@@ -200,7 +200,7 @@ def test_a_copy_of_a_dump_and_an_experiment_without_record_resume(make, whole, o
     (tmp_path / "exp/data.json").unlink()  # as in an experiment of an earlier version
     with caplog.at_level("INFO"):
         assert len(make("exp").history) == 2
-    assert "data.json: recorded from now on" in caplog.text
+    assert "data.json: the data was not recorded when this" in caplog.text
     assert json.loads((tmp_path / "exp/data.json").read_text()) == record
     (tmp_path / "exp/data.json").write_text("{")
     with pytest.raises(InputError, match=r"data\.json: not valid JSON"):

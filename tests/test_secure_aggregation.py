@@ -156,10 +156,10 @@ def test_a_masked_update_alone_is_noise(finished):
     assert abs(np.corrcoef(numbers, finished.updates[1])[0, 1]) < 5 / np.sqrt(size)
 
 
-def test_a_feigned_drop_out_and_a_repeated_round_give_no_second_sum(finished, tmp_path):
+def test_a_falsely_reported_drop_out_and_a_repeated_round_give_no_second_sum(finished, tmp_path):
     """Training is deterministic: the difference of the sums with and without silo 3 would be its update."""
     finished.unmasked(finished.masked(range(4)))
-    with pytest.raises(InputError, match="signs one list only"):
+    with pytest.raises(InputError, match="it signs only one"):
         finished.silos[0].agree([0, 1, 2])
     without = {silo: of for silo, of in finished.sum.shares.items() if silo != 3}
     with pytest.raises(InputError, match="one list only"):
@@ -168,7 +168,7 @@ def test_a_feigned_drop_out_and_a_repeated_round_give_no_second_sum(finished, tm
         silos = load_silos(tmp_path, 4) if restarted else finished.silos
         for terms in (TERMS, other_model(TERMS.model, 2), replace(TERMS, experiment="other", config="other")):
             for silo in silos:
-                with pytest.raises(InputError, match=r"once only: .* its owner deletes .*masked\.json"):
+                with pytest.raises(InputError, match=r"could reveal it; .* delete .*masked\.json"):
                     silo.keys(terms, 2)
     silos[0].keys(other_model("another model", 2), 2)
 
@@ -178,7 +178,7 @@ def test_keys_renewed_before_the_sum_do_not_allow_a_second_one(finished, tmp_pat
     finished.masked([0])
     old = load_silos(tmp_path, 4)
     second = Round(old, vectors(4), EXAMPLES)
-    with pytest.raises(InputError, match="once only"):
+    with pytest.raises(InputError, match="a second sum could reveal it"):
         second.keys([0, 1, 2, 3])
     second.keys([1, 2, 3])  # these have not masked yet
     with pytest.raises(InputError, match="not its own"):
@@ -198,7 +198,7 @@ def test_a_server_gets_never_both_shares_of_a_silo(finished):
     assert_close(sum_mean(finished, totals, [0, 1, 2]), expected, 4)
     # Silos that receive different lists sign different statements, and none is complete.
     for silos in ([0, 1, 3], [1, 2, 3]):
-        with pytest.raises(InputError, match="signs one list only"):
+        with pytest.raises(InputError, match="it signs only one"):
             finished.silos[1].agree(silos)
     with pytest.raises(InputError, match="not in the sum"):
         finished.silos[3].agree([0, 1, 2])
@@ -217,7 +217,7 @@ def test_too_few_or_forged_signatures_reveal_no_share(finished):
         silo.unmask({**signed, "2": signed["3"]})
     fewer = survivors_statement(finished.sum.session.id, range(4), [0, 1, 2])
     other = {str(i): finished.silos[i].signer.sign(SURVIVORS, fewer).hex() for i in range(3)}
-    with pytest.raises(InputError, match="not signed by"):  # three silos in league sign something else
+    with pytest.raises(InputError, match="not signed by"):  # three colluding silos sign something else
         silo.unmask(other)
     with pytest.raises(InputError, match="not signed by"):  # what is signed for keys is not a signature of a list
         silo.unmask({**signed, "1": finished.sum.announcements[1]["signature"]})

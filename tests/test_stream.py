@@ -105,7 +105,7 @@ def test_wav_of_open_length_and_chunks_behind_the_samples(enhancer):
     ("change", "message"),
     [
         (lambda wav: wav[:30], "ends within the header"),
-        (lambda wav: wav[:-100], "ends 100 bytes before its declared end"),
+        (lambda wav: wav[:-100], "truncated: 100 bytes are missing"),
         (
             lambda wav: wav.replace(b"fmt \x10\0\0\0\x01\0", b"fmt \x10\0\0\0\x06\0"),
             "WAV samples of kind 6 with 16 bits",

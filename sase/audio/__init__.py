@@ -1,4 +1,4 @@
-"""Read, write and resample audio: the only room that opens sound files. Samples are float32 in [-1, 1]."""
+"""Read, write and resample audio: the only subpackage that opens sound files. Samples are float32 in [-1, 1]."""
 
 from sase.audio.ffmpeg import SUFFIXES as FOREIGN_SUFFIXES
 from sase.audio.kinds import CONTAINERS, FORMATS, Kind, container_of

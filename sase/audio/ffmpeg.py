@@ -137,7 +137,7 @@ def _probe(path: Path, reason: str) -> tuple[dict[str, Any], dict[str, str]]:
         found, streams = {}, []
     if not streams:
         why = _last_line(done.stderr).removeprefix(f"file:{path}: ") or "there is no sound track"
-        raise InputError(f"{reason}; nor does ffmpeg read it ({why})")
+        raise InputError(f"{reason}; ffmpeg cannot read it either ({why})")
     tags = {name.lower(): text for name, text in found.get("format", {}).get("tags", {}).items()}
     return streams[0], {name: tags[name] for name in _TAGS if tags.get(name)}
 

@@ -49,7 +49,7 @@ def main() -> None:
     which = federated.add_mutually_exclusive_group(required=True)
     which.add_argument("--exp", help="folder of a training, whose time is divided")
     which.add_argument("--silos", nargs="+", type=int, help="numbers of silos of federations to run on synthetic data")
-    engines = "inproc, simulation, deployment, or server: it alone, with replies that nobody trained (%(default)s)"
+    engines = "inproc, simulation, deployment, or server: it alone, with synthetic replies (%(default)s)"
     federated.add_argument("--engine", default="inproc", help=engines)
     federated.add_argument("--preset", default="paper", help="(%(default)s)")
     federated.add_argument("--clients-per-round", type=int, default=0, help="silos that take part (0: all)")

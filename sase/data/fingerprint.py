@@ -80,7 +80,7 @@ def require_unchanged(
     old = jsonfile.read(path) if resumes and path.exists() else {}
     old = old if old.get("owner", "") == owner else {}
     if resumes and not old:
-        log.info("%s: recorded from now on: the data was not recorded when this %s started", path, what)
+        log.info("%s: the data was not recorded when this %s started; recording it now", path, what)
     new: dict[str, Any] = {name: _describe(pairs, old.get(name, {})) for name, pairs in sets.items()}
     for name, pairs in sets.items():
         before, now = old.get(name), new[name]

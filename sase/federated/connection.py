@@ -86,7 +86,8 @@ def ask_server(server: str, ca_file: Path | None, headers: Mapping[str, str] | N
             response = http_connection.getresponse()
             body = response.read(_MAX_ANSWER)
         except http.client.HTTPException as error:
-            raise InputError(f"{server}: no server of a federation answers there ({type(error).__name__})") from None
+            reason = f"no federation server is listening there ({type(error).__name__}); check the address"
+            raise InputError(f"{server}: {reason}") from None
         middle = (asked + time.time()) / 2
     date = _date(response.headers.get("date"))
     ahead_s = None if date is None else date.timestamp() + 0.5 - middle  # the header has whole seconds, rounded down

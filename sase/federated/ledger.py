@@ -62,7 +62,7 @@ class Ledger:
         found = self.path.stat().st_size if self.path.exists() else 0
         if size < 0 or found < size:
             raise InputError(
-                f"{self.path}: {found} bytes, the records of the completed rounds have {size}; restore this file, or "
+                f"{self.path}: has {found} bytes, expected {size} for the completed rounds; restore this file, or "
                 "start over with --restart"
             )
         return [*read_jsonl(self.path, size), state["records"]["last"]]

@@ -131,7 +131,7 @@ def run_all(comparison: Comparison, folders: Folders, only: Collection[str] | No
         if gap_db is not None and gap_db < comparison.min_gap_db:
             raise InputError(
                 f"central training is {gap_db:.2f} dB above the mean silo alone, less than {comparison.min_gap_db:g}: "
-                "federating these silos cannot help; make them more different"
+                "federating these silos cannot help; choose a more heterogeneous partition"
             )
         rest = [(row, seed) for seed in comparison.seeds for row in rows if row not in bounds]
         _run(comparison, folders, rest)

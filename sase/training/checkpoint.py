@@ -115,7 +115,7 @@ def load_checkpoint(
         for number, entry in enumerate(state["history"], 1):
             check_fields(entry, {})
             if entry.get("epoch", entry.get("round")) != number:
-                raise InputError(f"damaged: entry {number} of the history is another one's")
+                raise InputError(f"damaged: entry {number} of the history has another number")
         try:
             old = resume_key(state["config"])
         except (KeyError, TypeError) as error:

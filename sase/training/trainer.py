@@ -259,7 +259,8 @@ class Trainer:
         new = resume_key(to_mapping(self.config))
         old = with_number(resume_key(read_yaml(path)), LENGTH, self.config.train.epochs)
         if difference := first_difference(old, new):
-            raise InputError(f"{path}: the folder has another configuration ({difference}); use another --tag")
+            reason = f"this training started with another configuration ({difference}); use another --tag"
+            raise InputError(f"{path}: {reason}")
 
     def _claim_folder(self, sets: Mapping[str, PairSet], resumes: bool) -> None:
         """Check that the data is that of the checkpoint, and write the folder's ``config.yaml``."""

@@ -132,7 +132,7 @@ def unpack(file: Path, folder: str | Path) -> None:
                 raise zipfile.BadZipFile("its beginning is missing")
             unpacked, packed = sum(member.file_size for member in members), file.stat().st_size
             if unpacked > _MAX_RATIO * packed:
-                raise InputError(f"{file}: {packed} bytes that claim to hold {unpacked} are no archive of sound")
+                raise InputError(f"{file}: {packed} bytes that unpack to {unpacked} are no archive of audio")
             _require_space(folder.parent, unpacked, file)
             with (
                 atomic_folder(folder) as partial,

@@ -64,7 +64,7 @@ def material(
         speech = [wav for wav in speech if wav.any()]
         talkers = f"{len(speech)} recordings of speech"
     if not speech:
-        raise InputError(f"{speech_dir}: contains no speech that is not silent")
+        raise InputError(f"{speech_dir}: all its recordings are silent")
     length = int(_NOISE_S * sample_rate)
     noises = {
         kind: [at_level(noise(length, sample_rate, np.random.default_rng(number)))]

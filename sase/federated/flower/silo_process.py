@@ -196,7 +196,7 @@ def run_silo(
     try:
         silo.start()
         _supervise(silo, ca_file, wait_s)
-        log.info("silo %d: the server says that training is over", index)
+        log.info("silo %d: training is finished", index)
     finally:
         silo.close()
 
@@ -217,7 +217,7 @@ def _supervise(silo: SiloProcess, ca_file: Path | None, wait_s: float) -> None:
         if unreachable is not None:
             unreachable.report(lambda: f"the server {silo.server}, which is not reachable", wait_s)
             if unreachable.seconds > wait_s:
-                raise InputError(f"{silo.server}: not reachable for {wait_s:.0f} s; run the same command when it is")
+                raise InputError(f"{silo.server}: not reachable for {wait_s:.0f} s; run this command again when it is")
         time.sleep(_POLL_S)
 
 

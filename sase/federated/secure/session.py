@@ -224,7 +224,7 @@ class Weights:
         if max(alphas.max(), shares.max()) > SECURE_MAX_WEIGHT:
             raise InputError(
                 f"secure aggregation: a silo has a weight of {max(alphas.max(), shares.max()):.3f} in the sum, "
-                f"at most {SECURE_MAX_WEIGHT} hides the others; use strategy: uniform"
+                f"above the limit of {SECURE_MAX_WEIGHT} that keeps other updates hidden; use strategy: uniform"
             )
         return cls(
             dict(zip(silos, alphas.tolist())),

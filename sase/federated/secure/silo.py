@@ -9,8 +9,8 @@
 5. ``unmask``: it gets the signatures of at least ``threshold`` silos on that list, and sends its shares: of the self
    masks of silos on the list, and of the mask keys of the others, never both of one silo.
 
-A server that shows different lists to different silos, feigns a drop-out, repeats a round or invents silos gets no
-sum of fewer than ``threshold`` updates, and no two sums for one global model.
+A server that shows different lists to silos, falsely reports a drop-out, repeats a round or invents silos gets no sum
+of fewer than ``threshold`` updates, and no two sums for one global model.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ class SecureSilo:
                 raise ValueError("is not in the sum, so it signs nothing")
         if state.get("survivors", silos) != silos:
             raise InputError(
-                f"silo {self.index}: has signed that other silos are in the sum of this round; it signs one list only"
+                f"silo {self.index}: already signed another list of silos for this round; it signs only one"
             )
         self.disk.write_secrets({**state, "survivors": silos})
         statement = survivors_statement(session.id, state["masked"], silos)

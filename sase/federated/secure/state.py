@@ -46,8 +46,8 @@ class SecureState:
         masked = self._masked()
         if model in masked and masked[model] != session:
             raise InputError(
-                "has masked an update for this global model in another session, and does so once only: two sums may "
-                f"differ by its update; start with other weights or another seed, or its owner deletes {self.path}"
+                "already masked an update for this global model in another session, and a second sum could reveal it; "
+                f"start with other weights or another seed, or have the silo's owner delete {self.path}"
             )
 
     def record(self, model: str, session: str) -> None:
