@@ -18,7 +18,7 @@ def main() -> None:
     stream = subjects.add_parser("stream", help="time to answer hops in real time, also on a busy machine")
     stream.add_argument("--model", nargs="+", default=["tiny", "small"], help="shipped weights or files (tiny small)")
     stream.add_argument("--engine", default="auto", choices=["auto", "native", "onnx", "torch"], help="(%(default)s)")
-    stream.add_argument("--seconds", type=float, default=10.0, help="of signal per measurement (%(default)s)")
+    stream.add_argument("--seconds", type=float, default=10.0, help="seconds of signal per measurement (%(default)s)")
     stream.add_argument("--rate", type=int, help="of the signal in Hz (that of the network)")
     levels = subjects.add_parser("levels", help="SI-SDR of recordings that are scaled")
     levels.add_argument("--clean", required=True, help="folder")

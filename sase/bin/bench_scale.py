@@ -7,9 +7,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="sase bench scale", description=__doc__)
     parser.add_argument("--config", default="egs/voicebank_demand/conf/train_small.yaml", help="(%(default)s)")
     parser.add_argument("--gpu", action="store_true", help="devices are GPUs; this machine must have one")
-    parser.add_argument("--hours", type=float, nargs="+", default=[10, 1000, 10000], help="of training (10 1000 10000)")
+    parser.add_argument("--hours", type=float, nargs="+", default=[10, 1000, 10000], help="of audio (10 1000 10000)")
     parser.add_argument("--test-hours", type=float, default=1, help="sound to enhance and to score (%(default)s)")
-    parser.add_argument("--epochs", type=int, default=50, help="of training (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=50, help="epochs of training (%(default)s)")
     parser.add_argument("--cpus", type=int, default=32, help="cores of all machines together (%(default)s)")
     parser.add_argument("--devices", type=int, default=4, help="cores, or GPUs, that train one network (%(default)s)")
     parser.add_argument(

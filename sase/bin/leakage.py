@@ -9,7 +9,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of --config")
     parser.add_argument("--data", required=True, metavar="DUMP", help="the audio, a dump directory")
     parser.add_argument("--out", required=True, metavar="DIR", help="for the numbers, the figure and RESULTS.md")
-    parser.add_argument("--steps", type=int, default=300, help="of the inversion (%(default)s)")
+    parser.add_argument("--steps", type=int, default=300, help="steps of the inversion (%(default)s)")
     parser.add_argument("--candidates", type=int, default=50, help="recordings of the identification (%(default)s)")
     parser.add_argument("--victims", type=int, default=10, help="updates of the identification (%(default)s)")
     parser.add_argument("--row", action="append", help="only this row (repeat for more)")

@@ -1,4 +1,4 @@
-"""Let some silos of a federation send harmful replies, under every way of combining; finished runs are skipped."""
+"""Let some silos of a federation send harmful replies, under every aggregation rule; finished runs are skipped."""
 
 import argparse
 

@@ -9,7 +9,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="sase release", description=__doc__)
     parser.add_argument("--exp", help="the experiment: best.pt, config.yaml, history.jsonl")
     parser.add_argument("--scores", metavar="DIR", help="scores of the test set from stage 5")
-    parser.add_argument("--name", help="of the weights")
+    parser.add_argument("--name", help="name of the weights")
     parser.add_argument("--notes", metavar="FILE", help="Markdown: data, licences, limitations")
     parser.add_argument("--out", help="output folder (the package's own)")
     again = "instead: make the formats for other engines of released weights again"
