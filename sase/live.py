@@ -10,6 +10,7 @@ from sase.errors import InputError
 
 _NAME = "standard input"
 _READ_BYTES = 1 << 16  # at most; less as soon as less is there
+_MAX_CHUNK_BYTES = 1 << 24  # behind the samples of a WAV file; what looks like a name, but is samples, declares more
 _NO_PORTAUDIO = "PortAudio cannot be loaded; install it (Debian: libportaudio2)"
 
 
@@ -28,7 +29,7 @@ def enhance_pipe(enhancer: Enhancer, source: int, target: int, raw: PcmFormat, m
 
     Raises:
         InputError: a WAV file with other samples, an offline network, samples that are NaN or infinite, or an input
-            that ends within a sample or before its declared end; all output up to there has then been written.
+            that ends within a sample, before or behind its declared end; all output up to there has then been written.
     """
     pipe = _Input(source)
     is_wav = may_be_wav and pipe.starts_as_wav()
@@ -48,6 +49,8 @@ def enhance_pipe(enhancer: Enhancer, source: int, target: int, raw: PcmFormat, m
         raise InputError(f"{_NAME}: truncated: {to_read - num_bytes} bytes are missing")
     if rest:
         raise InputError(f"{_NAME}: ends within a sample")
+    if to_read is not None and not pipe.only_chunks_follow():
+        raise InputError(f"{_NAME}: its header declares {to_read} bytes of audio, but more follow")
     return num_bytes / pcm.frame_bytes / pcm.sample_rate
 
 
@@ -103,6 +106,15 @@ class _Input:
             data, self._ahead = self._ahead[:limit], self._ahead[limit:]
             return data
         return os.read(self._descriptor, min(limit, _READ_BYTES))
+
+    def only_chunks_follow(self) -> bool:
+        """Return whether there is nothing else, zeros, or a chunk; what decides is consumed."""
+        head = b""
+        while len(head) < 8 and (data := self.read(8 - len(head))):
+            head = (head + data).lstrip(b"\0")
+        name, size = head[:4], int.from_bytes(head[4:], "little")
+        is_name = name.isascii() and name.decode().isprintable() and name != b"RIFF"
+        return not head or (is_name and size < _MAX_CHUNK_BYTES)
 
     def take(self, num_bytes: int) -> bytes:
         """Return exactly the next bytes; raise InputError if there are fewer."""

@@ -290,7 +290,18 @@ def test_tags_around_an_mp3_are_no_sound(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.ogg", "a.opus"])
 def test_joined_ogg_streams_are_refused(tmp_path, name):
-    refused(tmp_path / name, encoded(name) + encoded(name), "several Ogg streams")
+    both = encoded(name) + encoded(name)
+    refused(tmp_path / name, both, "several Ogg streams")
+    refused(tmp_path / name, both[:-2000], "truncated or damaged")  # before ffmpeg is asked, which would not notice
+    refused(tmp_path / name, both[:-4000] + both[-3000:], "damaged")
+
+
+@pytest.mark.parametrize("num_samples", [300, 9000])
+@pytest.mark.parametrize("name", ["a.wav", "a.rf64", "a.aiff", "a.w64", "a.caf", "a.au", "a.flac"])
+def test_a_second_file_behind_the_first_is_refused(tmp_path, name, num_samples):
+    content = encoded(name, noise(num_samples))
+    refused(tmp_path / name, content + content, "more follow|several FLAC files")
+    refused(tmp_path / name, content + encoded(name, noise(2 * num_samples)), "more follow|several FLAC files")
 
 
 @pytest.mark.parametrize("kind", ["AVR", "VOC", "MAT5", "PAF", "XI", "MPC2K", "CAF/ALAC_16"])

@@ -96,7 +96,7 @@ def test_format_and_subtype_change_what_is_written(tmp_path, enhance):
     assert status == 1
     assert "FLAC has no sample format FLOAT; use one of PCM_S8 PCM_16 PCM_24" in err
     status, _, err = enhance("in/a.wav", "-o", "c.flac", "--format", "wav")
-    assert "c.flac: is no wav file by its name" in err
+    assert "c.flac: its extension is not that of wav" in err
     assert enhance("in/a.wav", "-o", "f.wav", "--subtype", "FLOAT")[0] == 0
     assert enhance("f.wav", "-o", "f.flac")[0] == 0
     assert soundfile.info(tmp_path / "f.flac").subtype == "PCM_24"  # the nearest
@@ -135,6 +135,23 @@ def test_what_only_ffmpeg_reads_becomes_wav_and_that_is_said(tmp_path, enhance, 
     assert 32000 < audio.info(tmp_path / "cut.wav").num_samples < 90000
     ffmpeg("-f", "lavfi", "-i", "color=s=32x32:d=1", "-c:v", "mpeg4", tmp_path / "silent.mp4")
     assert "there is no sound track" in enhance("silent.mp4", "-o", "x.wav")[2]
+
+
+@pytest.mark.recipe
+def test_what_ffmpeg_cannot_decode_is_an_error(tmp_path, enhance, caplog):
+    """It leaves such packets out, and ends with status 0."""
+    audio.write(tmp_path / "tone.wav", 0.1 * np.sin(np.arange(64000) * 0.05) + 0.05 * noise(64000), 16000)
+    ffmpeg("-i", tmp_path / "tone.wav", tmp_path / "a.m4a")
+    content = bytearray((tmp_path / "a.m4a").read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 1200] = bytes(byte ^ 0xA5 for byte in content[middle : middle + 1200])
+    (tmp_path / "a.m4a").write_bytes(content)
+    status, _, err = enhance("a.m4a", "-o", "out.wav")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "a.m4a: damaged: " in err
+    assert not (tmp_path / "out.wav").exists()
+    assert enhance("a.m4a", "-o", "out.wav", "--salvage")[0] == 0
+    assert "s salvaged (damaged: " in caplog.text
 
 
 @pytest.mark.recipe

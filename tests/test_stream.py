@@ -106,6 +106,8 @@ def test_wav_of_open_length_and_chunks_behind_the_samples(enhancer):
     [
         (lambda wav: wav[:30], "ends within the header"),
         (lambda wav: wav[:-100], "truncated: 100 bytes are missing"),
+        (lambda wav: wav + wav, "its header declares 8000 bytes of audio, but more follow"),
+        (lambda wav: wav[:40] + struct.pack("<I", 4000) + wav[44:], "declares 4000 bytes of audio, but more follow"),
         (
             lambda wav: wav.replace(b"fmt \x10\0\0\0\x01\0", b"fmt \x10\0\0\0\x06\0"),
             "WAV samples of kind 6 with 16 bits",

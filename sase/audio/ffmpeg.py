@@ -46,6 +46,7 @@ _MAGIC = (  # offset and bytes at the beginning of containers that libsndfile do
 )
 _TAGS = ("title", "copyright", "artist", "comment", "date", "album", "genre")
 _SLACK_S = 0.25  # by which the declared duration of a whole file may be wrong
+_OF_OUTPUT = b"[f32le "  # how messages about raw samples begin: that time stamps of joined streams start again
 _INPUT = ("-v", "error", "-protocol_whitelist", "file,pipe")  # playlists do not fetch anything
 
 log = logging.getLogger(__name__)
@@ -74,12 +75,13 @@ class ForeignSound:
             yield wav
         status = self.process.wait()
         self.errors.seek(0)
-        fault = _last_line(self.errors.read())
+        about_input = (line for line in self.errors if not line.startswith(_OF_OUTPUT))
+        fault = _last_line(b"".join(about_input))
         declared = self.info.num_samples
         if status == 0 and done < declared - _SLACK_S * self.info.sample_rate:
             fault = f"truncated: {done} of about {declared} samples can be read"
-        elif status == 0 or (not fault and done):
-            fault = ""
+        elif fault and status == 0:  # ffmpeg leaves out what it cannot decode, and goes on
+            fault = f"damaged: {fault}"
         if done == 0:
             raise InputError(f"{self.path}: contains no samples{f' ({fault})' if fault else ''}")
         if fault and not self.salvage:

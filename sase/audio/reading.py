@@ -235,7 +235,8 @@ def _total(path: Path, file: soundfile.SoundFile, extent: containers.Extent | No
     inside = file.subtype.startswith(("MPEG", "ALAC")) and file.format != "MP3"
     if extent is None or file.format not in extent.formats or inside:
         what = f"{file.format} file ({file.subtype})"
-        raise NotReadError(f"{path}: the end of a {what} cannot be checked; convert it to WAV or FLAC first")
+        refused = NotReadError if inside else InputError  # ffmpeg knows the ends of the former
+        raise refused(f"{path}: the end of a {what} cannot be checked; convert it to WAV or FLAC first")
     if extent.num_samples is not None:
         return extent.num_samples
     if extent.num_bytes is None or file.subtype not in _WIDTHS:

@@ -67,6 +67,7 @@ _AU, _AU_LITTLE, _NIST = (
     Layout(("NIST",), 0, "", b"", outer=None),
 )
 # How tags begin that programs append to any file: ID3v1 and its extension, ID3v2, APE, Lyrics3.
+_FILES = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"riff", b"caff", b".snd", b"dns.", b"NIST")  # how whole files begin
 _TAGS = (b"TAG", b"ID3", b"3DI", b"APETAGEX", b"LYRICSBEGIN")
 
 
@@ -185,7 +186,7 @@ def _only_chunks_follow(file: BinaryIO, size: int, data: _Data, layout: Layout) 
         position = _next(file, size, data.begin - layout.header_bytes, data.num_bytes, layout)
         for _ in range(_MAX_CHUNKS):
             name, length = _chunk(file, position, layout)
-            if name == layout.data or not _fits(file, size, position, layout):
+            if name == layout.data or name[:4] in _FILES or not _fits(file, size, position, layout):
                 break
             end = position = _next(file, size, position, length, layout)
     rest = size - end
@@ -203,7 +204,7 @@ def _is_foreign(file: BinaryIO, begin: int, size: int, layout: Layout) -> bool:
     rest = file.read(size - begin)
     if not rest.strip(b"\0") or rest.startswith(_TAGS):
         return True
-    if layout.outer is None:
+    if layout.outer is None or rest.startswith(_FILES):
         return False
     position, excluded = layout.outer
     file.seek(position)

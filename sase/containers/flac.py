@@ -11,6 +11,7 @@ _MIN_FRAME_BYTES = 8
 _MAX_TRIED = 4  # bytes of sound may look like the header of a frame
 _TAGS = (b"TAG", b"APETAGEX", b"ID3")  # that other programs append
 _MAX_TOTAL = (1 << 36) - 1
+_BEGINNINGS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")  # with the header of the stream information
 
 
 def measure(file: BinaryIO, size: int, begin: int) -> Extent:
@@ -32,6 +33,8 @@ def measure(file: BinaryIO, size: int, begin: int) -> Extent:
         ends = list(_frame_ends(tail, head))
         if ends or first == begin + 42:
             break
+    if _begins_again(file, begin + 4):
+        raise TornError("several FLAC files follow each other; decode them to one WAV file first")
     agreeing = [position for end, position in ends if end == declared > 0]
     if any(_is_whole(tail[position:]) for position in agreeing[:_MAX_TRIED]):
         return Extent(("FLAC",), num_samples=declared)
@@ -42,6 +45,19 @@ def measure(file: BinaryIO, size: int, begin: int) -> Extent:
     if whole[0] > _MAX_TOTAL:
         raise TornError("damaged: it declares more samples than FLAC can hold")
     return Extent(("FLAC",), num_samples=whole[0], patches={begin + 18: _with_total(fields, whole[0])})
+
+
+def _begins_again(file: BinaryIO, position: int) -> bool:
+    """Return whether another FLAC file begins somewhere behind a position."""
+    overlap = max(map(len, _BEGINNINGS)) - 1
+    file.seek(position)
+    kept = b""
+    while data := file.read(1 << 20):
+        data = kept + data
+        if any(mark in data for mark in _BEGINNINGS):
+            return True
+        kept = data[-overlap:]
+    return False
 
 
 def _with_total(fields: int, total: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Ogg (RFC 3533): one logical stream whose pages are all there, up to the one that is marked as the last."""
+"""Ogg (RFC 3533): logical streams whose pages are all there, up to those that are marked as the last."""
 
 import zlib
 from typing import BinaryIO
@@ -13,26 +13,31 @@ def measure(file: BinaryIO, size: int, begin: int) -> Extent:
     """Return the Extent of an Ogg file whose first page starts at ``begin``; libsndfile then knows the exact length.
 
     Raises:
-        TornError: a page is missing, damaged or incomplete, or there are several streams (libsndfile reads one).
+        TornError: a page is missing, damaged or incomplete.
+        SeveralStreamsError: there are several streams, all of them whole; libsndfile reads one.
     """
-    position, number, serial, ended = begin, 0, None, False
+    position, count = begin, 0
+    expected: dict[bytes, int] = {}  # serial number of a stream that has not ended to the number of its next page
     while position < size:
         page = _read_page(file, position)
         if page is None:
-            if ended and is_slack(size - position, position):
+            if count and not expected and is_slack(size - position, position):
                 break
             raise TornError(f"truncated or damaged: the Ogg page at byte {position} is incomplete")
-        if serial is None:
-            serial = page[14:18]
-        if page[14:18] != serial or ended:
-            raise SeveralStreamsError("contains several Ogg streams; decode it to WAV first")
-        if int.from_bytes(page[18:22], "little") != number:
+        serial = page[14:18]
+        if serial not in expected and page[5] & _BEGIN:
+            expected[serial] = 0
+            count += 1
+        if int.from_bytes(page[18:22], "little") != expected.get(serial):
             raise TornError(f"damaged: Ogg pages are missing before byte {position}")
-        ended = bool(page[5] & _END)
-        number = (number + 1) % (1 << 32)
+        expected[serial] = (expected[serial] + 1) % (1 << 32)
+        if page[5] & _END:
+            del expected[serial]
         position += len(page)
-    if not ended:
+    if expected or not count:
         raise TornError("truncated: its last Ogg page is missing")
+    if count > 1:
+        raise SeveralStreamsError("contains several Ogg streams; decode it to WAV first")
     return Extent(("OGG",))
 
 
