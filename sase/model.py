@@ -323,7 +323,7 @@ def model_of(path: str | Path, config: Any, weights: Any) -> SASE:
 
 
 def check_weights(weights: Any, expected: Mapping[str, torch.Tensor]) -> None:
-    """Raise InputError, with the name of the tensor, for weights that are not real numbers, or NaN, or infinite.
+    """Raise InputError, with the tensor, for weights that are not dense tensors of real numbers, or NaN, or infinite.
 
     Args:
         weights: name to tensor, from a file.
@@ -344,13 +344,14 @@ def _require_tensors(weights: Any) -> None:
     for name, value in weights.items():
         if not isinstance(value, torch.Tensor):
             raise InputError(f"{name} is not a tensor but {type(value).__name__}")
+    weightfile.check_stored(weights)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Return the mapping in a file written by :func:`save_model`, or in a training checkpoint, a superset of it.
 
     Raises:
-        InputError: if the file is not found, corrupt, or not a checkpoint of SASE.
+        InputError: if the file is not found, corrupt, or not a checkpoint of SASE, or holds tensors that are not dense.
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: model not found; give an experiment folder or its best.pt")
@@ -361,4 +362,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: not a readable checkpoint ({' '.join(str(error).split())[:120]})") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise InputError(f"{path}: not a checkpoint of SASE")
+    with naming(path):
+        weightfile.check_stored(state)
     return state

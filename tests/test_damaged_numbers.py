@@ -254,6 +254,8 @@ def test_a_damaged_state_of_a_silo_is_that_silos_failure_in_one_line(
     [
         (lambda s: s["optimizer"]["state"][3].update(exp_avg=torch.zeros(7)), r"exp_avg has shape \(7,\)"),
         (lambda s: s["optimizer"]["state"][3]["exp_avg_sq"].fill_(math.nan), "exp_avg_sq contains NaN"),
+        (lambda s: s["optimizer"]["state"][3].update(exp_avg=torch.zeros(1).half().expand(1 << 40)), "declares"),
+        (lambda s: s["averaged"].update(a=torch.zeros(4).to_sparse()), "averaged.a is a tensor sparse_coo"),
         (lambda s: s["optimizer"]["state"].update({3: 5}), "does not fit the network"),
         (lambda s: s["optimizer"]["param_groups"][0].update(weight_decay=math.nan), "weight_decay is not that of"),
         (lambda s: s["optimizer"]["param_groups"][0]["params"].pop(), "does not fit the network"),

@@ -11,11 +11,12 @@ import pytest
 import safetensors.torch
 import torch
 
+from sase import model as model_module
 from sase import pretrained
 from sase.config import to_mapping
 from sase.errors import InputError
-from sase.model import build_model, save_model
-from sase.weightfile import FORMAT
+from sase.model import PRESETS, build_model, load_model, read_checkpoint, save_model
+from sase.weightfile import FORMAT, least_weights
 
 ABSURD = [{"blocks": 10**6}, {"recurrent": 10**6}, {"channels": [10**6] * 6}, {"channels": [16] * 10**4}]
 ABSURD += [{"bands": 10**9, "network": "band_recurrent"}]
@@ -50,6 +51,97 @@ def test_a_network_larger_than_its_weights_is_not_built(tmp_path, model, name, c
     with pytest.raises(InputError, match=message) as error:
         pretrained.load(tmp_path / name)
     assert len(str(error.value)) < 1000
+
+
+HUGE = {"network": "encoder_decoder", "channels": [4096] * 6}
+# Each field alone is within its range; what is built of them together is not.
+PRODUCTS = [({"fft": 2**20, "bands": 2048}, "bands = 2048, fft"), ({"fft": 2**20}, "bands = 16, fft")]
+PRODUCTS += [({"recurrent": 30, "blocks": 9, "heads": 1}, "recurrent = 30, blocks")]
+PRODUCTS += [({"network": "encoder_decoder", "fft": 2**20, "channels": [4] * 4}, "channels = .* fft")]
+
+
+@pytest.fixture
+def nothing_built(monkeypatch):
+    def build(config):
+        raise AssertionError(f"built {config}")
+
+    monkeypatch.setattr(model_module, "build_model", build)
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "best.pt"])
+@pytest.mark.parametrize(("change", "message"), PRODUCTS)
+def test_a_network_of_a_large_transform_is_not_built(tmp_path, model, nothing_built, name, change, message):
+    saved(model, tmp_path / name, {**to_mapping(model.config), **change})
+    with pytest.raises(InputError, match=f"{name}: the weights do not match the config .too few for {message}"):
+        pretrained.load(tmp_path / name)
+
+
+CHANGES = [{}, {"causal": False, "recurrent": 9, "heads": 3}, {"frequency_attention": False, "time_attention": False}]
+CHANGES += [{"attention": "softmax"}, {"fft": 2048, "norm": "layer"}, {"gates": False, "learned_sigmoids": False}]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "dccrn"])
+def test_the_weights_of_a_network_are_no_fewer_than_its_bounds_and_not_many_more(preset, change):
+    model = build_model({"preset": preset, **change})
+    count = sum(tensor.numel() for tensor in model.state_dict().values())
+    assert max(least_weights(model.config).values()) <= count
+    assert count <= 2 * sum(least_weights(model.config).values()) + 10000  # small tensors are in no bound
+
+
+@pytest.mark.parametrize("place", ["network.to_features.weight", "unknown"])
+@pytest.mark.parametrize("config", [{}, HUGE], ids=["valid", "huge"])
+def test_a_tensor_that_declares_more_than_is_stored_is_refused(tmp_path, model, nothing_built, place, config):
+    weights = {**model.state_dict(), place: torch.zeros(1).expand(1 << 40)}
+    content = {"format": FORMAT, "model_config": {**to_mapping(model.config), **config}, "model": weights}
+    torch.save(content, tmp_path / "best.pt")
+    with pytest.raises(InputError, match=f"best.pt: model.{place} declares {1 << 40} values and holds 1;"):
+        load_model(tmp_path / "best.pt")
+
+
+def test_one_storage_of_many_tensors_counts_once(tmp_path, model, nothing_built):
+    shared = torch.zeros(1000)
+    weights = {**model.state_dict(), **{f"unknown{i}": shared for i in range(10**4)}}
+    config = {**to_mapping(model.config), "recurrent": 512}
+    torch.save({"format": FORMAT, "model_config": config, "model": weights}, tmp_path / "best.pt")
+    with pytest.raises(InputError, match="too few for recurrent = 512"):
+        load_model(tmp_path / "best.pt")
+
+
+STRANGE = {
+    "sparse_coo": lambda: torch.zeros(4, 4).to_sparse(),
+    "sparse_csr": lambda: torch.zeros(4, 4).to_sparse_csr(),
+    "on the device meta": lambda: torch.zeros(4, device="meta"),
+    "of type qint8": lambda: torch.quantize_per_tensor(torch.zeros(4), 1.0, 0, torch.qint8),
+    "of type float8_e4m3fn": lambda: torch.zeros(4).to(torch.float8_e4m3fn),
+    "nested": lambda: torch.nested.nested_tensor([torch.zeros(3), torch.zeros(2)]),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # of the prototypes that these are in PyTorch
+@pytest.mark.parametrize("kind", STRANGE)
+def test_tensors_that_are_not_dense_are_one_line_with_their_name(tmp_path, model, nothing_built, kind):
+    weights = {**model.state_dict(), "network.to_features.weight": STRANGE[kind]()}
+    with pytest.raises(InputError, match=f"^network.to_features.weight is a tensor {kind}, which cannot be read; "):
+        model_module.check_weights(weights, model.state_dict())
+    content = {"format": FORMAT, "model_config": to_mapping(model.config), "model": weights}
+    for name, change in {
+        "model.network": {},
+        r"moments.*\.0\.a": {"model": {}, "moments": {"x": [{"a": STRANGE[kind]()}]}},
+    }.items():
+        torch.save({**content, **change}, tmp_path / "best.pt")
+        with pytest.raises(InputError, match=f"best.pt: {name}.* is a tensor {kind}") as error:
+            load_model(tmp_path / "best.pt")
+        assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_that_holds_itself_is_read(tmp_path):
+    state = {"format": FORMAT, "list": []}
+    state["list"].append(state["list"])
+    torch.save(state, tmp_path / "best.pt")
+    assert read_checkpoint(tmp_path / "best.pt")["list"]
+    with pytest.raises(InputError, match="contains no weights|config"):
+        load_model(tmp_path / "best.pt")
 
 
 @pytest.mark.parametrize(
