@@ -24,7 +24,9 @@ from sase.federated.limits import PrivacyLimits
 from sase.federated.privacy import epsilon_of, upload_epsilon
 from sase.federated.secure.messages import KEYS, MASKED, PHASES, Request
 from sase.federated.secure.participant import Participant
+from sase.federated.secure.session import model_fingerprint
 from sase.federated.secure.silo import SecureSilo
+from sase.federated.secure.state import FOLDER, SecureState
 from sase.federated.server import Server
 
 PRIVATE = {"strategy": "uniform", "min_silos": 3, "norm": "none", "dp_clip_norm": 1.0, "dp_noise_multiplier": 4.0}
@@ -128,6 +130,30 @@ def test_the_client_app_obeys_the_limits_of_its_own_node(silos_dir, dev_set, tmp
     assert "after upload 3 ε would be" in third.error.reason
 
 
+def test_what_is_to_be_masked_is_never_sent_in_clear(silos_dir, dev_set, tmp_path):
+    """Training is deterministic: a server that asks once more for what was masked would see that very update."""
+    server = Server(train_config(), fed_config(**PRIVATE, local_steps=1), dev_set, tmp_path / "exp")
+    federated, own = server.instruction().config["federated"], {"dp-min_noise": "4.0", "dp-max_epsilon": "inf"}
+    asked_for = answer(1, silos_dir, tmp_path / "a", {**federated, "secure_aggregation": True}, server, **own)
+    assert "silo 1: refuses to send an update that is not masked (the config has secure" in asked_for.error.reason
+    assert not (tmp_path / "a" / FILE).exists()
+    demanded = answer(1, silos_dir, tmp_path / "b", federated, server, **{"require-masks": "yes"})
+    assert "refuses to send an update that is not masked (--require-masks)" in demanded.error.reason
+    state = SecureState(tmp_path / "c" / FOLDER)
+    state.record(model_fingerprint(server.instruction().model), "ab")
+    again = answer(1, silos_dir, tmp_path / "c", federated, server)
+    assert "already masked an update for this global model" in again.error.reason
+
+
+def test_statistics_of_norm_layers_are_not_sent_past_the_clipping(silos_dir, dev_set, tmp_path):
+    """A server that lies about its network: it says norm: none, and the network has statistics."""
+    train = replace(train_config(), model=replace(train_config().model, norm="batch"))
+    plain = Server(train, fed_config(local_steps=1), dev_set, tmp_path / "exp")
+    federated = {**plain.instruction().config["federated"], **{k: v for k, v in PRIVATE.items() if k != "min_silos"}}
+    refused = answer(1, silos_dir, tmp_path / "a", federated, plain)
+    assert "dp_clip_norm does not bound the statistics" in refused.error.reason
+
+
 def test_masked_updates_are_limited_and_counted_too(tmp_path, monkeypatch):
     """Before the keys are agreed, so that no other silo waits for one that refuses."""
     here = {"silo": 1, "certificates": str(tmp_path), "state-dir": str(tmp_path)}
@@ -150,9 +176,9 @@ def test_masked_updates_are_limited_and_counted_too(tmp_path, monkeypatch):
 
 def test_the_command_gives_its_limits_to_the_node_and_no_quote_can_change_them(silos_dir, tmp_path, monkeypatch):
     limits = PrivacyLimits(1.5, 8.0)
-    silo = SiloProcess(0, silos_dir / "silo0", tmp_path, "localhost:1", None, "cpu", 1, limits=limits)
+    silo = SiloProcess(0, silos_dir / "silo0", tmp_path, "localhost:1", None, "cpu", 1, limits=limits, masks_only=True)
     node = silo._command()[silo._command().index("--node-config") + 1]
-    assert "dp-min_noise='1.5' dp-max_epsilon='8.0' dp-delta='1e-05'" in node
+    assert "dp-min_noise='1.5' dp-max_epsilon='8.0' dp-delta='1e-05' require-masks='yes'" in node
     words = ["silo", "--silo", "0", "--data-dir", str(silos_dir), "--server", "localhost:1", "--insecure"]
     monkeypatch.setattr(sys, "argv", ["sase", *words, "--max-epsilon", "0"])
     with pytest.raises(SystemExit, match="--max-epsilon 0: must be above 0"):

@@ -33,6 +33,9 @@ def main() -> None:
         metavar="E",
         help="refuse rounds after which ε of all that this silo has sent would be larger, against the server",
     )
+    parser.add_argument(
+        "--require-masks", action="store_true", help="take part in secure sums only: send no update that is not masked"
+    )
     parser.add_argument("--delta", type=float, default=1e-5, help="δ of --max-epsilon (%(default)s)")
     args = parser.parse_args()
 
@@ -61,6 +64,7 @@ def main() -> None:
         args.wait_s,
         not args.cold,
         PrivacyLimits(args.min_noise, args.max_epsilon, args.delta),
+        args.require_masks,
     )
 
 

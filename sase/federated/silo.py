@@ -62,6 +62,11 @@ class Silo:
         self._require_speech(pairs)
         mixtures = Mixtures(pairs, train.data, 1000 * train.seed + self.index)
         local = LocalTraining(model, mixtures, train, fed, instruction, restored)
+        if fed.dp_clip_norm and local.layout.moments:  # whatever the server has checked
+            raise InputError(
+                f"silo {self.index}: refuses this round: dp_clip_norm does not bound the statistics of this network's "
+                "norm layers; use model.norm=layer"
+            )
         result = local.run()
         arrays = to_arrays(model, local.layout.names)
         self.personal.write(instruction, local.personal_state(arrays, result.control))

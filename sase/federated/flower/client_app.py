@@ -25,6 +25,7 @@ from sase.federated.secure.state import FOLDER, SecureState
 
 if TYPE_CHECKING:
     from sase.federated.budget import PrivacyBudget
+    from sase.federated.exchange import Instruction
     from sase.federated.silo import Silo
 
 
@@ -35,7 +36,8 @@ app = ClientApp(mods=[packing_mod])
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train one round."""
-    return _reply(message, context, lambda silo, message: _train(silo, message, _budget(silo, context)))
+    masks_only = bool(context.node_config.get("require-masks"))
+    return _reply(message, context, lambda silo, message: _train(silo, message, _budget(silo, context), masks_only))
 
 
 @app.evaluate()
@@ -62,15 +64,29 @@ def finish(message: Message, context: Context) -> Message:
     return _reply(message, context, _finish)
 
 
-def _train(silo: "Silo", message: Message, budget: "PrivacyBudget | None") -> RecordDict:
+def _train(silo: "Silo", message: Message, budget: "PrivacyBudget | None", masks_only: bool) -> RecordDict:
     instruction = unpack_instruction(message.content)
     federated = instruction.config["federated"]
+    _require_plain(silo, instruction, masks_only)
     if budget is not None:
         budget.require(federated)
     reply = silo.run(instruction)
     if budget is not None:
         budget.charge(federated)
     return pack_reply(reply)
+
+
+def _require_plain(silo: "Silo", instruction: "Instruction", masks_only: bool) -> None:
+    """Raise InputError if an update that is to be masked would be sent as it is.
+
+    Training is deterministic: a server that asks once more for what was masked would see that very update.
+    """
+    from sase.federated.secure.session import model_fingerprint
+
+    if masks_only or instruction.config["federated"].get("secure_aggregation"):
+        why = "--require-masks" if masks_only else "the config has secure_aggregation"
+        raise InputError(f"silo {silo.index}: refuses to send an update that is not masked ({why})")
+    SecureState(silo.personal.folder / FOLDER).require_new(model_fingerprint(instruction.model), None)
 
 
 def _evaluate(silo: "Silo", message: Message) -> RecordDict:

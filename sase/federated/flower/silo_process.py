@@ -46,6 +46,7 @@ class SiloProcess:
         threads: CPU threads.
         warm: keep the process that trains, with its data, from round to round.
         limits: of differential privacy, which the server must respect; None for no limits.
+        masks_only: send no update outside of a secure sum, whatever the server asks.
 
     Raises:
         InputError: ``data_dir`` has no ``tr/``.
@@ -62,8 +63,9 @@ class SiloProcess:
         threads: int,
         warm: bool = True,
         limits: PrivacyLimits | None = None,
+        masks_only: bool = False,
     ) -> None:
-        self.limits = limits
+        self.limits, self.masks_only = limits, masks_only
         self.index, self.data_dir, self.state_dir = index, Path(data_dir).resolve(), Path(state_dir).resolve()
         self.server, self.credentials, self.device = server, credentials, device
         self.home = self.state_dir / "flower"
@@ -143,6 +145,8 @@ class SiloProcess:
         if self.credentials is not None:
             paths["certificates"] = self.credentials
         own = {f"dp-{name}": value for name, value in asdict(self.limits).items()} if self.limits else {}
+        if self.masks_only:
+            own["require-masks"] = "yes"
         if bad := [str(value) for value in paths.values() if "'" in str(value)]:
             raise InputError(f"{bad[0]}: Flower does not accept a path with a quote in it; use another")
         node_config = " ".join(
@@ -167,6 +171,7 @@ def run_silo(
     wait_s: float = 600.0,
     warm: bool = True,
     limits: PrivacyLimits | None = None,
+    masks_only: bool = False,
 ) -> None:
     """Run one silo of a federation: connect, train on request, return when the server says that training is over.
 
@@ -178,7 +183,7 @@ def run_silo(
             without TLS.
         threads: CPU threads; all cores when None.
         wait_s: how long to wait for a server that is not reachable, at the start and later.
-        warm, limits: as for :class:`SiloProcess`.
+        warm, limits, masks_only: as for :class:`SiloProcess`.
 
     Raises:
         InputError: the server has another certificate, rejects the silo, or is not reachable for too long.
@@ -187,7 +192,7 @@ def run_silo(
     credentials = None if certificates is None else silo_credentials(Path(certificates).resolve(), index)
     ca_file = None if credentials is None else credentials / "ca.crt"
     threads = threads or len(os.sched_getaffinity(0))
-    silo = SiloProcess(index, data_dir, state_dir, server, credentials, device, threads, warm, limits)
+    silo = SiloProcess(index, data_dir, state_dir, server, credentials, device, threads, warm, limits, masks_only)
     _wait_for_server(server, ca_file, wait_s)
     if credentials is not None and (credentials / KEYS_FOLDER).is_dir():
         roster = Roster.load(credentials / KEYS_FOLDER)
