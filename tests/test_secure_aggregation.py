@@ -112,6 +112,23 @@ def test_too_few_silos_are_an_error_at_every_step(silos, tmp_path):
         made.sum.total(masked, made.ask([0, 2], lambda s: s.unmask(valid)), ["weights"])
 
 
+def test_with_noise_no_silo_may_be_left_out(tmp_path):
+    """A server could unmask a sum of fewer updates, whose noise is less than what ε counts."""
+    silos, updates = make_silos(tmp_path, 5), vectors(5)
+    made = Round(silos, updates, EXAMPLES)
+    made.keys(range(5))
+    made.shares([0, 2, 3, 4])
+    with pytest.raises(InputError, match="silo 0: .* a sum of fewer updates has less noise"):
+        made.masked([0], complete=True)
+    made = Round(make_silos(tmp_path / "again", 5), updates, EXAMPLES)
+    made.keys(range(5))
+    made.shares(range(5))
+    made.masked(range(5), complete=True)
+    with pytest.raises(InputError, match="a sum of fewer updates has less noise"):
+        made.silos[0].agree([0, 1, 2, 3])
+    assert made.silos[0].agree(range(5))["silo"] == 0
+
+
 def test_a_round_is_completed_after_any_restart_of_silos(silos, tmp_path):
     """Every message may be repeated, by a server that was restarted too, and gets the same answer."""
     updates = vectors(4)

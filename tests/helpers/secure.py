@@ -58,9 +58,9 @@ class Round:
         listed = list(self.sum.announcements.values())
         return self.sum.collect_shares(self.ask(silos, lambda s: s.shares(listed)))
 
-    def masked(self, silos, shares=None):
+    def masked(self, silos, shares=None, complete=False):
         shares = {str(silo): of for silo, of in (shares or self.sum.shares).items()}
-        return {silo: self.silos[silo].masked(self.sum.terms, shares, self.encoder(silo)) for silo in silos}
+        return {silo: self.silos[silo].masked(self.sum.terms, shares, self.encoder(silo), complete) for silo in silos}
 
     def encoder(self, silo):
         def encode(session, silos):

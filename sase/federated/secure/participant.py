@@ -85,7 +85,7 @@ class Participant:
                 raise InputError(f"silo {index}: {error}") from None
             return values, {name: reply.arrays[name] for name in number.layout.counters}
 
-        arrays = self.secure.masked(terms, content["shares"], encode)
+        arrays = self.secure.masked(terms, content["shares"], encode, complete=config.dp_noise_multiplier > 0.0)
         return Answer(self.silo.index, {**times, "seconds": time.monotonic() - started}, arrays)
 
 

@@ -40,6 +40,7 @@ from sase.federated.secure.streams import KEY_BYTES, add_stream, derive_key
 SURVIVORS = "sase secure aggregation: survivors"
 _SELF, _KEY = "self", "key"  # the two secrets of a silo that the others hold shares of
 _NONCE_BYTES = 12  # of AES-GCM
+_INCOMPLETE = "a silo is missing, and a sum of fewer updates has less noise than is accounted for"
 
 
 def new_key() -> tuple[bytes, bytes]:
@@ -166,6 +167,7 @@ class SecureSilo:
         terms: Terms,
         shares: Mapping[str, Any],
         encode: Callable[[Session, list[int]], tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]],
+        complete: bool = False,
     ) -> dict[str, np.ndarray]:
         """Return this silo's masked update; the same one when the same message is repeated.
 
@@ -174,6 +176,7 @@ class SecureSilo:
             shares: for each silo that is to be in the sum, {silo: encrypted share} for the others.
             encode: called with session and silos; trains, and returns the weighted update, name to unsigned integers,
                 and what is sent beside it as it is.
+            complete: every silo that announced keys must be in the sum; else ``threshold`` of them.
 
         Raises:
             InputError: the global model or the configs are not those that all silos signed, too few silos are left, a
@@ -187,11 +190,14 @@ class SecureSilo:
             silos = session.require([_index(silo) for silo in shares], session.announcements)
             if self.index not in silos:
                 raise ValueError(f"silo {self.index} does not take part")
+            if complete and len(silos) < len(session.announcements):
+                raise ValueError(_INCOMPLETE)
             if state.get("masked", silos) != silos:
                 raise ValueError("another list of silos was masked for in this session; one list only")
             opened = {str(s): self._open(state, session, s, shares) for s in silos if s != self.index}
         self.disk.record(session.terms.model, session.id)
-        self.disk.write_secrets({**state, "masked": silos, "held": {**state["held"], **opened}})
+        held = {**state["held"], **opened}
+        self.disk.write_secrets({**state, "masked": silos, "complete": complete, "held": held})
         if (before := self.disk.reply(session.id)) is not None:
             return before
         values, clear = encode(session, silos)
@@ -289,7 +295,10 @@ class SecureSilo:
         session = self._joined(state)
         if "masked" not in state:
             raise ValueError("has masked nothing in this round")
-        return session, session.require([_index(silo) for silo in survivors], state["masked"])
+        silos = session.require([_index(silo) for silo in survivors], state["masked"])
+        if state.get("complete") and silos != state["masked"]:
+            raise ValueError(_INCOMPLETE)
+        return session, silos
 
     def _cipher_key(self, state: Mapping[str, Any], session: Session, silo: int) -> bytes:
         public = session.announcements[silo].cipher_key
