@@ -1,6 +1,7 @@
 """Who takes part in a round: sampled silos, rounds that end early, and what late replies count."""
 
 import json
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -111,6 +112,35 @@ def test_a_round_ends_early_and_late_replies_are_dropped_or_kept(keep_late):
     assert failures == ["silo 1: still in round 1"]
     number[0] = 4
     assert {(r.silo, r.round) for r in exchange()[0]} == {(k, 4) for k in range(4)}
+
+
+def test_a_reply_that_is_not_valid_does_not_end_a_round():
+    """A silo that quickly sends NaN must not keep the server from waiting for the others."""
+    grid = LocalGrid(reply([1]), ["silo0", "silo1", "silo2"])
+    asked = []
+
+    def is_valid(reply):
+        asked.append(reply.silo)
+        return reply.silo != 0
+
+    end = RoundEnd(1, 0.0, False, is_valid)
+    grid.silent = {101, 102}
+    answers = threading.Timer(0.3, lambda: grid.replies.update(m1=reply([1])(grid.sent[1], 101)))
+    answers.start()
+    silos = SiloGrid(grid, 3, None, 0.0, 0.01)
+    replies, failures = silos.send_and_receive(RecordDict({}), MessageType.TRAIN, 60.0, "1", unpack_reply, None, end)
+    assert [r.silo for r in replies] == [0, 1]
+    assert asked == [0, 1]
+    assert [failure.split(" within")[0] for failure in failures] == ["silo 2: no reply"]
+
+
+def test_the_server_admits_what_it_would_take(silos_dir, dev_set, tmp_path):
+    server = Server(train_config(), fed_config(grace_s=1.0, min_silos=1), dev_set, tmp_path)
+    sent = local_silos(silos_dir, 1, tmp_path)[0].run(server.instruction())
+    assert server.admits(sent)
+    name = next(iter(sent.arrays))
+    assert not server.admits(replace(sent, arrays={**sent.arrays, name: sent.arrays[name] * np.nan}))
+    assert not server.refusals
 
 
 def test_busy_silos_are_asked_when_the_others_are_too_few():

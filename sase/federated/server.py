@@ -166,6 +166,11 @@ class Server:
         arrays = to_arrays(self.model, self.layout.names)
         return Instruction(self.next_round, arrays, self._instruction_config())
 
+    def admits(self, reply: Reply) -> bool:
+        """Return whether a reply to the current round is valid by itself; nothing is counted or logged."""
+        earlier = self._earlier.models
+        return bool(admit([reply], self.instruction(), self.config, self.layout, self.history, earlier)[0])
+
     def finish_round(self, replies: Sequence[Reply], failures: Sequence[str]) -> bool:
         """Compute the next global model from the replies of a round, unless there are too few valid ones.
 

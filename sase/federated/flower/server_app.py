@@ -77,7 +77,9 @@ def _run(grid: Grid, settings: dict[str, Any]) -> None:
     def exchange(instruction: Instruction) -> tuple[list[Reply], list[str]]:
         silos.wait_for_silos(server.required_replies, instruction.silos)
         content, group_id = pack_instruction(instruction), str(instruction.round)
-        end = RoundEnd(config.needed_silos, config.grace_s, config.mode == "buffered") if config.grace_s else None
+        end = None
+        if config.grace_s:
+            end = RoundEnd(config.needed_silos, config.grace_s, config.mode == "buffered", server.admits)
         timeout_s, asked = config.round_timeout_s, instruction.silos
         return silos.send_and_receive(content, MessageType.TRAIN, timeout_s, group_id, unpack, asked, end)
 

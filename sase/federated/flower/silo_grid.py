@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 from flwr.app import Message, RecordDict
@@ -36,11 +36,13 @@ class RoundEnd:
         enough: the number of replies that suffice.
         grace_s: seconds for which further replies are waited for then.
         keep_late: return later replies with those of a later round; else they are dropped.
+        counts: whether a reply is one of those that suffice; others are returned as well.
     """
 
     enough: int
     grace_s: float
     keep_late: bool
+    counts: Callable[[Any], bool] = lambda reply: True
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,8 @@ class SiloGrid:
             asked = nodes  # the busy ones reply after their previous round
         failures += [f"{_label(node, nodes[node])}: still in round {busy[node]}" for node in nodes if node not in asked]
         pending = self._push(content, message_type, timeout_s + _EXTRA_TTL_S, group_id, asked, failures)
-        ends_early = False
-        while (pending or (end and self._lacks(end, replies))) and time.monotonic() < deadline:
+        ends_early, counted = False, [0, 0]  # replies, and how many of them count
+        while (pending or (end and self._lacks(end, counted[1]))) and time.monotonic() < deadline:
             late = [_label(late.node, late.silo) for late in self._late.values() if end and end.keep_late]
             labels = ", ".join(sorted({_label(node, nodes[node]) for node in pending.values()} | set(late)))
             self.report(f"replies of {labels} ({f'round {group_id}' if group_id.isdecimal() else group_id})")
@@ -153,7 +155,8 @@ class SiloGrid:
                     self._receive(message, node, nodes[node], read, replies, failures)
             if end:
                 self._receive_late(end, group_id, max_bytes, read, replies, failures)
-            if end and not ends_early and len(replies) >= end.enough:
+                counted = [len(replies), counted[1] + sum(map(end.counts, replies[counted[0] :]))]
+            if end and not ends_early and counted[1] >= end.enough:
                 ends_early, deadline = True, min(deadline, time.monotonic() + end.grace_s)
             if time.monotonic() - checked_at > _RESTART_CHECK_S:
                 checked_at = time.monotonic()
@@ -184,9 +187,9 @@ class SiloGrid:
         pause_s = max(self.poll_s, now - polled, min(_POLL_SHARE * (now - started), _MAX_POLL_S))
         return max(0.0, min(pause_s, deadline - now))
 
-    def _lacks(self, end: RoundEnd, replies: Sequence[R]) -> bool:
-        """Whether late replies are needed to end the round."""
-        return end.keep_late and bool(self._late) and len(replies) < end.enough
+    def _lacks(self, end: RoundEnd, count: int) -> bool:
+        """Whether late replies are needed to end the round, besides those that count."""
+        return end.keep_late and bool(self._late) and count < end.enough
 
     def _busy(self, activations: dict[int, str]) -> dict[int, str]:
         """Return the nodes that have not replied yet, and to which round; forget lost messages."""
