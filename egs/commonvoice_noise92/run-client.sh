@@ -14,6 +14,9 @@ certificates=certificates
 insecure=false
 threads=
 wait_s=3600
+min_noise=
+max_epsilon=
+require_masks=false
 fl_partition=silo
 
 help_message="Usage: $0 --silo N --data_dir DIR --server HOST:PORT     one silo, on the machine with its data
@@ -26,6 +29,8 @@ help_message="Usage: $0 --silo N --data_dir DIR --server HOST:PORT     one silo,
   --state_dir DIR             folder for the silo's state and logs (state<N>, beside its data)
   --threads N                 CPU threads per silo (all cores, divided among the silos here)
   --wait_s N                  how long to wait for an unreachable server, in seconds ($wait_s)
+  --min_noise Z, --max_epsilon E, --require_masks true|false
+                              what the silo demands of the server's config (docs/privacy.md, docs/secure_aggregation.md)
   --ngpu N                    0: CPU, 1: GPU ($ngpu)
   --num_clients N, --fl_partition WHICH, --fl_alpha X, --mini true|false    as for run.sh, when all silos are here
   --config FILE               a shell file that sets any of these"
@@ -41,6 +46,8 @@ settle_recipe "$@"
 device=cpu
 if ((ngpu > 0)); then device=cuda; fi
 options=(--server "$server" --device "$device" --wait-s "$wait_s")
+options+=(${min_noise:+--min-noise "$min_noise"} ${max_epsilon:+--max-epsilon "$max_epsilon"})
+if $require_masks; then options+=(--require-masks); fi
 if $insecure; then options+=(--insecure); else options+=(--certificates "$certificates"); fi
 
 if [ -z "${all:-}" ]; then
