@@ -195,7 +195,7 @@ def test_records_are_appended_and_repaired_after_a_kill(silos_dir, dev_set, tmp_
         assert len(Server(train_config(), fed_config(**FEDERATION), dev_set, tmp_path / "a").history) == 2
         assert path.read_bytes() == whole
     path.write_bytes(first[:-9])
-    with pytest.raises(InputError, match=r"rounds.jsonl: \d+ bytes, .*restore this file"):
+    with pytest.raises(InputError, match=r"rounds.jsonl: has \d+ bytes, .*restore this file"):
         Server(train_config(), fed_config(**FEDERATION), dev_set, tmp_path / "a")
     path.write_bytes(first.replace(b'"round": 1', b'"round": 7'))
     with pytest.raises(InputError, match="entry 1 of the history has another number"):

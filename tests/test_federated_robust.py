@@ -6,7 +6,19 @@ from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, Rec
 from flwr.serverapp.strategy import FedMedian, FedTrimmedAvg, Krum
 from flwr.supercore.task_identity import TaskIdentity
 
-from sase.federated.aggregation import STRATEGIES, Rule, aggregate, limited, silo_weights
+from helpers.federation import fed_config
+from sase.federated.admission import Admitted
+from sase.federated.aggregation import (
+    STRATEGIES,
+    Rule,
+    aggregate,
+    bounded_factors,
+    largest_weight,
+    limited,
+    nova_factors,
+    silo_weights,
+)
+from sase.federated.global_model import _weights
 from sase.federated.layout import Layout
 from sase.federated.moments import pool_moments
 from sase.federated.robust import AGGREGATIONS, SiloUpdates
@@ -201,6 +213,33 @@ def test_no_silo_outweighs_the_limit(strategy, count):
     assert alphas.sum() == pytest.approx(1.0, abs=1e-12)
     assert (alphas >= 0).all()
     assert alphas.max() <= min(1.0, max(0.6, 1.5 / count)) + 1e-12
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 16])
+def test_a_silo_that_claims_few_steps_does_not_outweigh_the_others_by_fednova(count):
+    alphas, steps, norms = np.full(count, 1 / count), np.array([1.0] + [100.0] * (count - 1)), np.ones(count)
+    factors, largest = nova_factors(alphas, steps), largest_weight(0.6, count)
+    bounded = bounded_factors(alphas, factors, norms, largest)
+    moves = alphas * bounded
+    assert moves[0] / moves.sum() == pytest.approx(largest)
+    np.testing.assert_array_equal(bounded[1:], factors[1:])
+    # Honestly, a hundredth of the steps makes a shorter update.
+    assert bounded_factors(alphas, factors, norms / (1 + 9 * (steps < 2)) ** 2, largest) is factors
+    assert bounded_factors(alphas[:1], factors[:1], [3.0], largest_weight(0.6, 1)) is not None
+    both = bounded_factors(alphas, nova_factors(alphas, steps[::-1]), norms, largest)
+    np.testing.assert_allclose(both, bounded[::-1])
+
+
+def test_late_replies_give_the_others_no_more_than_the_limit():
+    config = fed_config(mode="buffered", grace_s=1.0, num_silos=4, strategy="examples")
+    replies = [
+        Admitted(silo, {}, {}, {"examples": 1000.0 if silo == 0 else 10.0, "last_loss": 0.0}, 1.0, 1, staleness=4)
+        for silo in range(4)
+    ]
+    replies[0].staleness = 0
+    alphas = _weights(replies, config)
+    assert alphas.max() == pytest.approx(0.6)
+    np.testing.assert_allclose(alphas[1:], 0.4 / 3)
 
 
 def test_what_a_silo_loses_goes_to_the_others_in_proportion():

@@ -116,7 +116,12 @@ def silo_weights(
         np.zeros_like(n) if value is None else np.asarray(value, dtype=np.float64) for value in (losses, gains_db)
     )
     alphas = STRATEGIES[strategy](SiloStatistics(n, mean_losses, gains, tau, gamma, alpha_min))
-    return limited(alphas, min(1.0, max(max_weight, 1.5 / len(alphas))))
+    return limited(alphas, largest_weight(max_weight, len(alphas)))
+
+
+def largest_weight(max_weight: float, count: int) -> float:
+    """Return the limit of the weight of each of ``count`` silos."""
+    return min(1.0, max(max_weight, 1.5 / count))
 
 
 def limited(alphas: np.ndarray, largest: float) -> np.ndarray:
@@ -144,6 +149,29 @@ def nova_factors(alphas: ArrayLike, steps: ArrayLike) -> np.ndarray:
     """
     steps = np.asarray(steps, dtype=np.float64)
     return float(np.dot(alphas, steps)) / steps
+
+
+def bounded_factors(alphas: np.ndarray, factors: np.ndarray, norms: ArrayLike, largest: float) -> np.ndarray:
+    """Return FedNova's factors, lowered for silos that would move the model by more than a share of what all do.
+
+    A silo that claims few steps for a long update would get a factor that no limit of α bounds. Of honest silos, fewer
+    steps make shorter updates, so that α_k f_k ‖Δ_k‖ differs less than the factors.
+
+    Args:
+        alphas: (silos,), with sum 1.
+        factors: f_k, of :func:`nova_factors`; returned unchanged if all are within the limit.
+        norms: ‖Δ_k‖, computed from the updates.
+        largest: share, of :func:`largest_weight`.
+    """
+    moves = alphas * factors * np.asarray(norms, dtype=np.float64)
+    bounded, over = moves, np.zeros(len(moves), dtype=bool)
+    while (found := bounded > largest * bounded.sum() * (1.0 + 1e-9)).any():
+        over |= found
+        rest = 1.0 - largest * over.sum()
+        if over.all() or rest <= 0.0:
+            break
+        bounded = np.where(over, largest / rest * moves[~over].sum(), moves)
+    return np.where(over, factors * (bounded / np.where(over, moves, 1.0)), factors) if over.any() else factors
 
 
 def combine(

@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from sase.federated.admission import Admitted
-from sase.federated.aggregation import Rule, aggregate, moving_average, nova_factors, silo_weights
+from sase.federated.aggregation import (
+    Rule,
+    aggregate,
+    bounded_factors,
+    largest_weight,
+    limited,
+    moving_average,
+    nova_factors,
+    silo_weights,
+)
 from sase.federated.config import FederatedConfig
 from sase.federated.layout import Layout
 from sase.federated.participation import staleness_factors
@@ -57,7 +66,10 @@ class GlobalModel:
         alphas, optimiser = _weights(replies, config), self.optimiser.copy()
         steps = [reply.metrics["steps"] for reply in replies]
         models, shares = [reply.arrays for reply in replies], alphas
-        factors = nova_factors(alphas, steps) if config.fednova and not config.secure_aggregation else None
+        factors = None
+        if config.fednova and not config.secure_aggregation:
+            norms, largest = [reply.update_norm for reply in replies], largest_weight(config.max_weight, len(replies))
+            factors = bounded_factors(alphas, nova_factors(alphas, steps), norms, largest)
         if config.secure_aggregation:  # each is the mean of all, with FedNova's factors
             models, shares = models[:1], np.ones(1)
         if config.sampling == "poisson":  # the sum over the expected number of silos, however many are sampled
@@ -116,4 +128,4 @@ def _weights(replies: Sequence[Admitted], config: FederatedConfig) -> np.ndarray
     if not any(reply.staleness for reply in replies):
         return alphas
     alphas = alphas * staleness_factors([reply.staleness for reply in replies])
-    return alphas / alphas.sum()
+    return limited(alphas / alphas.sum(), largest_weight(config.max_weight, len(alphas)))
