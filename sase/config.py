@@ -18,6 +18,7 @@ from sase import yamlfile
 from sase.errors import InputError
 
 Config = TypeVar("Config")
+_GUARD = 1e4  # upper bounds from here on are no choice that anybody makes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,10 @@ class Range:
         }
         if all(bounds.values()):
             return ""
-        needed = " and ".join(text for text in bounds if "None" not in text)
+        # What only guards against absurd numbers is named to those who gave one.
+        guard = f"{self.most} or less" if self.most is not None and self.most >= _GUARD else ""
+        named = (text for text, kept in bounds.items() if "None" not in text and not (text == guard and kept))
+        needed = " and ".join(named)
         what = f"have {needed} values" if isinstance(value, tuple) else f"be {needed}"
         return f"must {what}, not {_short(value)}"
 

@@ -47,7 +47,7 @@ def test_resume_rejects_another_config_but_allows_other_timeouts(silos_dir, dev_
     [
         ("stragety=sase", "unknown key stragety"),
         ("strategy=best", "strategy is 'best'; choose from examples"),
-        ("tau=0", "tau must be above 0"),
+        ("tau=0", "tau must be 1e-06 or more, not 0"),
         ("min_silos=9", "min_silos is 9, more than num_silos .4"),
         ("alpha_min=0.25", None),
         ("dp_noise_multiplier=1", "needs dp_clip_norm"),

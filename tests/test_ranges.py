@@ -81,6 +81,15 @@ def test_every_number_and_every_choice_has_a_constraint():
                 assert constraints, f"{config.__name__}.{name}"
 
 
+@pytest.mark.parametrize(("config", "name", "hint"), HINTS, ids=str)
+def test_every_number_is_bounded_above(config, name, hint):
+    """Sleeps, sizes and exponentials of huge numbers would fail long after the config has been read."""
+    for plain, constraints in parts(hint):
+        if plain in (int, float):
+            ranges = [constraint for constraint in constraints if isinstance(constraint, Range)]
+            assert any(bounds.most is not None or bounds.below is not None for bounds in ranges)
+
+
 def test_every_number_of_a_study_has_a_constraint():
     for plan in (Ablation, Comparison, Poisoning, Federation):
         for name, hint in typing.get_type_hints(plan, include_extras=True).items():

@@ -70,7 +70,7 @@ class DataConfig:
         clipped: share of segments whose noisy signal is clipped, its loudest 0.1 to 5 % of the samples.
     """
 
-    batch_size: Annotated[int, Range(1)] = 12
+    batch_size: Annotated[int, Range(1, most=10**6)] = 12
     segment_s: Annotated[float, Range(0.01, 600)] = 2.0
     remix: bool = True
     snr_db: Annotated[tuple[_Decibels, _Decibels], Ascending()] = (-2.0, 17.0)

@@ -51,7 +51,7 @@ class ModelConfig:
     attention: Annotated[str, OneOf(("sigmoid", "softmax"))] = "sigmoid"
     learned_sigmoids: bool = True
     omega: Annotated[str, OneOf(("random", "identity"))] = "random"
-    attention_memory_s: Annotated[float, Range(above=0)] = 4.0
+    attention_memory_s: Annotated[float, Range(above=0, most=1e6)] = 4.0
     mask: str = "polar"
 
     @property
