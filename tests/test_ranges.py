@@ -71,7 +71,8 @@ def _beyond(hint, bounds):
     for low in {bounds.least, bounds.above} - {None}:
         yield number(max_value=low - 1 if hint is int or bounds.above is None else low)
     for high in {bounds.most, bounds.below} - {None}:
-        yield number(min_value=high + 1 if hint is int or bounds.below is None else high)
+        beyond = high + 1 if hint is int else max(high + 1, math.nextafter(high, math.inf))
+        yield number(min_value=high if hint is float and bounds.below is not None else beyond)
 
 
 def test_every_number_and_every_choice_has_a_constraint():

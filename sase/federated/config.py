@@ -172,7 +172,7 @@ class FederatedConfig:
     max_repeats: Annotated[int, Range(0, most=10**6)] = 3
     repeat_wait_s: Annotated[float, Range(0, most=_LONG_S)] = 5.0
     round_timeout_s: Annotated[float, Range(above=0, most=_LONG_S)] = 3600.0
-    max_norm_ratio: Annotated[float, Range(above=1, most=1e300)] = 10.0
+    max_norm_ratio: Annotated[float, Range(above=1, most=1e100)] = 10.0
     max_statistics_ratio: Annotated[float, Range(above=1, most=1e12)] = 1000.0
     max_drop_db: Annotated[float, Range(0, most=1e3)] = 3.0
     secure_aggregation: bool = False
