@@ -178,7 +178,7 @@ def test_the_silo_with_another_key_was_rejected(federation):
 def test_all_processes_exit_at_the_end(federation):
     for index, silo in enumerate(federation.silos):
         assert silo.wait(PATIENCE_S) == 0
-        assert "training is over" in (federation.folder / f"machine{index}/silo.log").read_text()
+        assert "training is finished" in (federation.folder / f"machine{index}/silo.log").read_text()
         assert not find_pids(federation.home(index))
     assert not find_pids(federation.exp / "flower")
 

@@ -207,6 +207,21 @@ def test_invalid_arguments_are_rejected(runner, tmp_path, arguments, message):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_signal_is_held_back_until_a_started_job_is_known(root, monkeypatch):
+    """Otherwise a job that the runner does not know yet, or its children, would outlive it."""
+    monkeypatch.syspath_prepend(root / "utils")
+    jobs, before, running = importlib.import_module("jobs"), signal.getsignal(signal.SIGTERM), []
+    jobs.interrupt_on(signal.SIGTERM)
+    try:
+        with pytest.raises(jobs.Interrupted), jobs.held_back(signal.SIGTERM):
+            os.kill(os.getpid(), signal.SIGTERM)
+            running.append("job")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert running == ["job"]
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
 def is_alive(pid):
     try:
         with open(f"/proc/{pid}/stat") as file:

@@ -19,7 +19,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, TextIO, TypeVar
@@ -227,7 +228,7 @@ def start(call: Call, number: int, own_session: bool) -> Task:
             stderr=subprocess.STDOUT,
             env={**os.environ, **threads},
             start_new_session=own_session,
-            preexec_fn=die_with_parent,
+            preexec_fn=_enter_task,
         )
     return Task(number, process, log, time.time())
 
@@ -285,6 +286,22 @@ def interrupt_on(*numbers: signal.Signals) -> None:
     for number in numbers:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _interrupt)
+
+
+@contextmanager
+def held_back(*numbers: signal.Signals) -> Iterator[None]:
+    """Deliver these signals at the end of the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _enter_task() -> None:
+    """In a child: see :func:`die_with_parent`; and let it have the signals that its runner holds back."""
+    die_with_parent()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def ignore(*numbers: signal.Signals) -> None:

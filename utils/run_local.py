@@ -35,8 +35,9 @@ def main() -> None:
         for number in todo:
             while len(running) >= slots:
                 reap(call, running)
-            task = jobs.start(call, number, own_session=True)
-            running[task.process.pid] = task
+            with jobs.held_back(*STOP_SIGNALS):  # or a task would run that stop() does not know
+                task = jobs.start(call, number, own_session=True)
+                running[task.process.pid] = task
         while running:
             reap(call, running)
     except jobs.Interrupted as signalled:
