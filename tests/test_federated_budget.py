@@ -28,6 +28,7 @@ from sase.federated.secure.session import model_fingerprint
 from sase.federated.secure.silo import SecureSilo
 from sase.federated.secure.state import FOLDER, SecureState
 from sase.federated.server import Server
+from sase.processes import folder_lock
 
 PRIVATE = {"strategy": "uniform", "min_silos": 3, "norm": "none", "dp_clip_norm": 1.0, "dp_noise_multiplier": 4.0}
 
@@ -90,6 +91,16 @@ def test_a_damaged_count_is_no_new_beginning(tmp_path, text):
     with pytest.raises(InputError, match=FILE):
         PrivacyBudget(2, tmp_path, PrivacyLimits()).charge(asked())
     assert (tmp_path / FILE).read_text() == text
+
+
+def test_two_tasks_of_a_silo_do_not_count_as_one(tmp_path):
+    with folder_lock(tmp_path, name=f"{FILE}.lock"), pytest.raises(InputError, match="locked by another process"):
+        PrivacyBudget(2, tmp_path, PrivacyLimits()).charge(asked())
+    assert not (tmp_path / FILE).exists()
+    state = SecureState(tmp_path / FOLDER)
+    with folder_lock(state.folder), pytest.raises(InputError, match="locked by another process"):
+        state.record("model", "ab")
+    assert not state.path.exists()
 
 
 @pytest.mark.parametrize(

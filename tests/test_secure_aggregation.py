@@ -151,6 +151,7 @@ def test_what_is_on_a_silos_disk_is_private(finished, tmp_path):
     finished.masked(range(4))
     folder = tmp_path / "silo0/state/secure"
     assert {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()} == {
+        "lock": 0o600,
         "masked.json": 0o600,
         "masked.npz": 0o600,
         "session.json": 0o600,

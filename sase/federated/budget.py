@@ -20,6 +20,8 @@ from sase.errors import InputError
 from sase.federated.config import FederatedConfig, checked
 from sase.federated.limits import PrivacyLimits
 from sase.federated.privacy import epsilon_of
+from sase.private import private_files
+from sase.processes import folder_lock
 from sase.training.checkpoint import check_fields
 
 FILE = "privacy.json"  # in a silo's state folder
@@ -52,12 +54,12 @@ class PrivacyBudget:
         """Count one more upload, before it is made; return ε of all of them, inf if one had no noise.
 
         Raises:
-            InputError: as :meth:`require`; nothing is counted then.
+            InputError: as :meth:`require`, or another task of this silo counts at this moment; nothing is counted then.
         """
-        uploads, mu_squared, epsilon = self._after(federated)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        stored = mu_squared if mu_squared < math.inf else _INFINITE
-        jsonfile.write(self.path, {"uploads": uploads, "mu_squared": stored})
+        with private_files(), folder_lock(self.path.parent, name=f"{FILE}.lock"):
+            uploads, mu_squared, epsilon = self._after(federated)
+            stored = mu_squared if mu_squared < math.inf else _INFINITE
+            jsonfile.write(self.path, {"uploads": uploads, "mu_squared": stored})
         if epsilon < math.inf:
             log.info("silo %d: ε of its %d uploads against the server: %.3g", self.silo, uploads, epsilon)
         return epsilon

@@ -18,6 +18,7 @@ from sase import jsonfile
 from sase.atomic import atomic_path
 from sase.errors import InputError
 from sase.private import private_files
+from sase.processes import folder_lock
 
 FOLDER = "secure"  # in a silo's state folder
 _MASKED, _SECRETS, _REPLY = "masked.json", "session.json", "masked.npz"
@@ -54,10 +55,11 @@ class SecureState:
         """Record that an update for a global model is masked in a session: on disk before this returns.
 
         Raises:
-            InputError: see :meth:`require_new`.
+            InputError: see :meth:`require_new`; or another task of this silo records at this moment.
         """
-        self.require_new(model, session)
-        self._write(_MASKED, {**self._masked(), model: session})
+        with private_files(), folder_lock(self.folder):
+            self.require_new(model, session)
+            self._write(_MASKED, {**self._masked(), model: session})
 
     @property
     def path(self) -> Path:
