@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sase.atomic import write_text
 from sase.errors import InputError
+from sase.textfile import read_text
 from sase.waiting import Waiting
 
 _POLL_S = 1.0
@@ -66,4 +67,4 @@ def resolve_endpoint(where: str | Path, wait_s: float) -> str:
         if path.parent.is_dir():
             os.listdir(path.parent)  # refreshes the cache of a shared disk
         time.sleep(_POLL_S)
-    return path.read_text(encoding="utf-8").strip()
+    return read_text(path).strip()

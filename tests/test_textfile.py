@@ -2,6 +2,7 @@
 
 import os
 import unicodedata
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ import soundfile
 from sase import audio
 from sase.data import datadir, mixtures
 from sase.data.corpora import commonvoice, folders, voicebank_demand
+from sase.endpoints import resolve_endpoint
 from sase.errors import InputError
 from sase.evaluation import scoring, shards
+from sase.evaluation.provenance import facts_of
+from sase.federated.onboarding import read_membership
 from sase.filetree import files_below
 from sase.outputs import plan_outputs
 from sase.textfile import read_text
@@ -149,3 +153,18 @@ def test_scores_of_read_only_data_are_kept_with_those_of_the_experiment(tmp_path
     (tmp_path / "data/scoring_unprocessed").mkdir()
     (tmp_path / "data/scoring_unprocessed/scores.json").write_text("{}")
     assert place() == tmp_path / "data/scoring_unprocessed"
+
+
+def test_texts_that_other_programs_wrote_are_read_as_utf8(tmp_path):
+    """A configuration of an experiment, the folder of a silo, a file with the address of a server."""
+    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    (tmp_path / "history.jsonl").write_text("")
+    readers = {
+        "fl.yaml": lambda: facts_of(tmp_path, SimpleNamespace(seconds=1.0), 1),
+        "federation.json": lambda: read_membership(tmp_path),
+        "server.txt": lambda: resolve_endpoint(tmp_path / "server.txt", 1.0),
+    }
+    for name, read in readers.items():
+        (tmp_path / name).write_bytes(b"rounds: 1 # \xe9t\xe9\n")
+        with pytest.raises(InputError, match=rf"{name}: not UTF-8 text \(byte 12\)"):
+            read()

@@ -15,6 +15,7 @@ from sase import audio
 from sase.config import read_yaml
 from sase.jsonfile import read_jsonl
 from sase.machine import cpu_name
+from sase.textfile import read_text
 
 if TYPE_CHECKING:
     from sase.evaluation.scores import Scores
@@ -48,7 +49,7 @@ def facts_of(exp: str | Path, enhanced: Scores, workers: int) -> dict[str, str]:
         facts.update(_training(Path(exp)) or _federated_training(Path(exp)))
         for name in CONFIGS:
             if (Path(exp) / name).is_file():
-                facts[name] = (Path(exp) / name).read_text(encoding="utf-8")
+                facts[name] = read_text(Path(exp) / name)
     return facts
 
 

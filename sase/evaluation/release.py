@@ -104,7 +104,7 @@ def _lineage(exp: Path) -> list[Path]:
 
 
 def _training(exp: Path) -> tuple[str, list[dict[str, Any]]]:
-    return (exp / "config.yaml").read_text(encoding="utf-8"), jsonfile.read_jsonl(exp / "history.jsonl")
+    return read_text(exp / "config.yaml"), jsonfile.read_jsonl(exp / "history.jsonl")
 
 
 def card(

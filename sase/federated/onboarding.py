@@ -31,6 +31,7 @@ from sase.federated.certificates import (
     read_public_key,
 )
 from sase.federated.versions import installed_versions
+from sase.textfile import read_text
 
 RECORD = "federation.json"
 _AUTHORITY = "ca.crt"
@@ -148,7 +149,7 @@ def register_silo(folder: Path, public_key: Path) -> tuple[int, str]:
     if not (server / "server.crt").is_file():
         raise InputError(f"{server}: no server.crt, so not the certificates of a server; make them with --hosts")
     key = read_public_key(public_key)
-    comment = public_key.read_text(encoding="utf-8").split()[2:]
+    comment = read_text(public_key).split()[2:]
     number = comment[0].removeprefix("silo") if comment else ""
     if not number.isdecimal() or comment[0] != f"silo{int(number)}":
         raise InputError(f"{public_key}: does not say which silo's it is; ask for silo.pub of --join")
@@ -166,7 +167,7 @@ def register_silo(folder: Path, public_key: Path) -> tuple[int, str]:
 def read_membership(folder: Path) -> Membership | None:
     """Return what a silo's folder says about its federation; None if it was not made from a bundle."""
     path = folder / RECORD
-    return Membership.parse(path.read_text(encoding="utf-8"), path) if path.is_file() else None
+    return Membership.parse(read_text(path), path) if path.is_file() else None
 
 
 def membership_of(certificates: str | None, silo: int | None, server: str | None) -> Membership:
