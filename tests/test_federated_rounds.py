@@ -392,7 +392,7 @@ def test_command_fails_with_one_line(command, tmp_path):
     result = subprocess.run(command("exp", "--engine", "ray"), capture_output=True, text=True)
     assert result.returncode == 1
     assert "choose from inproc, simulation, deployment" in result.stderr
-    bad = ["--fl-set", "repeat_wait_s=0", "--set", "train.max_bad_steps=1", "--set", "train.learning_rate=1e30"]
+    bad = ["--fl-set", "repeat_wait_s=0", "--set", "train.max_bad_steps=1", "--set", "train.learning_rate=1000"]
     result = subprocess.run(command("exp", *bad), capture_output=True, text=True)
     assert result.returncode == 1
     assert "failed 4 times" in result.stderr.strip().splitlines()[-1]
