@@ -66,8 +66,8 @@ _AU, _AU_LITTLE, _NIST = (
     Layout(("AU",), 0, "<I", b"", outer=None),
     Layout(("NIST",), 0, "", b"", outer=None),
 )
-# How tags begin that programs append to any file: ID3v1 and its extension, ID3v2, APE, Lyrics3.
 _FILES = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"riff", b"caff", b".snd", b"dns.", b"NIST")  # how whole files begin
+# How tags begin that programs append to any file: ID3v1 and its extension, ID3v2, APE, Lyrics3.
 _TAGS = (b"TAG", b"ID3", b"3DI", b"APETAGEX", b"LYRICSBEGIN")
 
 

@@ -140,8 +140,8 @@ class SiloGrid:
             asked = nodes  # the busy ones reply after their previous round
         failures += [f"{_label(node, nodes[node])}: still in round {busy[node]}" for node in nodes if node not in asked]
         pending = self._push(content, message_type, timeout_s + _EXTRA_TTL_S, group_id, asked, failures)
-        ends_early, counted = False, [0, 0]  # replies, and how many of them count
-        while (pending or (end and self._lacks(end, counted[1]))) and time.monotonic() < deadline:
+        ends_early, seen, valid = False, 0, 0  # seen are replies of which it is known whether they count
+        while (pending or (end and self._lacks(end, valid))) and time.monotonic() < deadline:
             late = [_label(late.node, late.silo) for late in self._late.values() if end and end.keep_late]
             labels = ", ".join(sorted({_label(node, nodes[node]) for node in pending.values()} | set(late)))
             self.report(f"replies of {labels} ({f'round {group_id}' if group_id.isdecimal() else group_id})")
@@ -155,8 +155,9 @@ class SiloGrid:
                     self._receive(message, node, nodes[node], read, replies, failures)
             if end:
                 self._receive_late(end, group_id, max_bytes, read, replies, failures)
-                counted = [len(replies), counted[1] + sum(map(end.counts, replies[counted[0] :]))]
-            if end and not ends_early and counted[1] >= end.enough:
+                valid += sum(map(end.counts, replies[seen:]))
+                seen = len(replies)
+            if end and not ends_early and valid >= end.enough:
                 ends_early, deadline = True, min(deadline, time.monotonic() + end.grace_s)
             if time.monotonic() - checked_at > _RESTART_CHECK_S:
                 checked_at = time.monotonic()
