@@ -214,7 +214,7 @@ def federation(silos_dir, dev_set, tmp_path_factory):
 
 
 @pytest.mark.parametrize("damage", quick(TENSOR_DAMAGES, 2))
-@pytest.mark.parametrize("place", [("model",), ("newest",), ("optimizer", "second")], ids=str)
+@pytest.mark.parametrize("place", [("model",), ("newest",), ("optimizer", "second"), ("control_sum",)], ids=str)
 def test_a_damaged_state_of_the_server_is_refused_by_name(federation, dev_set, tmp_path, place, damage):
     shutil.copytree(federation, tmp_path / "exp")
     path = tmp_path / "exp/server.pt"

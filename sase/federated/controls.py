@@ -1,4 +1,4 @@
-"""SCAFFOLD's control variates at the server: the newest of each silo on disk, a file each, and their mean."""
+"""SCAFFOLD's control variates at the server: the newest of each silo on disk, a file each, and their running sum."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ FOLDER = "controls"  # in the experiment folder
 
 
 class Controls:
-    """The control variates of an experiment, ``controls/silo<k>-<round>.pt``.
+    """The control variates of an experiment, ``controls/silo<k>-<round>.pt``, and their sum.
+
+    The server keeps every silo's own, not only their mean: with differences alone it could bound what a silo adds in
+    one round (:mod:`sase.federated.admission`), but not what a lying silo adds up to over many, and a silo that lost
+    its state would stay in the mean for good. The sum makes a round read the files of its own silos, not those of all.
 
     The server's state names the files that count, so those of a round that was not completed do not.
 
@@ -31,6 +35,8 @@ class Controls:
     def __init__(self, exp_dir: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.folder, self._shapes = Path(exp_dir) / FOLDER, shapes
         self._rounds: dict[int, int] = {}  # silo to the round of its newest one
+        self._sum: dict[str, np.ndarray] = {}  # float64, of the newest ones
+        self._sums_anew = False  # whether the restored state lacks the sum
 
     def write(self, number: int, controls: Mapping[int, Mapping[str, np.ndarray]]) -> None:
         """Store the control variates that silos sent in a round.
@@ -38,34 +44,37 @@ class Controls:
         Args:
             number: of the round.
             controls: silo to parameter name to array; silos without arrays are ignored.
+
+        Raises:
+            InputError: the file of an earlier one is missing or damaged.
         """
         for silo, arrays in controls.items():
             if arrays:
-                self._save(silo, number, to_tensors(arrays))
+                if silo in self._rounds:
+                    self._add(self._read(silo), -1.0)
+                tensors = to_tensors(arrays)
+                self._save(silo, number, tensors)
+                self._add(tensors, 1.0)
 
     def mean(self) -> dict[str, np.ndarray]:
-        """Return the mean over silos, float32, by parameter name; empty if no silo has sent one.
-
-        Raises:
-            InputError: a file is missing or damaged.
-        """
-        totals: dict[str, np.ndarray] = {}
-        for silo in sorted(self._rounds):
-            for name, tensor in self._read(silo).items():
-                value = np.asarray(tensor.numpy(), dtype=np.float64)
-                totals[name] = totals[name] + value if name in totals else value
+        """Return the mean over silos, float32, by parameter name; empty if no silo has sent one."""
         count = len(self._rounds)
-        return {name: np.asarray(totals[name] / count).astype(np.float32) for name in self._shapes if totals}
+        return {name: (total / count).astype(np.float32) for name, total in self._sum.items()}
 
     def state(self) -> dict[str, int]:
         """Return what the server's state holds: silo, as a string, to the round of its control variate."""
         return {str(silo): number for silo, number in self._rounds.items()}
 
-    def restore(self, state: Mapping[str, Any], num_silos: int, number: int) -> None:
+    def sum_state(self) -> dict[str, torch.Tensor]:
+        """Return the sum, which the server's state holds too: a sum computed anew may differ in the last bit."""
+        return to_tensors(self._sum)
+
+    def restore(self, state: Mapping[str, Any], total: Mapping[str, Any] | None, num_silos: int, number: int) -> None:
         """Continue with the control variates that a server's state names.
 
         Args:
             state: ``controls`` of the server's state; of an earlier version, silo to the control variate itself.
+            total: its ``control_sum``; None in states of an earlier version.
             num_silos: number of silos.
             number: of the last completed round.
 
@@ -82,11 +91,17 @@ class Controls:
             else:
                 check_fields(state, {silo: int})
                 self._rounds[int(silo)] = value
+        self._sum, self._sums_anew = {}, total is None
+        if total is not None:
+            check_tensors(total, self._shapes if state else {}, "the sum of the control variates")
+            self._sum = {name: value.numpy().astype(np.float64) for name, value in total.items()}
 
-    def check(self) -> None:
-        """Raise InputError for a file that is missing or damaged; the message names it."""
-        for silo in self._rounds:
-            self._read(silo)
+    def check_files(self) -> None:
+        """Read the files that the restored state names; raise InputError, with its name, if one is lost or damaged."""
+        for silo in sorted(self._rounds):
+            control = self._read(silo)
+            if self._sums_anew:
+                self._add(control, 1.0)
 
     def remove_old(self) -> None:
         """Delete the files that the server's state no longer names, after it has been saved."""
@@ -94,6 +109,11 @@ class Controls:
         for path in self.folder.glob("silo*.pt"):
             if path not in current:
                 path.unlink()
+
+    def _add(self, control: Mapping[str, torch.Tensor], sign: float) -> None:
+        for name, tensor in control.items():
+            value = sign * np.asarray(tensor.numpy(), dtype=np.float64)
+            self._sum[name] = self._sum[name] + value if name in self._sum else value
 
     def _path(self, silo: int, number: int) -> Path:
         return self.folder / f"silo{silo}-{number}.pt"

@@ -376,6 +376,7 @@ class Server:
             "optimizer": optimizer,
             "moments": to_tensors(self._global.moments),
             "controls": self._controls.state(),
+            "control_sum": self._controls.sum_state(),
             "records": self._ledger.state(self.history[-1]),
             "best_round": self.best_round,
             "refusals": self.refusals,
@@ -388,8 +389,9 @@ class Server:
         with naming(self.state_path):
             check_server_state(state, to_arrays(self.model, self.layout.names), self.layout)
             load_weights(self.model, state["model"])
-            self._controls.restore(state["controls"], self.config.num_silos, len(history))
-        self._controls.check()
+            controls, total = state["controls"], state.get("control_sum")
+            self._controls.restore(controls, total, self.config.num_silos, len(history))
+        self._controls.check_files()
         # With more rounds, it is still the experiment that the silos know; missing in states of an earlier version.
         self._experiment = state.get("experiment", experiment_id(resume_key(state["config"])))
         self._initial_db = state.get("initial_db", -math.inf)  # missing, as "newest", in states of an earlier version
