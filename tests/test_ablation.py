@@ -13,7 +13,7 @@ from helpers.dumps import dumped
 from sase.data.datadir import write_table
 from sase.data.dataset import PairSet
 from sase.errors import InputError
-from sase.losses.objectives import build_loss
+from sase.losses.loss import build_loss
 from sase.model import build_model
 from sase.processes import sase_command
 from sase.studies import ablation, page

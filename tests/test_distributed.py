@@ -20,7 +20,7 @@ from helpers.strangers import ports_open_to_the_network
 from sase.bin.main import main
 from sase.data.dataset import Batch
 from sase.errors import InputError
-from sase.losses.objectives import BatchTotals, build_loss
+from sase.losses.loss import BatchTotals, build_loss
 from sase.model import build_model
 from sase.processes import child_environment, sase_command
 from sase.training import launch

@@ -15,7 +15,7 @@ from sase.federated.drift import DriftGuard, control_variate
 from sase.federated.inproc import local_silos
 from sase.federated.layout import layout_of, to_arrays
 from sase.federated.server import Server
-from sase.losses.objectives import build_loss
+from sase.losses.loss import build_loss
 from sase.model import build_model
 from sase.training.loop import GradientGuard
 

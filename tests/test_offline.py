@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sase.losses.objectives import build_loss
+from sase.losses.loss import build_loss
 from sase.metrics.measures import zero_mean_si_sdr
 from sase.model import build_model
 

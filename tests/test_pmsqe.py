@@ -6,7 +6,8 @@ import soundfile
 import torch
 from scipy.stats import spearmanr
 
-from sase.losses.objectives import LOSSES, spectrum
+from sase.losses.loss import LOSSES
+from sase.losses.pair import spectrum
 from sase.losses.pmsqe import _bark, _hearing_threshold, _hertz, _loudness, _scale, pmsqe
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sase.losses.objectives import build_loss
+from sase.losses.loss import build_loss
 from sase.model import build_model
 from sase.training.config import load_train_config
 

@@ -18,7 +18,7 @@ from helpers.dumps import dumped
 from sase.config import to_mapping
 from sase.data.dataset import Mixtures, PairSet
 from sase.errors import InputError
-from sase.losses.objectives import build_loss
+from sase.losses.loss import build_loss
 from sase.metrics.measures import pesq_wb
 from sase.model import build_model, load_model
 from sase.training.checkpoint import first_difference, load_checkpoint

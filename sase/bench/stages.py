@@ -24,7 +24,7 @@ from sase.data import dump
 from sase.data.datadir import Tables, read_data_dir, write_data_dir
 from sase.data.dataset import Mixtures, PairSet
 from sase.enhancer import Enhancer
-from sase.losses.objectives import build_loss
+from sase.losses.loss import build_loss
 from sase.machine import cpu_name
 from sase.model import build_model
 from sase.profiling import macs_per_s, with_unit

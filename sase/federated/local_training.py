@@ -20,7 +20,7 @@ from sase.federated.exchange import Instruction
 from sase.federated.layout import layout_of, to_arrays
 from sase.federated.reported import steps_per_round
 from sase.federated.shared_moments import load_moments, moments_of, restart_factor
-from sase.losses.objectives import build_loss
+from sase.losses.loss import build_loss
 from sase.training.batch_sharding import batch_backward
 from sase.training.checkpoint import load_optimizer
 from sase.training.config import TrainConfig, build_optimizer

@@ -2,113 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import torch
 
-from sase.errors import InputError
+from sase.losses.pair import POWER_FLOOR, WINDOW, Lengths, Pair
 from sase.losses.pmsqe import pmsqe
 from sase.losses.stoi import stoi
 
 MAX_RATIO_DB = 30.0  # ratios are clamped here, so that the gradient comes from the other utterances
-SILENCE_RMS = 1e-5  # -100 dB re full scale, below the resolution of 16 bits
 SAMPLE_RATE = 16000
-WINDOW, HOP = 512, 256  # 32 ms and 16 ms, for all spectral objectives
-_EXPONENT = 0.3  # of compressed spectra
-_POWER_FLOOR = 1e-8  # below the noise of 16-bit samples in one bin; bounds the gradient of compression at silence
 _RESIDUAL_FLOOR = 1e-7  # −70 dB re full scale
 _MEL_FLOOR = 1e-6  # about 60 dB below a mel band of speech at a normal level
 _MEL_BANDS = (16, 32, 64)
 _TEMPERATURE = 0.2
 
-Lengths = torch.Tensor | Sequence[int] | None
-
-
-class Pair:
-    """Enhanced and clean utterances with zeroed padding, and what several objectives share, computed once.
-
-    Args:
-        enhanced: (batch, time); half precision is converted to float32.
-        clean: (batch, time)
-        lengths: (batch,) valid samples per utterance; None if there is no padding.
-    """
-
-    def __init__(self, enhanced: torch.Tensor, clean: torch.Tensor, lengths: Lengths = None) -> None:
-        if enhanced.ndim != 2 or enhanced.shape != clean.shape:
-            shapes = f"{tuple(enhanced.shape)} and {tuple(clean.shape)}"
-            raise ValueError(f"enhanced and clean must both be (batch, time), got {shapes}")
-        dtype = torch.promote_types(enhanced.dtype, torch.float32)
-        batch, time = enhanced.shape
-        self.enhanced, self.clean = enhanced.to(dtype), clean.to(enhanced.device, dtype)
-        if lengths is None:
-            self.lengths = torch.full((batch,), time, device=enhanced.device)
-            self.padding: torch.Tensor | None = None
-            return
-        self.lengths = torch.as_tensor(lengths, device=enhanced.device)
-        if self.lengths.shape != (batch,):
-            raise ValueError(f"lengths must be ({batch},), got {tuple(self.lengths.shape)}")
-        self.padding = torch.arange(time, device=enhanced.device) >= self.lengths[:, None]
-        self.enhanced = self.enhanced.masked_fill(self.padding, 0.0)
-        self.clean = self.clean.masked_fill(self.padding, 0.0)
-
-    @cached_property
-    def centred(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Enhanced and clean without their means, each (batch, time)."""
-        return self._centre(self.enhanced), self._centre(self.clean)
-
-    @cached_property
-    def audible(self) -> torch.Tensor:
-        """(batch,) true where the reference is not silent; a constant offset counts as silence."""
-        energy = self.centred[1].square().sum(-1)
-        return energy > SILENCE_RMS**2 * self.lengths
-
-    @cached_property
-    def spectra(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Enhanced and clean spectra, complex (batch, freq, frames); frames of padding follow the valid ones."""
-        return spectrum(self.enhanced), spectrum(self.clean)
-
-    @cached_property
-    def powers(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Enhanced and clean power spectra, each (batch, freq, frames)."""
-        enhanced, clean = (spec.real.square() + spec.imag.square() for spec in self.spectra)
-        return enhanced, clean
-
-    @cached_property
-    def compressed(self) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-        """(gain, magnitude) of the compressed enhanced and clean spectra, each (batch, freq, frames)."""
-        enhanced, clean = (_compress(power) for power in self.powers)
-        return enhanced, clean
-
-    @cached_property
-    def num_frames(self) -> torch.Tensor:
-        """(batch,) valid frames of :attr:`spectra`: the number that the utterance has without padding."""
-        return self.lengths // HOP + 1
-
-    @cached_property
-    def valid_frames(self) -> torch.Tensor:
-        """(batch, frames) true in the valid frames of :attr:`spectra`."""
-        frames = torch.arange(self.spectra[0].shape[-1], device=self.lengths.device)
-        return frames < self.num_frames[:, None]
-
-    def mean_over_frames(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the mean over the valid frames of (batch, frames): (batch,)."""
-        return values.masked_fill(~self.valid_frames, 0.0).sum(-1) / self.num_frames
-
-    def _centre(self, wav: torch.Tensor) -> torch.Tensor:
-        centred = wav - wav.sum(-1, keepdim=True) / self.lengths[:, None].clamp(min=1)
-        return centred if self.padding is None else centred.masked_fill(self.padding, 0.0)
-
-
 _Function = Callable[[Pair], torch.Tensor]  # (batch,)
-
-
-def spectrum(wav: torch.Tensor) -> torch.Tensor:
-    """Return the centred, zero-padded STFT of (batch, time): complex (batch, freq, frames)."""
-    window = _hann(wav.dtype, wav.device)
-    return torch.stft(wav, WINDOW, HOP, window=window, center=True, pad_mode="constant", return_complex=True)
 
 
 def si_snr(enhanced: torch.Tensor, clean: torch.Tensor, lengths: Lengths = None) -> torch.Tensor:
@@ -204,13 +115,6 @@ def _residual_noise(pair: Pair) -> torch.Tensor:
     return 10.0 * torch.log10(power + _RESIDUAL_FLOOR)
 
 
-def _compress(power: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the gain that compresses bins of this power, and the compressed magnitude."""
-    power = power + _POWER_FLOOR
-    gain = power.pow(0.5 * _EXPONENT - 0.5)
-    return gain, gain * power.sqrt()
-
-
 def _log_mel(pair: Pair) -> torch.Tensor:
     """Mean absolute difference of log power (natural) in 16, 32 and 64 mel bands."""
     distance = torch.zeros((), dtype=pair.clean.dtype, device=pair.clean.device)
@@ -258,12 +162,7 @@ def _phase_contrast(pair: Pair) -> torch.Tensor:
 
 
 def _phasors(spec: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
-    return spec / ((power + 1e-12).sqrt() + _POWER_FLOOR**0.5)
-
-
-@lru_cache
-def _hann(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    return torch.hann_window(WINDOW, dtype=dtype, device=device)
+    return spec / ((power + 1e-12).sqrt() + POWER_FLOOR**0.5)
 
 
 @lru_cache
@@ -306,110 +205,3 @@ OBJECTIVES: dict[str, Objective] = {
     "residual_noise": Objective(_residual_noise, needs_silence=True),
     "contrastive": Objective(_contrastive, needs_reference=True),
 }
-
-
-def _evaluate(name: str, pair: Pair, totals: BatchTotals | None = None) -> torch.Tensor:
-    objective = OBJECTIVES[name]
-    with torch.autocast(pair.clean.device.type, enabled=False):
-        values = objective.function(pair)
-    if not objective.needs_reference and not objective.needs_silence:
-        return values.mean() if totals is None else values.sum() / totals.utterances
-    audible = pair.audible.sum() if totals is None else totals.audible
-    if objective.needs_reference:
-        return values.masked_fill(~pair.audible, 0.0).sum() / audible.clamp(min=1)
-    utterances = len(values) if totals is None else totals.utterances
-    return values.masked_fill(pair.audible, 0.0).sum() / (utterances - audible).clamp(min=1)
-
-
-def _as_function(name: str) -> Callable[..., torch.Tensor]:
-    def loss(enhanced: torch.Tensor, clean: torch.Tensor, lengths: Lengths = None) -> torch.Tensor:
-        return _evaluate(name, Pair(enhanced, clean, lengths))
-
-    loss.__name__ = name
-    loss.__doc__ = f"Return the objective {name}, a scalar to be minimised; see :func:`build_loss`."
-    return loss
-
-
-LOSSES = {name: _as_function(name) for name in OBJECTIVES}
-
-
-@dataclass(frozen=True)
-class BatchTotals:
-    """Counts of a whole batch that normalise the loss of each of its parts.
-
-    Attributes:
-        utterances: in the batch.
-        audible: scalar tensor, utterances whose reference is not silent.
-    """
-
-    utterances: int
-    audible: torch.Tensor
-
-    @classmethod
-    def of(cls, clean: torch.Tensor, lengths: Lengths = None) -> BatchTotals:
-        """Count a whole batch: clean (batch, time), lengths (batch,)."""
-        return cls(len(clean), Pair(clean, clean, lengths).audible.sum())
-
-
-class Loss:
-    """The weighted sum of named objectives, see :func:`build_loss`.
-
-    Attributes:
-        weights: dict name -> weight.
-        silent_references: scalar tensor, utterances of the last call whose reference was silent (they are excluded from
-            the objectives relative to the level of the reference, and included in the others).
-    """
-
-    def __init__(self, weights: dict[str, float]) -> None:
-        self.weights = weights
-        self.silent_references = torch.tensor(0)
-
-    def __call__(
-        self, enhanced: torch.Tensor, clean: torch.Tensor, lengths: Lengths = None, totals: BatchTotals | None = None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Compare enhanced with clean speech.
-
-        Args:
-            enhanced: (batch, time) at 16 kHz.
-            clean: (batch, time)
-            lengths: (batch,) valid samples per utterance; the padding is ignored, whatever its values.
-            totals: of the whole batch, if these utterances are a part of one: the result is then the part's share, and
-                the shares of all parts sum to the loss of the batch (except ``contrastive``, whose negatives come from
-                the part alone).
-
-        Returns:
-            The total to be minimised, a scalar tensor, and a dict name -> detached, unweighted scalar tensor.
-        """
-        pair = Pair(enhanced, clean, lengths)
-        terms = {name: _evaluate(name, pair, totals) for name in self.weights}
-        self.silent_references = (~pair.audible).sum()
-        weighted = [weight * terms[name] for name, weight in self.weights.items()]
-        total = sum(weighted[1:], weighted[0])
-        return total, {name: term.detach() for name, term in terms.items()}
-
-    def __repr__(self) -> str:
-        return f"Loss({self.weights})"
-
-
-def build_loss(weights: Mapping[str, float], sample_rate: int = SAMPLE_RATE) -> Loss:
-    """Return the weighted sum of objectives, a :class:`Loss`.
-
-    Args:
-        weights: mapping name -> positive weight, as in ``{"si_snr": 1.0, "compressed_spectral": 0.5}``.
-        sample_rate: of the speech, in Hz.
-
-    Raises:
-        InputError: for no objective, an unknown one or one that needs another sample rate, or a weight that is not a
-            positive number.
-    """
-    known = ", ".join(sorted(OBJECTIVES))
-    if not weights:
-        raise InputError(f"loss: names no objective; known: {known}")
-    for name, weight in weights.items():
-        if name not in OBJECTIVES:
-            raise InputError(f"loss: unknown objective {name!r}; known: {known}")
-        if not isinstance(weight, (int, float)) or isinstance(weight, bool) or not 0 < weight < math.inf:
-            raise InputError(f"loss: the weight of {name} must be a positive number, got {weight!r}")
-        if OBJECTIVES[name].needs_rate and sample_rate != SAMPLE_RATE:
-            raise InputError(f"loss: {name} is defined at {SAMPLE_RATE} Hz, but model.sample_rate is {sample_rate}")
-    return Loss({name: float(weight) for name, weight in weights.items()})

@@ -28,7 +28,7 @@ from sase.federated.layout import layout_of, to_arrays
 from sase.federated.secure.participant import limited
 from sase.federated.secure.streams import KEY_BYTES, stream
 from sase.federated.secure.update import LOSSES, Format, Update
-from sase.losses.objectives import Loss, build_loss
+from sase.losses.loss import Loss, build_loss
 from sase.metrics.measures import zero_mean_si_sdr
 from sase.training.config import OptimiserConfig, TrainConfig, build_optimizer
 from sase.training.initial import initial_model

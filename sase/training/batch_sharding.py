@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from sase.errors import InputError
-from sase.losses.objectives import BatchTotals
+from sase.losses.loss import BatchTotals
 from sase.training.loop import Autocast, Backward, Criterion, backward
 
 if TYPE_CHECKING:

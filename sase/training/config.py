@@ -12,7 +12,7 @@ import torch
 from sase.config import OneOf, Range, Share, apply_overrides, from_mapping, naming, read_yaml, to_mapping
 from sase.data.dataset import DataConfig
 from sase.errors import InputError
-from sase.losses.objectives import build_loss
+from sase.losses.loss import build_loss
 from sase.metrics.measures import PESQ_RATE
 from sase.model import model_config
 from sase.nn.config import ModelConfig

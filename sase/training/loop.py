@@ -118,7 +118,7 @@ class TrainingStep:
 
     Attributes:
         model: noisy waveform to enhanced waveform, possibly wrapped in ``DistributedDataParallel``.
-        criterion: ``(enhanced, clean, lengths) -> (loss, terms)``, see :func:`sase.losses.objectives.build_loss`.
+        criterion: ``(enhanced, clean, lengths) -> (loss, terms)``, see :func:`sase.losses.loss.build_loss`.
         optimizer: of the model's parameters.
         guard: clips the gradients and decides whether to take the step.
         learning_rate: returns the learning rate of the next step; None leaves the optimiser's own.

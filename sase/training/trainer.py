@@ -21,7 +21,7 @@ from sase.data.feed import draw_batches
 from sase.data.fingerprint import RECORD, require_unchanged
 from sase.errors import InputError
 from sase.jsonfile import append_jsonl, write_jsonl
-from sase.losses.objectives import build_loss
+from sase.losses.loss import build_loss
 from sase.model import SASE, save_model
 from sase.progress import progress_bar
 from sase.training import tensorboard
