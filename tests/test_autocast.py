@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from helpers.parameters import quick
 from sase.config import from_mapping, read_yaml, to_mapping
-from sase.data.dataset import Batch
+from sase.data.remix import Batch
 from sase.losses import LOSSES, build_loss
 from sase.losses.pmsqe import pmsqe
 from sase.losses.stoi import stoi

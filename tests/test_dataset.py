@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from helpers.dumps import dumped
-from sase.data.dataset import DataConfig, Mixtures, PairSet
+from sase.data.dataset import PairSet
 from sase.data.feed import draw_batches
 from sase.data.filters import equaliser_gain, room_response, set_level, tilt
+from sase.data.remix import DataConfig, Mixtures
 from sase.errors import InputError
 
 RATE = 16000

@@ -18,7 +18,7 @@ from helpers.checkpoints import assert_equal
 from helpers.federation import wait_until
 from helpers.strangers import ports_open_to_the_network
 from sase.bin.main import main
-from sase.data.dataset import Batch
+from sase.data.remix import Batch
 from sase.errors import InputError
 from sase.losses.loss import BatchTotals, build_loss
 from sase.model import build_model

@@ -9,7 +9,8 @@ import torch
 
 from helpers.dumps import dumped
 from helpers.federation import fed_config, train_config
-from sase.data.dataset import Mixtures, PairSet
+from sase.data.dataset import PairSet
+from sase.data.remix import Mixtures
 from sase.errors import InputError
 from sase.federated.drift import DriftGuard, control_variate
 from sase.federated.inproc import local_silos

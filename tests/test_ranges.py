@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sase.config import Ascending, OneOf, Range, from_mapping, to_mapping
-from sase.data.dataset import DataConfig
+from sase.data.remix import DataConfig
 from sase.errors import InputError
 from sase.federated.config import FederatedConfig, load_federated_config
 from sase.model import PRESETS, build_model

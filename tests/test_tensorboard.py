@@ -13,7 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 
 from helpers.dumps import dumped
-from sase.data.dataset import DataConfig, PairSet
+from sase.data.dataset import PairSet
+from sase.data.remix import DataConfig
 from sase.federated import inproc
 from sase.federated.config import FederatedConfig
 from sase.jsonfile import read_jsonl

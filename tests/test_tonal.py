@@ -5,8 +5,8 @@ import pytest
 
 from sase.config import from_mapping
 from sase.data import tonal
-from sase.data.dataset import DataConfig
 from sase.data.noises import NOISES
+from sase.data.remix import DataConfig
 from sase.data.tonal import TONAL, draw
 from sase.errors import InputError
 

@@ -16,7 +16,8 @@ import torch
 from helpers.checkpoints import assert_same
 from helpers.dumps import dumped
 from sase.config import to_mapping
-from sase.data.dataset import Mixtures, PairSet
+from sase.data.dataset import PairSet
+from sase.data.remix import Mixtures
 from sase.errors import InputError
 from sase.losses.loss import build_loss
 from sase.metrics.measures import pesq_wb

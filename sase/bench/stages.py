@@ -22,7 +22,8 @@ import torch
 from sase import audio
 from sase.data import dump
 from sase.data.datadir import Tables, read_data_dir, write_data_dir
-from sase.data.dataset import Mixtures, PairSet
+from sase.data.dataset import PairSet
+from sase.data.remix import Mixtures
 from sase.enhancer import Enhancer
 from sase.losses.loss import build_loss
 from sase.machine import cpu_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from sase.data.dataset import Batch, Mixtures
+from sase.data.remix import Batch, Mixtures
 
 
 def draw_batches(mixtures: Mixtures, numbers: range) -> Iterator[Batch]:

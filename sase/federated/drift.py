@@ -15,7 +15,7 @@ from sase.federated.layout import load_arrays, to_arrays
 from sase.training.loop import GradientGuard
 
 if TYPE_CHECKING:
-    from sase.data.dataset import Batch
+    from sase.data.remix import Batch
 
 
 class DriftGuard:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from sase.config import naming
-from sase.data.dataset import Mixtures
+from sase.data.remix import Mixtures
 from sase.federated.config import SHARED_MOMENTS, FederatedConfig
 from sase.federated.drift import DriftGuard, StepCorrection, control_variate
 from sase.federated.exchange import Instruction

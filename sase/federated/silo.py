@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from sase.config import from_mapping, naming
-from sase.data.dataset import Mixtures, PairSet
+from sase.data.dataset import PairSet
 from sase.data.fingerprint import RECORD, require_unchanged
+from sase.data.remix import Mixtures
 from sase.errors import InputError
 from sase.federated.aggregation import update_norm
 from sase.federated.clipping import released_model

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 from sase import jsonfile
-from sase.data.dataset import Batch, DataConfig, Mixtures, PairSet
+from sase.data.dataset import PairSet
+from sase.data.remix import Batch, DataConfig, Mixtures
 from sase.federated.config import FederatedConfig
 from sase.federated.layout import layout_of, to_arrays
 from sase.federated.secure.participant import limited

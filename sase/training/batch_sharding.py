@@ -15,7 +15,7 @@ from sase.training.loop import Autocast, Backward, Criterion, backward
 if TYPE_CHECKING:
     from torch.nn.parallel import DistributedDataParallel
 
-    from sase.data.dataset import Batch
+    from sase.data.remix import Batch
     from sase.training.distributed import Workers
 
 

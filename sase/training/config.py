@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import torch
 
 from sase.config import OneOf, Range, Share, apply_overrides, from_mapping, naming, read_yaml, to_mapping
-from sase.data.dataset import DataConfig
+from sase.data.remix import DataConfig
 from sase.errors import InputError
 from sase.losses.loss import build_loss
 from sase.metrics.measures import PESQ_RATE

@@ -15,7 +15,7 @@ from sase.errors import InputError
 if TYPE_CHECKING:
     from torch.optim.swa_utils import AveragedModel
 
-    from sase.data.dataset import Batch
+    from sase.data.remix import Batch
 
 Criterion = Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]]
 Autocast = Callable[[], AbstractContextManager[Any]]
@@ -103,7 +103,7 @@ def backward(model: torch.nn.Module, batch: Batch, criterion: Criterion, autocas
 
     Args:
         model, criterion, autocast: as in :class:`TrainingStep`.
-        batch: a :class:`sase.data.dataset.Batch`.
+        batch: a :class:`sase.data.remix.Batch`.
     """
     with autocast():
         enhanced = model(batch.noisy, batch.lengths)
@@ -161,7 +161,7 @@ def train_epoch(
 
     Args:
         step: the model and what trains it.
-        batches: iterable of :class:`sase.data.dataset.Batch`.
+        batches: iterable of :class:`sase.data.remix.Batch`.
         on_step: called after each step with the stats so far.
     """
     step.model.train()

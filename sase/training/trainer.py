@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from sase.atomic import remove_leftovers, write_text
 from sase.config import naming, read_yaml, to_mapping, to_yaml
-from sase.data.dataset import Mixtures, PairSet
+from sase.data.dataset import PairSet
 from sase.data.feed import draw_batches
 from sase.data.fingerprint import RECORD, require_unchanged
+from sase.data.remix import Mixtures
 from sase.errors import InputError
 from sase.jsonfile import append_jsonl, write_jsonl
 from sase.losses.loss import build_loss
