@@ -8,6 +8,7 @@ result of a study stores its whole configuration, so that a message can name wha
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,15 @@ def fingerprint(parts: Iterable[str]) -> str:
     for part in parts:
         digest.update(part.encode())
     return digest.hexdigest()
+
+
+def file_fingerprint(path: str | Path) -> str:
+    """Return a fingerprint of a file: size and modification time, or ``missing``."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return "missing"  # reported when the file is read
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
 
 
 def write(path: str | Path, input_fingerprint: str, result: Mapping[str, Any]) -> None:

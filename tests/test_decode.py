@@ -6,7 +6,7 @@ import torch
 
 from helpers.dumps import dump_all, make_set
 from sase import Enhancer, audio
-from sase.data import datadir, dump
+from sase.data import arks, datadir
 from sase.errors import InputError
 from sase.evaluation import decoding
 from sase.model import build_model
@@ -54,7 +54,7 @@ def test_every_utterance_is_enhanced(tmp_path, data, enhancer):
         wav, rate = audio.read_mono(path)
         assert rate == 16000
         assert wav.shape == (LENGTHS[utt],)
-        expected = np.clip(enhancer.enhance(dump.read_wav(data.noisy[utt]), 16000), -1, 1)
+        expected = np.clip(enhancer.enhance(arks.read_wav(data.noisy[utt]), 16000), -1, 1)
         np.testing.assert_allclose(wav, expected, atol=2 / 32768)
 
 

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from helpers.dumps import dump_all, make_set
 from sase.bin.main import main
-from sase.data import datadir, dump
+from sase.data import arks, datadir
 from sase.endpoints import free_port
 from sase.errors import InputError
 from sase.federated import connection
@@ -140,7 +140,7 @@ def test_the_command_prints_a_line_per_check_or_json_and_fails(
 
 def overwrite(spec, samples):
     """Replace the samples of an ark entry; int16 (time,)."""
-    entry = dump.read_entry(spec)
+    entry = arks.read_entry(spec)
     with open(entry.path, "r+b") as file:
         file.seek(entry.first_byte)
         file.write(samples.astype("<i2").tobytes())
@@ -151,7 +151,7 @@ def test_silent_unprocessed_and_wrongly_sampled_data_are_found(tmp_path):
     data = dump_all(make_set(tmp_path, lengths, rate=16000), tmp_path / "silo/tr")
     last_bit = np.random.default_rng(0).integers(-1, 2, lengths["p1_000"])
     overwrite(data.clean["p1_000"], last_bit)
-    overwrite(data.noisy["p1_003"], dump.read_int16(data.clean["p1_003"]))
+    overwrite(data.noisy["p1_003"], arks.read_int16(data.clean["p1_003"]))
     found = by_check(check_data(tmp_path / "silo", 16000))
     assert (found["speech"].status, found["noise"].status) == (WARNING, WARNING)
     assert "1 of 4 utterances have silent clean audio, first p1_000" in found["speech"].message

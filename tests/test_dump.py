@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from helpers.dumps import dump_all, make_set
 from sase import audio
-from sase.data import datadir, dump, left_out
+from sase.data import arks, datadir, dump, left_out
 from sase.errors import InputError
 
 
 def samples_of(table):
-    return {utt: dump.read_int16(spec) for utt, spec in table.items()}
+    return {utt: arks.read_int16(spec) for utt, spec in table.items()}
 
 
 LENGTHS = {f"p{speaker}_{i:03d}": 4800 + 480 * i + i for speaker in (1, 2) for i in range(4)}
@@ -29,14 +29,14 @@ def test_kaldiio_and_we_read_the_same_samples(tmp_path):
     data = dump_all(make_set(tmp_path, LENGTHS), tmp_path / "dump")
     for spec in [*data.noisy.values(), *data.clean.values()]:
         rate, expected = kaldiio.load_mat(spec)
-        wav = dump.read_int16(spec)
-        assert rate == dump.read_entry(spec).sample_rate == 16000
+        wav = arks.read_int16(spec)
+        assert rate == arks.read_entry(spec).sample_rate == 16000
         assert wav.dtype == np.int16
         np.testing.assert_array_equal(wav, expected)
-        np.testing.assert_array_equal(dump.read_wav(spec), expected.astype(np.float64) / 32768)
-        np.testing.assert_array_equal(dump.read_int16(spec, 100, 50), expected[100:150])
-        np.testing.assert_array_equal(dump.read_int16(spec, 1500, 10**9), expected[1500:])
-        assert dump.read_int16(spec, 10**9).shape == (0,)
+        np.testing.assert_array_equal(arks.read_wav(spec), expected.astype(np.float64) / 32768)
+        np.testing.assert_array_equal(arks.read_int16(spec, 100, 50), expected[100:150])
+        np.testing.assert_array_equal(arks.read_int16(spec, 1500, 10**9), expected[1500:])
+        assert arks.read_int16(spec, 10**9).shape == (0,)
 
 
 def test_samples_are_those_of_the_files(tmp_path):
@@ -46,7 +46,7 @@ def test_samples_are_those_of_the_files(tmp_path):
         for utt, spec in table.items():
             wav, rate = audio.read_mono(original[utt], 16000)
             assert rate == 16000
-            assert np.abs(dump.read_wav(spec) - np.clip(wav, -1, 32767 / 32768)).max() <= 0.5 / 32768 + 1e-7
+            assert np.abs(arks.read_wav(spec) - np.clip(wav, -1, 32767 / 32768)).max() <= 0.5 / 32768 + 1e-7
 
 
 def test_16_khz_input_is_unchanged_bit_for_bit(tmp_path):
@@ -59,11 +59,11 @@ def test_16_khz_input_is_unchanged_bit_for_bit(tmp_path):
 @given(st.lists(st.integers(-32768, 32767), min_size=1, max_size=50))
 def test_scaling_round_trip_is_exact(samples):
     wav = np.array(samples, dtype=np.int16)
-    np.testing.assert_array_equal(dump.to_int16(dump.to_float(wav)), wav)
+    np.testing.assert_array_equal(arks.to_int16(arks.to_float(wav)), wav)
 
 
 def test_full_scale_is_clipped_not_wrapped():
-    np.testing.assert_array_equal(dump.to_int16([1.0, 2.0, -1.0, -7.0]), [32767, 32767, -32768, -32768])
+    np.testing.assert_array_equal(arks.to_int16([1.0, 2.0, -1.0, -7.0]), [32767, 32767, -32768, -32768])
 
 
 @pytest.mark.parametrize("nj", [2, 3, 11])
@@ -73,7 +73,7 @@ def test_samples_do_not_depend_on_the_number_of_jobs(tmp_path, nj):
     for left, right in ((one.noisy, many.noisy), (one.clean, many.clean)):
         assert list(left) == list(right) == sorted(LENGTHS)
         for utt in left:
-            np.testing.assert_array_equal(dump.read_int16(left[utt]), dump.read_int16(right[utt]))
+            np.testing.assert_array_equal(arks.read_int16(left[utt]), arks.read_int16(right[utt]))
     assert (tmp_path / "one/utt2num_samples").read_bytes() == (tmp_path / "many/utt2num_samples").read_bytes()
 
 
@@ -239,17 +239,17 @@ def test_a_job_outside_the_range_is_rejected(tmp_path):
 @pytest.mark.parametrize("spec", ["x.wav", "x.ark:", "x.ark:-1", "nowhere.ark:5", "x.ark:²", f"x.ark:{10**30}", ":5"])
 def test_invalid_ark_positions_are_rejected(spec):
     with pytest.raises(InputError):
-        dump.read_wav(spec)
+        arks.read_wav(spec)
 
 
 def test_a_stale_offset_and_a_truncated_ark_are_reported(tmp_path):
     data = dump_all(make_set(tmp_path, {"p1_000": 4800, "p1_001": 4800}), tmp_path / "dump")
     first, last = data.noisy.values()
     with pytest.raises(InputError, match="no sound starts at this offset"):
-        dump.read_int16(first + "0")
-    os.truncate(tmp_path / "dump/wav.1.ark", dump.read_entry(last).first_byte + 100)
+        arks.read_int16(first + "0")
+    os.truncate(tmp_path / "dump/wav.1.ark", arks.read_entry(last).first_byte + 100)
     with pytest.raises(InputError, match="truncated: 50 of 1600"):
-        dump.read_int16(last)
+        arks.read_int16(last)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_an_ark_entry_that_declares_nonsense_is_refused(tmp_path, place, field, 
         file.seek(int(offset) + place)
         file.write(field)
     with pytest.raises(InputError, match=words):
-        dump.read_int16(data.noisy["p1_000"])
+        arks.read_int16(data.noisy["p1_000"])
 
 
 def run_dump(source, out, *options):

@@ -10,7 +10,7 @@ import pytest
 from helpers.dumps import RATE, dumped
 from helpers.federation import fed_config, first_round, train_config
 from helpers.parameters import quick
-from sase.data import datadir, dump
+from sase.data import arks, datadir
 from sase.errors import InputError
 from sase.federated.admission import admit
 from sase.federated.exchange import CONTROL
@@ -221,7 +221,7 @@ def test_a_silent_silo_says_so_and_has_no_weight(silos_dir, dev_set, tmp_path):
         data = datadir.read_data_dir(folder)
         silenced = data.clean.values() if noisy else [*data.clean.values(), *data.noisy.values()]
         for spec in silenced:
-            entry = dump.read_entry(spec)
+            entry = arks.read_entry(spec)
             with open(entry.path, "r+b") as file:
                 file.seek(entry.first_byte)
                 file.write(np.random.default_rng(0).integers(-1, 2, entry.num_samples).astype("<i2").tobytes())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sase.data import datadir, dump
+from sase.data import arks, datadir, dump
 from sase.data.mixtures import FILE, Mixer, Mixture, read_mixtures, validate_mixtures, write_mixtures
 from sase.errors import InputError
 
@@ -104,8 +104,8 @@ def test_stage_2_mixes_what_the_list_says(mixtures, tmp_path):
     datadir.validate_data_dir(tmp_path / "dump")
     for utt, mixture in mixtures.items():
         clean, noisy = Mixer(RATE).mix(mixture)
-        np.testing.assert_array_equal(dump.read_int16(data.noisy[utt]), dump.to_int16(noisy))
-        np.testing.assert_array_equal(dump.read_int16(data.clean[utt]), dump.to_int16(clean))
+        np.testing.assert_array_equal(arks.read_int16(data.noisy[utt]), arks.to_int16(noisy))
+        np.testing.assert_array_equal(arks.read_int16(data.clean[utt]), arks.to_int16(clean))
 
 
 def test_an_edited_line_is_mixed_anew_and_the_rest_stays(mixtures, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from helpers.parameters import quick
-from sase.data import datadir, dump
+from sase.data import arks, datadir, dump
 from sase.data.dataset import PairSet
 from sase.data.mixtures import FILE, Mixture, write_mixtures
 from sase.data.splitting import split_proportionally
@@ -84,10 +84,10 @@ def test_every_utterance_is_in_exactly_one_silo_unchanged(sets, silos, method, m
             table, whole = getattr(silo, name), getattr(data, name)
             assert table == {utt: whole[utt] for utt in silo.utts}
         for utt in silo.utts[:3]:
-            np.testing.assert_array_equal(dump.read_int16(silo.noisy[utt]), dump.read_int16(data.noisy[utt]))
+            np.testing.assert_array_equal(arks.read_int16(silo.noisy[utt]), arks.read_int16(data.noisy[utt]))
         assert len(PairSet(silo.path)) == len(silo)
         samples = datadir.read_table(silo.path / "utt2num_samples")
-        assert samples == {utt: str(len(dump.read_int16(silo.clean[utt]))) for utt in silo.utts}
+        assert samples == {utt: str(len(arks.read_int16(silo.clean[utt]))) for utt in silo.utts}
 
 
 def test_methods_do_not_split_their_groups(silos):
@@ -152,7 +152,7 @@ def test_page_and_summary_match_the_silos(sets, tmp_path):
     for k, (silo, data) in enumerate(zip(summary["silos"], silo_sets(tmp_path / "silos", 3))):
         assert silo["utterances"] == len(data)
         assert silo["speakers"] == sorted(data.spk2utt)
-        seconds = sum(len(dump.read_int16(spec)) for spec in data.clean.values()) / RATE
+        seconds = sum(len(arks.read_int16(spec)) for spec in data.clean.values()) / RATE
         assert silo["hours"] == pytest.approx(seconds / 3600, abs=1e-4)
         assert list(silo["noises"]) == sorted(set(data.utt2noise.values()))
         assert silo["snr_db"][0] == min(data.utt2snr.values())

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from helpers.recipes import QUICK_ARGS, QUICK_FL_ARGS, assert_same_files
+from sase.data.arks import read_int16
 from sase.data.datadir import read_data_dir
-from sase.data.dump import read_int16
 from sase.data.mixtures import read_mixtures
 
 pytestmark = pytest.mark.recipe

@@ -27,6 +27,7 @@ def main() -> None:
     own.add_argument(
         "--held-out", default="", help="noises that are not used, patterns separated by spaces: '*siren* crowd'"
     )
+    own.add_argument("--rooms", action="append", default=[], help="folder of impulse responses of rooms, for tr")
     own.add_argument("--seed", type=int, default=0, help="same seed, same lists (default: %(default)s)")
 
     for each in (pairs, mixed):
@@ -43,7 +44,13 @@ def main() -> None:
 
         if args.corpus == "folders":
             sets = folders.prepare(
-                args.speech, args.noise, args.data, args.generated, seed=args.seed, held_out=args.held_out.split()
+                args.speech,
+                args.noise,
+                args.data,
+                args.generated,
+                seed=args.seed,
+                held_out=args.held_out.split(),
+                room_dirs=args.rooms,
             )
         elif args.silos < 1:
             parser.error("--silos must be 1 or more")

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sase.data.arks import FULL_SCALE, Entry, read_entry
 from sase.data.datadir import read_data_dir
-from sase.data.dump import FULL_SCALE, Entry, read_entry
+from sase.data.rooms import read_rooms
 from sase.errors import InputError
 
 MAX_CACHED_BYTES = 4 << 30  # largest set kept in memory, about 19 hours; larger ones are read from disk
@@ -30,9 +31,10 @@ class PairSet:
     Attributes:
         path: of the dump.
         utts: utterances, sorted.
-        noisy, clean: the :class:`sase.data.dump.Entry` of each.
+        noisy, clean: the :class:`sase.data.arks.Entry` of each.
         lengths, starts: numbers of samples, and their cumulative sums from 0, (utterances,).
         fits_memory: whether the set is kept on the device.
+        rooms: the impulse responses of rooms that were dumped with it, see :mod:`sase.data.rooms`.
 
     Raises:
         InputError: no utterances, noisy and clean audio of different length, or another sample rate.
@@ -59,6 +61,7 @@ class PairSet:
             if noisy.num_samples != clean.num_samples:
                 samples = f"{noisy.num_samples} noisy and {clean.num_samples} clean samples"
                 raise InputError(f"{dump_dir}: {utt} has {samples}; run stage 2 again")
+        self.rooms = read_rooms(dump_dir, sample_rate)
         lengths = torch.tensor([entry.num_samples for entry in self.clean])
         self.lengths, self.starts = lengths.to(self.device), (lengths.cumsum(0) - lengths).to(self.device)
         self._num_samples = int(lengths.sum())

@@ -1,107 +1,30 @@
 """Data directory to arks: 16-bit mono at one sample rate, a pair of arks per shard, written by ``nj`` jobs.
 
 ``dump/<set>`` holds ``wav.J.ark`` (noisy) and ``spk1.J.ark`` (clean) of every shard J, and tables whose values are
-``path.ark:offset``, which kaldiio and :func:`read_wav` read. ``shards/J.json`` marks shard J as complete and holds a
-hash of its input. Pairs are files (``wav.scp``, ``spk1.scp``) or are mixed here from ``mixtures.tsv``.
+``path.ark:offset``, which kaldiio and :func:`sase.data.arks.read_wav` read. ``shards/J.json`` marks shard J as complete
+and holds a hash of its input. Pairs are files (``wav.scp``, ``spk1.scp``) or are mixed here from ``mixtures.tsv``.
 """
 
-import io
-import os
-import re
-import struct
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from sase import audio, completion
-from sase.atomic import atomic_path, remove_leftovers
+from sase.atomic import remove_leftovers
 from sase.batch import Failures
 from sase.data import left_out
+from sase.data.arks import ark_writer, to_int16
 from sase.data.datadir import shard, validate_data_dir, write_data_dir, write_table
+from sase.data.rooms import dump_rooms
 from sase.data.sources import Source, read_source
 from sase.errors import InputError
 
-FULL_SCALE = 32768.0  # a 16-bit sample of -32768 is -1.0
 _KINDS = ("wav", "spk1")
-_MAX_CHUNKS = 100  # of an ark entry before its sound
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Position and number of the samples of one ark entry."""
-
-    path: str
-    first_byte: int
-    sample_rate: int
-    num_samples: int
-
-    def read(self, start: int, count: int) -> np.ndarray:
-        """Return ``count`` samples from ``start``, int16 (count,); raise InputError when the file is truncated."""
-        wav = np.fromfile(self.path, dtype="<i2", count=count, offset=self.first_byte + 2 * start)
-        if len(wav) < count:
-            raise InputError(
-                f"{self.path}: truncated: {len(wav)} of {count} samples can be read at byte "
-                f"{self.first_byte + 2 * start}; run stage 2 again"
-            )
-        return wav
-
-
-def read_entry(spec: str) -> Entry:
-    """Return the :class:`Entry` of ``"path.ark:offset"``, from its header alone.
-
-    Raises:
-        InputError: the file is missing, or has no 16-bit mono sound at that offset.
-    """
-    path, _, offset = spec.rpartition(":")
-    if not path or not re.fullmatch(r"[0-9]{1,18}", offset):
-        raise InputError(f"{spec}: not an ark entry such as wav.1.ark:9; was the set dumped (stage 2)?")
-    try:
-        with open(path, "rb") as file:
-            file.seek(int(offset))
-            return _parse_header(file, spec, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); run stage 2 again") from None
-
-
-def read_int16(spec: str, start: int = 0, num_samples: int | None = None) -> np.ndarray:
-    """Return samples of one ark entry; only the bytes needed are read.
-
-    Args:
-        spec: ``"path.ark:offset"``.
-        start: first sample.
-        num_samples: number of samples; up to the end when None or beyond it.
-
-    Returns:
-        int16 (time,).
-    """
-    entry = read_entry(spec)
-    start = min(start, entry.num_samples)
-    count = entry.num_samples - start if num_samples is None else min(num_samples, entry.num_samples - start)
-    return entry.read(start, count)
-
-
-def read_wav(spec: str, start: int = 0, num_samples: int | None = None) -> np.ndarray:
-    """Return samples of one ark entry as float32 (time,) in [-1, 1).
-
-    Args: as :func:`read_int16`.
-    """
-    return to_float(read_int16(spec, start, num_samples))
-
-
-def to_float(wav: np.ndarray) -> np.ndarray:
-    """Return int16 samples of any shape as float32 in [-1, 1)."""
-    return wav.astype(np.float32) / np.float32(FULL_SCALE)
-
-
-def to_int16(wav: np.ndarray | list[float]) -> np.ndarray:
-    """Return float samples of any shape as int16, rounded and clipped; the exact inverse of :func:`to_float`."""
-    return np.clip(np.rint(np.asarray(wav) * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
 
 
 def dump_set(
@@ -172,6 +95,8 @@ def join_shards(
     for path in [path for kind in _KINDS for path in dump_dir.glob(f"{kind}.*.ark")]:
         if path not in arks:
             path.unlink()  # of an earlier run with more jobs
+    if count := dump_rooms(data_dir, dump_dir, sample_rate):
+        log(f"{dump_dir}: {count} rooms")
     write_table(dump_dir / "utt2num_samples", {utt: str(count) for utt, (_, _, count) in entries.items()})
     noisy = {utt: spec for utt, (spec, _, _) in entries.items()}
     clean = {utt: spec for utt, (_, spec, _) in entries.items()}
@@ -185,45 +110,12 @@ def join_shards(
     log(f"{dump_dir}: {len(entries)} utterances, {hours:.2f} h at {sample_rate} Hz ({audio.RESAMPLER})")
 
 
-def _parse_header(file: BinaryIO, spec: str, path: str) -> Entry:
-    """Return the Entry of a RIFF header at the current position of ``file``."""
-    head, rate = file.read(12), None
-    if head[:4] == b"RIFF" and head[8:] == b"WAVE":
-        for _ in range(_MAX_CHUNKS):
-            header = file.read(8)
-            if len(header) < 8:
-                break
-            name, size = struct.unpack("<4sI", header)
-            begin = file.tell()
-            if name == b"fmt " and len(body := file.read(16)) == 16:
-                channels, rate, bits = *struct.unpack_from("<HI", body, 2), *struct.unpack_from("<H", body, 14)
-                if channels != 1 or bits != 16:
-                    raise InputError(f"{spec}: not 16-bit mono; run stage 2 again")
-                audio.check_limits(spec, rate)
-            elif name == b"data" and rate:
-                there = os.fstat(file.fileno()).st_size - begin
-                if there < size:
-                    raise InputError(f"{spec}: truncated: {there // 2} of {size // 2} samples; run stage 2 again")
-                return Entry(path, begin, rate, size // 2)
-            file.seek(begin + size + size % 2)
-    raise InputError(f"{spec}: no sound starts at this offset; is the table older than the ark? Run stage 2 again")
-
-
 def _plan(source: Source, dump_dir: Path, sample_rate: int, nj: int, job: int, keep_all: bool) -> tuple[list[str], str]:
     """Return the utterances of a shard, and a hash of everything that its arks depend on."""
     utts = shard(source.utts, nj, job)
     settings = f"1 {dump_dir} {sample_rate} {nj} {job} {keep_all} {audio.RESAMPLER}\n"
-    files = (f"{utt} {what} {file_fingerprint(path)}\n" for utt in utts for what, path in source.inputs(utt))
+    files = (f"{utt} {what} {completion.file_fingerprint(path)}\n" for utt in utts for what, path in source.inputs(utt))
     return utts, completion.fingerprint(chain([settings], files))
-
-
-def file_fingerprint(path: str | Path) -> str:
-    """Return a fingerprint of a file: size and modification time, or ``missing``."""
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return "missing"  # reported when the file is read
-    return f"{stat.st_size}-{stat.st_mtime_ns}"
 
 
 def _ark(dump_dir: Path, kind: str, job: int) -> Path:
@@ -267,8 +159,8 @@ def _write_arks(
     """
     entries, failures, seconds = {}, Failures(log), 0.0
     with (
-        _ark_writer(_ark(dump_dir, "wav", job), sample_rate) as write_noisy,
-        _ark_writer(_ark(dump_dir, "spk1", job), sample_rate) as write_clean,
+        ark_writer(_ark(dump_dir, "wav", job), sample_rate) as write_noisy,
+        ark_writer(_ark(dump_dir, "spk1", job), sample_rate) as write_clean,
     ):
         for utt in utts:
             pair = None
@@ -279,24 +171,6 @@ def _write_arks(
                 entries[utt] = (write_noisy(utt, noisy), write_clean(utt, clean), len(noisy))
                 seconds += 2 * len(noisy) / sample_rate
     return entries, failures.reasons, seconds
-
-
-@contextmanager
-def _ark_writer(path: Path, sample_rate: int) -> Iterator[Callable[[str, np.ndarray], str]]:
-    """Yield ``write(utt, int16 wav) -> "path:offset"``; the ark appears when the block ends."""
-    import kaldiio
-
-    with atomic_path(path) as partial, open(partial, "wb") as file:
-
-        def write(utt: str, wav: np.ndarray) -> str:
-            offset = file.tell() + len(utt.encode()) + 1
-            entry = io.BytesIO()  # kaldiio would print a traceback when the disk is full
-            kaldiio.save_ark(entry, {utt: (sample_rate, wav)})
-            file.write(entry.getvalue())
-            return f"{path}:{offset}"
-
-        yield write
-        file.flush()
 
 
 def _read_pair(source: Source, utt: str, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:

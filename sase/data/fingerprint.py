@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sase import completion, jsonfile
-from sase.data.dump import file_fingerprint
 from sase.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,15 +28,15 @@ log = logging.getLogger(__name__)
 
 def fingerprint_of_files(pairs: PairSet) -> str:
     """Return a fingerprint of the tables of a set and of the sizes and modification times of its arks."""
-    entries = [*pairs.noisy, *pairs.clean]
+    entries = [*pairs.noisy, *pairs.clean, *pairs.rooms]
     lines = [f"{utt}\n" for utt in pairs.utts]
     lines += [f"{entry.path} {entry.first_byte} {entry.num_samples}\n" for entry in entries]
-    lines += [f"{path} {file_fingerprint(path)}\n" for path in sorted({entry.path for entry in entries})]
+    lines += [f"{path} {completion.file_fingerprint(path)}\n" for path in sorted({entry.path for entry in entries})]
     return completion.fingerprint(lines)
 
 
 def fingerprint_of_content(pairs: PairSet, whole: bool = True) -> str:
-    """Return a fingerprint of the utterances of a set and their samples, wherever the arks are.
+    """Return a fingerprint of the utterances of a set and their samples, and of its rooms, wherever the arks are.
 
     Args:
         pairs: the set.
@@ -52,6 +51,8 @@ def fingerprint_of_content(pairs: PairSet, whole: bool = True) -> str:
         for entry in both:
             count = entry.num_samples if whole else min(entry.num_samples, round(_SAMPLED_S * pairs.sample_rate))
             digest.update(entry.read((entry.num_samples - count) // 2, count).tobytes())
+    for room in pairs.rooms:
+        digest.update(f"room {room.num_samples}\n".encode() + room.read(0, room.num_samples).tobytes())
     return digest.hexdigest()
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import numpy as np
 import torch
 
+from sase.audio import codecs
 from sase.config import Ascending, OneOf, Range, Share
 from sase.data.dataset import PairSet
 from sase.data.filters import (
@@ -26,7 +27,9 @@ from sase.data.filters import (
     unit_power,
 )
 from sase.data.noises import NOISES
+from sase.data.rooms import response
 from sase.data.tonal import TONAL, draw
+from sase.errors import InputError
 
 _TALKERS = 6  # in babble
 _ROOM_TONE_DB = (25.0, 55.0)  # below the level of the speech
@@ -64,6 +67,10 @@ class DataConfig:
         clean: share of segments without noise.
         speechless: share of segments without speech.
         clipped: share of segments whose noisy signal is clipped, its loudest 0.1 to 5 % of the samples.
+        recorded_rooms: share of the rooms of ``reverberant`` and ``speech_room`` that are recorded ones of the training
+            set, see :mod:`sase.data.rooms`.
+        coded: share of segments whose noisy signal passes a codec of :data:`sase.audio.codecs.CODECS`. Of the
+            reference, the frequencies remain that the codec carries, such as those below 4 kHz of a telephone.
     """
 
     batch_size: Annotated[int, Range(1, most=10**6)] = 12
@@ -85,6 +92,8 @@ class DataConfig:
     clean: Share = 0.0
     speechless: Share = 0.0
     clipped: Share = 0.0
+    recorded_rooms: Share = 0.0
+    coded: Share = 0.0
 
 
 @dataclass(frozen=True)
@@ -108,11 +117,21 @@ class Mixtures:
         pairs: speech and noise to draw from.
         config: how to draw.
         seed: of this run.
+
+    Raises:
+        InputError: recorded rooms are to be used, and the set has none.
     """
 
     def __init__(self, pairs: PairSet, config: DataConfig, seed: int) -> None:
         self.pairs, self.config, self.seed = pairs, config, seed
         self.num_samples = round(config.segment_s * pairs.sample_rate)
+        self._recorded = torch.zeros(0, self.num_samples)
+        if config.recorded_rooms:
+            if not pairs.rooms:
+                raise InputError(f"{pairs.path}: data.recorded_rooms is {config.recorded_rooms:g}, but has no rooms")
+            rooms = [torch.from_numpy(response(room))[: self.num_samples] for room in pairs.rooms]
+            padded = [torch.nn.functional.pad(room, (0, self.num_samples - len(room))) for room in rooms]
+            self._recorded = torch.stack(padded).to(pairs.device)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -163,7 +182,18 @@ class Mixtures:
             limit = loudest(noisy, uniform(*_CLIPPED) * lengths[:, None] / self.num_samples)
             noisy = torch.where(uniform(0.0, 1.0) < config.clipped, noisy.clamp(-limit, limit), noisy)
         peak = torch.maximum(noisy.abs(), clean.abs()).amax(1, keepdim=True).clamp(min=1.0)  # no clipping
-        return noisy / peak, clean / peak
+        noisy, clean = noisy / peak, clean / peak
+        if config.coded:
+            self._code(noisy, clean, torch.nonzero(uniform(0.0, 1.0)[:, 0] < config.coded)[:, 0].tolist(), generator)
+        return noisy, clean
+
+    def _code(self, noisy: torch.Tensor, clean: torch.Tensor, rows: list[int], generator: torch.Generator) -> None:
+        """Pass some rows of the noisy signals (batch, time) through a codec each, in place."""
+        rng, rate = _numpy_generator(generator), self.pairs.sample_rate
+        for row in rows:
+            codec, size = codecs.draw(rate, rng)
+            noisy[row] = torch.from_numpy(codec.transmit(noisy[row].cpu().numpy(), rate, size))
+            clean[row] = torch.from_numpy(codec.band(clean[row].cpu().numpy(), rate))
 
     def _filtered(
         self,
@@ -185,8 +215,7 @@ class Mixtures:
                 spectra[index] = spectra[index] * equaliser_gain(config.equaliser_db * (2.0 * gains - 1.0), frequency)
         if config.reverberant:
             wanted = uniform(0.0, 1.0) < config.reverberant
-            noise_of_room = torch.randn(clean.shape, generator=generator).to(clean.device)
-            room = room_response(noise_of_room, uniform(0.1, 0.8), uniform(-6.0, 6.0), rate)
+            room = self._rooms(len(clean), generator, uniform)
             spectra[1] = spectra[1] * torch.where(wanted, torch.fft.rfft(room), 1.0)
         if config.band_limited:
             wanted = uniform(0.0, 1.0) < config.band_limited
@@ -200,8 +229,7 @@ class Mixtures:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Put a share of speech (batch, time) in a room: return it with early reflections, and its late ones alone."""
         wanted, rate = uniform(0.0, 1.0) < self.config.speech_room, self.pairs.sample_rate
-        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-        room = room_response(noise, uniform(0.1, 0.8), uniform(-6.0, 6.0), rate)
+        room = self._rooms(len(clean), generator, uniform)
         early = torch.arange(clean.shape[1], device=clean.device) < _EARLY_S * rate
         direct = torch.zeros_like(room)
         direct[:, 0] = 1.0
@@ -212,6 +240,17 @@ class Mixtures:
             return torch.fft.irfft(spectrum * torch.fft.rfft(response, n=2 * size))[:, :size]
 
         return heard(torch.where(wanted, room * early, direct)), heard(room * ~early * wanted)
+
+    def _rooms(
+        self, count: int, generator: torch.Generator, uniform: Callable[[float, float], torch.Tensor]
+    ) -> torch.Tensor:
+        """Return impulse responses (count, time): computed ones, and the configured share of recorded ones."""
+        noise = torch.randn((count, self.num_samples), generator=generator).to(self.pairs.device)
+        rooms = room_response(noise, uniform(0.1, 0.8), uniform(-6.0, 6.0), self.pairs.sample_rate)
+        if self.config.recorded_rooms:
+            which = torch.randint(len(self._recorded), (count,), generator=generator).to(self.pairs.device)
+            rooms = torch.where(uniform(0.0, 1.0) < self.config.recorded_rooms, self._recorded[which], rooms)
+        return rooms
 
     def _noise(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Return noise for ``count`` segments: from pairs, babble or coloured noise, in the configured shares."""
@@ -241,8 +280,7 @@ class Mixtures:
 
     def _computed(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Return computed noise, another one per segment, (count, time)."""
-        seed = int(torch.randint(2**62, (1,), generator=generator))
-        rng = np.random.default_rng(seed)
+        rng = _numpy_generator(generator)
         wavs = [draw(self.num_samples, self.pairs.sample_rate, rng, self.config.computed_weights) for _ in range(count)]
         return torch.from_numpy(np.stack(wavs)).to(self.pairs.device)
 
@@ -250,3 +288,7 @@ class Mixtures:
         """Return Gaussian noise, one segment per spectral slope (count, 1)."""
         white = torch.randn(len(db_per_octave), self.num_samples, generator=generator).to(self.pairs.device)
         return tilt(white, db_per_octave, self.pairs.sample_rate)
+
+
+def _numpy_generator(generator: torch.Generator) -> np.random.Generator:
+    return np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))

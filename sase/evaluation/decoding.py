@@ -21,7 +21,7 @@ from sase import audio, completion
 from sase.atomic import remove_leftovers
 from sase.batch import Failures
 from sase.config import to_mapping
-from sase.data import dump
+from sase.data import arks
 from sase.data.datadir import read_data_dir, shard, write_table
 from sase.errors import InputError
 
@@ -66,7 +66,7 @@ def decode_shard(
             seconds += _decode(enhancer, data.noisy[utt], _wav(out, utt))
             with open(out / "done" / str(job), "a", encoding="utf-8") as file:
                 # The newline comes first: a killed job may have left a truncated line.
-                file.write(f"\n{utt} {keys[utt]} {dump.file_fingerprint(_wav(out, utt))}")
+                file.write(f"\n{utt} {keys[utt]} {completion.file_fingerprint(_wav(out, utt))}")
     wall = time.monotonic() - started
     counts = f"{len(todo) - len(failures)} utterances enhanced, {len(utts) - len(todo)} before, {len(failures)} failed"
     log(f"shard {job} of {nj}: {counts}; {seconds:.1f} s of audio in {wall:.1f} s")
@@ -89,7 +89,7 @@ def finish(enhancer: Enhancer, data_dir: str | Path, out: str | Path) -> int:
         what = f"{len(missing)} of {len(data)} utterances are missing or of another model, the first {missing[0]}"
         raise InputError(f"{out}: {what}; decode them first")
     for utt in data.utts:
-        expected, found = dump.read_entry(data.noisy[utt]).num_samples, audio.info(_wav(out, utt)).num_samples
+        expected, found = arks.read_entry(data.noisy[utt]).num_samples, audio.info(_wav(out, utt)).num_samples
         if expected != found:
             raise InputError(f"{_wav(out, utt)}: has {found} samples, not {expected}; delete it and decode again")
     remove_leftovers(out, out / "wav")
@@ -107,14 +107,14 @@ def model_key(model: SASE) -> str:
 
 def _decode(enhancer: Enhancer, spec: str, path: Path) -> float:
     """Enhance one ark entry into a sound file; return its duration in seconds."""
-    rate = dump.read_entry(spec).sample_rate
-    noisy = dump.read_wav(spec)
+    rate = arks.read_entry(spec).sample_rate
+    noisy = arks.read_wav(spec)
     audio.write(path, enhancer.enhance(noisy, rate), rate)
     return len(noisy) / rate
 
 
 def _key(model: str, spec: str) -> str:
-    return completion.fingerprint([f"{model} {spec} {dump.file_fingerprint(spec.rpartition(':')[0])}"])
+    return completion.fingerprint([f"{model} {spec} {completion.file_fingerprint(spec.rpartition(':')[0])}"])
 
 
 def _wav(out: Path, utt: str) -> Path:
@@ -127,6 +127,6 @@ def _done(out: Path) -> dict[str, str]:
     for path in sorted(out.glob("done/*")):
         for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # a line may be truncated
             fields = line.split(" ")
-            if len(fields) == 3 and fields[2] == dump.file_fingerprint(_wav(out, fields[0])):
+            if len(fields) == 3 and fields[2] == completion.file_fingerprint(_wav(out, fields[0])):
                 done[fields[0]] = fields[1]
     return done

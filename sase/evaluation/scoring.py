@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from sase import audio
 from sase.batch import ends_batch, reason_of
-from sase.data import dump
+from sase.data import arks
 from sase.data.datadir import DataDir, read_table
 from sase.errors import InputError
 from sase.evaluation.scores import MISSING, Scores, require_some, write_csv
@@ -228,7 +228,7 @@ def is_ark(spec: str) -> bool:
 def read(spec: str) -> tuple[np.ndarray, int]:
     """Return float32 (time,) and the rate of a sound file or an ark entry."""
     if is_ark(spec):
-        return dump.read_wav(spec), dump.read_entry(spec).sample_rate
+        return arks.read_wav(spec), arks.read_entry(spec).sample_rate
     return audio.read_mono(spec)
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from sase import audio, completion, jsonfile
 from sase.atomic import remove_leftovers
-from sase.data import dump
 from sase.data.datadir import DataDir, read_data_dir, shard
 from sase.errors import InputError
 from sase.evaluation.scores import Labels, Scores, labels_of, require_some, write_scores
@@ -165,7 +164,7 @@ def _input_fingerprint(pairs: Iterable[Pair], method: Method) -> str:
 def _spec_fingerprint(spec: str | None) -> str:
     if spec is None:
         return "none"
-    return f"{spec} {dump.file_fingerprint(spec.rpartition(':')[0] if is_ark(spec) else spec)}"
+    return f"{spec} {completion.file_fingerprint(spec.rpartition(':')[0] if is_ark(spec) else spec)}"
 
 
 def _write_record(path: Path, pairs: Iterable[Pair], scores: Scores, method: Method = PLAIN) -> None:

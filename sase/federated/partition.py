@@ -20,8 +20,8 @@ import numpy as np
 from sase import jsonfile
 from sase.atomic import atomic_folder, write_text
 from sase.completion import read_if_current
+from sase.data.arks import read_entry
 from sase.data.datadir import DataDir, read_data_dir, read_table, write_data_dir, write_table
-from sase.data.dump import read_entry
 from sase.data.splitting import split_proportionally
 from sase.errors import InputError
 from sase.federated import partition_page

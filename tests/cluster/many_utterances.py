@@ -19,9 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sase import audio
+from sase import audio, completion
 from sase.bench.stages import machine
-from sase.data import dump
 from sase.data.datadir import Tables, read_data_dir, shard, write_data_dir
 from sase.evaluation import decoding, shards
 from sase.evaluation.scores import Scores
@@ -72,7 +71,8 @@ def generate_decoding(model, data_dir, out, nj):
         for number, utt in enumerate(utts):
             os.link(sources[number % FILES], decoding._wav(out, utt))
         keys = (
-            (utt, decoding._key(key, data.noisy[utt]), dump.file_fingerprint(decoding._wav(out, utt))) for utt in utts
+            (utt, decoding._key(key, data.noisy[utt]), completion.file_fingerprint(decoding._wav(out, utt)))
+            for utt in utts
         )
         (out / "done" / str(job)).write_text("".join(f"\n{' '.join(fields)}" for fields in keys))
 

@@ -14,7 +14,7 @@ from helpers.audio import noise
 from helpers.fuzzing import changes, cuts, hammer, holes, outcome
 from sase import pretrained
 from sase.config import from_mapping, read_yaml, to_yaml
-from sase.data import datadir, dump
+from sase.data import arks, datadir
 from sase.data.corpora import commonvoice, download, matfile
 from sase.data.mixtures import Mixture, read_mixtures, write_mixtures
 from sase.model import build_model, save_model
@@ -76,16 +76,16 @@ def test_the_tables_of_common_voice(tmp_path, record_property):
 @pytest.mark.fuzz
 def test_arks(tmp_path, record_property):
     path = tmp_path / "wav.1.ark"
-    with dump._ark_writer(path, 16000) as write:
+    with arks.ark_writer(path, 16000) as write:
         specs = [write(f"p1_{i}", (1000 * noise(500, seed=i)).astype(np.int16)) for i in range(3)]
     content = path.read_bytes()
-    whole = [dump.read_int16(spec) for spec in specs]
+    whole = [arks.read_int16(spec) for spec in specs]
 
     def check(example):
         how, changed = example
         path.write_bytes(changed)
         for spec, expected in zip(specs, whole):
-            wav = outcome(dump.read_int16, spec)
+            wav = outcome(arks.read_int16, spec)
             if wav is not None and how == "cut":
                 np.testing.assert_array_equal(wav, expected)
 

@@ -13,6 +13,7 @@ noise=
 corpus_dir=downloads/voicebank_demand
 dev_speakers="p226 p287"
 presets="tiny small"
+rooms=
 generated=12
 held_out=
 threads=
@@ -23,6 +24,7 @@ help_message="Usage: $0 --speech \"DIR DIR\" --noise \"DIR DIR\" [options]
   --stage N, --stop-stage N  1 data, 2 train, 3 decode and score, 4 weights and cards ($stage, $stop_stage)
   --speech \"A B\"             folders of clean training speech; Common Voice is read by its tables
   --noise \"A B\"              folders of training noise; never DEMAND, which the test set is made of
+  --rooms \"A B\"              folders of impulse responses of rooms, for configs with data.recorded_rooms
   --generated N              additional files of each computed noise ($generated)
   --held_out \"A B\"           noises that training must not hear, as patterns of names; conf/held_out_noises lists
                              those of \`sase probe\`
@@ -50,6 +52,7 @@ check_stages 1 4
 mapfile -t sources < <(
   folders --speech "$speech"
   folders --noise "$noise"
+  folders --rooms "$rooms"
 )
 corpus_dir=$(absolute "$corpus_dir")
 cd "$recipe"

@@ -20,6 +20,7 @@ from sase.batch import Failures
 from sase.data import noises
 from sase.data.corpora.commonvoice import Clip, read_clips
 from sase.data.mixtures import FILE, Mixer, Mixture, write_mixtures
+from sase.data.rooms import list_rooms
 from sase.errors import InputError
 from sase.filetree import files_below
 
@@ -41,6 +42,7 @@ def prepare(
     seed: int = 0,
     log: Callable[[str], None] = print,
     held_out: Sequence[str] = (),
+    room_dirs: Sequence[str | Path] = (),
 ) -> dict[str, dict[str, Mixture]]:
     """Write ``tr`` and ``cv``, each a folder with ``mixtures.tsv``, both or none.
 
@@ -57,6 +59,7 @@ def prepare(
         seed: same seed, same lists.
         log: called with one line for everything that was skipped.
         held_out: patterns (``*siren*``) of noises of ``noise_dirs`` that neither set may use.
+        room_dirs: folders of impulse responses of rooms, for ``tr``.
 
     Returns:
         Set to utterance to mixture.
@@ -84,7 +87,10 @@ def prepare(
         sets[name] = {utt: draw(clip, *next(order), generator) for utt, clip in clips[name].items()}
     with ExitStack() as stack:
         for name, mixtures in sets.items():
-            write_mixtures(stack.enter_context(atomic_folder(data_dir / name)) / FILE, mixtures)
+            folder = stack.enter_context(atomic_folder(data_dir / name))
+            write_mixtures(folder / FILE, mixtures)
+            if name == "tr":
+                list_rooms(room_dirs, folder)
     return sets
 
 
