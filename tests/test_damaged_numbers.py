@@ -23,7 +23,7 @@ from sase.model import build_model, load_model, save_model
 from sase.training.config import OptimiserConfig, TrainConfig, load_train_config
 from sase.training.distributed import Workers
 from sase.training.trainer import Trainer
-from sase.training.validation import development_scores, is_best
+from sase.training.validation import development_scores
 
 WORKERS = Workers(0, 1, torch.device("cpu"))
 NAME = "network.to_features.weight"
@@ -144,13 +144,6 @@ def test_decoding_writes_no_file_of_an_output_that_is_not_finite(dump, tmp_path)
     with pytest.raises(InputError, match="3 of 3 utterances failed"):
         decode_shard(Enhancer(nan_model()), dump, tmp_path / "out", log=lines.append)
     assert not list((tmp_path / "out").rglob("*.wav"))
-
-
-def test_the_best_score_is_the_highest_finite_one():
-    scores = [math.nan, 1.0, math.nan, 0.5, math.inf, 2.0, 2.0]
-    chosen = [is_best(score, scores[:number]) for number, score in enumerate(scores)]
-    assert chosen == [False, True, False, False, False, True, False]
-    assert is_best(-70.0, [])
 
 
 def test_scores_of_a_model_with_nan_output_are_nan(dump):

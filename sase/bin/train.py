@@ -7,7 +7,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="sase train", description=__doc__)
     parser.add_argument("--config", required=True, help="YAML file, e.g. conf/train_small.yaml")
     parser.add_argument("--train-set", required=True, help="dump directory to train on")
-    parser.add_argument("--dev-set", required=True, help="dump directory that selects the best checkpoint")
+    parser.add_argument(
+        "--dev-set",
+        required=True,
+        nargs="+",
+        metavar="DUMP",
+        help="dump directories that select the best checkpoint; of several, by the mean of their scores",
+    )
     parser.add_argument("--exp", required=True, help="experiment folder")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a configuration key")
     parser.add_argument("--seed", type=int, help="replaces the seed of the configuration")

@@ -47,8 +47,8 @@ from sase.model import load_model, save_model
 from sase.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from sase.training.config import TrainConfig
 from sase.training.initial import initial_model
+from sase.training.selection import is_best
 from sase.training.tensorboard import EventWriter, examples_of, is_due
-from sase.training.validation import is_best
 
 log = logging.getLogger(__name__)
 
@@ -311,9 +311,8 @@ class Server:
 
     def _record(self, model: GlobalModel, scores: Mapping[str, float]) -> dict[str, Any]:
         """Return the round's record for ``rounds.jsonl``."""
-        criterion = f"dev_{self.train.train.select_by}"
-        attempts = self._current_attempts()
-        return {
+        attempts, train = self._current_attempts(), self.train.train
+        record = {
             "round": self.next_round,
             **attempts.summary(),
             "silos": {str(reply.silo): silo_record(reply, alpha) for reply, alpha in zip(model.silos, model.alphas)},
@@ -321,8 +320,8 @@ class Server:
             "bytes_down": self._asked * num_bytes(attempts.instruction.arrays),
             **self._privacy.record(self.history, model.silos, self.next_round),
             **scores,
-            "best": is_best(scores[criterion], (record[criterion] for record in self.history)),
         }
+        return {**record, "best": is_best(record, self.history, train.select_by, train.select_tolerance)}
 
     @property
     def _asked(self) -> int:

@@ -45,6 +45,8 @@ class OptimiserConfig:
         max_bad_steps: consecutive steps with non-finite gradients that stop training.
         ema_decay: of the exponential moving average of the weights, which is validated and saved; 0 for none.
         select_by: the score on the development set that selects ``best.pt``: ``SI_SNR`` or ``PESQ_WB``.
+        select_tolerance: scores that differ by no more than this count as equal; of these, the one with the highest
+            SI-SNR is selected.
         precision: ``float32``; ``tf32`` on a GPU; ``bfloat16``, by autocast on a GPU, inside convolutions and matrix
             products only on a CPU. Spectra, losses, statistics of norms, recurrent layers and sums of attention stay
             float32.
@@ -65,6 +67,7 @@ class OptimiserConfig:
     max_bad_steps: Annotated[int, Range(1, most=10**9)] = 20
     ema_decay: Annotated[float, Range(0, below=1)] = 0.999
     select_by: Annotated[str, OneOf(SELECTORS)] = "SI_SNR"
+    select_tolerance: Annotated[float, Range(0, most=100)] = 0.0
     precision: Annotated[str, OneOf(PRECISIONS)] = "float32"
     compile: bool = False
     checkpoint_s: Annotated[float, Range(0, most=1e8)] = 300.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -42,8 +42,9 @@ from sase.training.initial import initial_model
 from sase.training.interruption import Interruption
 from sase.training.loop import EpochStats, GradientGuard, TrainingStep, learning_rate, train_epoch
 from sase.training.performance import autocast, compile_network, eager, training_precision
+from sase.training.selection import is_best, labels_of, mean_scores
 from sase.training.tensorboard import EventWriter, examples_of, is_due
-from sase.training.validation import development_scores, is_best
+from sase.training.validation import development_scores
 
 TRAINING_FILES = (
     *("checkpoint.pt", "server.pt", "best.pt", "last.pt", "sampling.key"),
@@ -59,7 +60,8 @@ class Trainer:
 
     Args:
         config: a :class:`sase.training.config.TrainConfig`.
-        train_set, dev_set: dump directories.
+        train_set: a dump directory.
+        dev_sets: one or more dump directories. Their mean scores, each set counting the same, select the best epoch.
         exp_dir: the experiment folder; an existing ``config.yaml`` must match on resume.
         workers: a :class:`sase.training.distributed.Workers`.
 
@@ -69,14 +71,23 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainConfig, train_set: str | Path, dev_set: str | Path, exp_dir: str | Path, workers: Workers
+        self,
+        config: TrainConfig,
+        train_set: str | Path,
+        dev_sets: str | Path | Sequence[str | Path],
+        exp_dir: str | Path,
+        workers: Workers,
     ) -> None:
         self.config, self.exp_dir, self.workers = config, Path(exp_dir), workers
         self.checkpoint_path = self.exp_dir / "checkpoint.pt"
         self._require_same_config()
         rate = config.model.sample_rate
         pairs = PairSet(train_set, rate, workers.device)
-        self.dev_pairs = PairSet(dev_set, rate, workers.device)
+        folders = [dev_sets] if isinstance(dev_sets, str | Path) else dev_sets
+        labels = labels_of([str(folder) for folder in folders])
+        self.dev_pairs = {
+            label: PairSet(folder, rate, workers.device) for label, folder in zip(labels, folders, strict=True)
+        }
         # Every rank draws the same batches and takes its own rows of each.
         self.mixtures = Mixtures(pairs, config.data, config.seed * 1000)
         self.backward = batch_backward(workers, config.data.batch_size, config.train.micro_batch_size)
@@ -96,7 +107,9 @@ class Trainer:
         self.interruption = Interruption()
         state = workers.broadcast(self._load)
         if workers.is_main:
-            self._claim_folder({"training set": pairs, "development set": self.dev_pairs}, resumes=state is not None)
+            names = (f"development set{f' {number}' if number > 1 else ''}" for number in range(1, len(labels) + 1))
+            sets = {"training set": pairs, **dict(zip(names, self.dev_pairs.values()))}
+            self._claim_folder(sets, resumes=state is not None)
         workers.barrier()
         if state:
             self._resume(state)
@@ -195,14 +208,20 @@ class Trainer:
     def _finish_epoch(self, stats: EpochStats, started: float) -> None:
         try:
             with self.interruption.at_once(), eager():
-                scores = development_scores(self.validated, self.dev_pairs, self.config.train.select_by)
+                by = self.config.train.select_by
+                each = {label: development_scores(self.validated, p, by) for label, p in self.dev_pairs.items()}
         except (KeyboardInterrupt, SystemExit):
             self._save(stats)
             self._stop()
         means = {name: round(value, 6) for name, value in stats.means().items()}
-        entry = {"epoch": len(self.history) + 1, "steps": self.step, "bad_steps": stats.bad_steps, **means, **scores}
-        score = entry[f"dev_{self.config.train.select_by}"]
-        entry["best"] = is_best(score, (e[f"dev_{self.config.train.select_by}"] for e in self.history))
+        entry = {
+            "epoch": len(self.history) + 1,
+            "steps": self.step,
+            "bad_steps": stats.bad_steps,
+            **means,
+            **mean_scores(each),
+        }
+        entry["best"] = is_best(entry, self.history, by, self.config.train.select_tolerance)
         self.history.append(entry)
         if entry["best"]:
             save_model(self.validated, self.exp_dir / "best.pt")
@@ -277,7 +296,7 @@ class Trainer:
         entry, examples = self.history[-1], {}
         if is_due(entry["epoch"], self.config.train.epochs):
             with eager():
-                examples = examples_of(self.validated, self.dev_pairs)
+                examples = examples_of(self.validated, next(iter(self.dev_pairs.values())))
         rate = self.optimizer.param_groups[0]["lr"]  # of the last step
         EventWriter(self.exp_dir).write(self.history, "steps", {"learning_rate": rate}, examples)
 

@@ -53,11 +53,6 @@ class PairSubset:
         return self._pairs.segments(self._index[utt], first, num_samples)
 
 
-def is_best(score: float, earlier: Iterable[float]) -> bool:
-    """Return whether a score exceeds all earlier ones. Scores that are not finite never count, on either side."""
-    return math.isfinite(score) and score > max(filter(math.isfinite, earlier), default=-math.inf)
-
-
 def development_scores(model: torch.nn.Module, pairs: PairSet | PairSubset, select_by: str) -> dict[str, float]:
     """Return a model's ``dev_SI_SNR`` (dB) on a set and, when selecting by it, ``dev_PESQ_WB``.
 
@@ -66,7 +61,8 @@ def development_scores(model: torch.nn.Module, pairs: PairSet | PairSubset, sele
         select_by: ``SI_SNR`` or ``PESQ_WB``.
 
     Returns:
-        name to score; NaN if the network's output is not finite, so that :func:`is_best` never selects it.
+        name to score; NaN if the network's output is not finite, so that
+        :func:`sase.training.selection.is_best` never selects it.
     """
     if select_by != "PESQ_WB":
         return {"dev_SI_SNR": round(validate(model, pairs)[0], 4)}
