@@ -301,7 +301,7 @@ def test_a_silo_without_reply_is_named_and_not_waited_for_after_its_restart(monk
     started = time.monotonic()
     _, failures = exchange(grid, timeout_s=60.0)
     assert failures == ["silo 1: restarted during the round"]
-    assert time.monotonic() - started < 10.0
+    assert time.monotonic() - started < 30.0
 
 
 def test_the_longer_a_round_the_less_often_silos_are_asked_for_replies(monkeypatch):
@@ -474,7 +474,7 @@ def test_a_reply_that_stays_incomplete_is_waited_for_until_the_round_ends():
     began = time.monotonic()
     with bounded_pull(1, 0.2), pytest.raises(ObjectPullError, match="timeout"):
         http_grid.pull_objects(["a"], never, initial_backoff=0.05)
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 30.0
 
 
 def test_what_a_silo_stores_with_its_reply_is_bounded(monkeypatch):

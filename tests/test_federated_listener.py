@@ -58,13 +58,13 @@ def certificates(tmp_path_factory):
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(listener, "KEY_TIMEOUT_S", 0.4)
-    monkeypatch.setattr(listener, "BODY_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(listener, "BODY_TIMEOUT_S", 3.0)
     monkeypatch.setattr(listener, "MAX_UNKNOWN_CONNECTIONS", 8)
 
 
-def seconds_until_closed(connection, limit_s=5.0):
-    """Return after how many seconds the other side closes a connection."""
-    began = time.monotonic()
+def seconds_until_closed(connection, began=None, limit_s=30.0):
+    """Return how many seconds after ``began``, or now, the other side closes a connection."""
+    began = began or time.monotonic()
     connection.settimeout(limit_s)
     try:
         while connection.recv(4096):
@@ -82,7 +82,7 @@ def read_until(connection, end):
 
 
 def connect(port):
-    return socket.create_connection(("127.0.0.1", port), timeout=5)
+    return socket.create_connection(("127.0.0.1", port), timeout=20)
 
 
 def test_the_socket_serves_everything_and_the_port_only_the_fleet_api(tmp_path):
@@ -143,13 +143,15 @@ def test_connections_without_a_known_key_are_closed_in_time(tmp_path, certificat
     with serving(tmp_path, certificates if tls else None) as port:
         sent = [b"", b"GET", head, head + b"content-length: 9\r\n\r\n", head + b"content-length: 9\r\n\r\nx"]
         for data in sent:
+            began = time.monotonic()
             with connect(port) as raw:
                 channel = context.wrap_socket(raw, server_hostname="localhost") if tls else raw
                 channel.sendall(data)
-                assert 0.2 < seconds_until_closed(channel) < 2.0, data
+                assert 0.2 < seconds_until_closed(channel, began) < 20.0, data
         if tls:
+            began = time.monotonic()
             with connect(port) as raw:  # no handshake
-                assert 0.2 < seconds_until_closed(raw) < 2.0
+                assert 0.2 < seconds_until_closed(raw, began) < 20.0
 
 
 def test_headers_are_bounded(tmp_path):
@@ -186,7 +188,7 @@ def test_idle_connections_do_not_lock_a_silo_out(tmp_path, monkeypatch):
             assert silo.post(where).status_code == 200
             idle += [connect(port) for _ in range(20)]
             assert silo.post(where).status_code == 200
-        assert all(seconds_until_closed(connection) < 2.0 for connection in idle[:20])
+        assert all(seconds_until_closed(connection) < 20.0 for connection in idle[:20])
         idle[-1].sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")  # the newest are open
         assert b"200 OK" in idle[-1].recv(4096)
         for connection in idle:
