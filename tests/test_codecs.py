@@ -71,6 +71,12 @@ def test_all_codecs_are_drawn():
     assert 0.0 <= min(size for _, size in drawn) < 0.05 < 0.95 < max(size for _, size in drawn) <= 1.0
 
 
+def test_codecs_that_libsndfile_lacks_are_not_drawn(monkeypatch):
+    monkeypatch.setattr("soundfile.check_format", lambda container, coding: container == "WAV")
+    rng = np.random.default_rng(0)
+    assert {draw(16000, rng)[0].container for _ in range(50)} == {"WAV"}
+
+
 def test_of_the_reference_of_a_telephone_the_frequencies_remain_that_it_carries(tmp_path, monkeypatch):
     pairs = PairSet(dumped(tmp_path))
     config = {"batch_size": 8, "segment_s": 0.25, "coloured": 1.0, "snr_db": (0.0, 0.0), "room_tone": 1.0}

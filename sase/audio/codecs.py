@@ -28,7 +28,11 @@ class Codec:
     rate: int | None = None
 
     def takes(self, sample_rate: int) -> bool:
-        """Whether signals of this rate can pass the codec."""
+        """Whether signals of this rate can pass the codec, with the libsndfile that is installed."""
+        import soundfile
+
+        if not soundfile.check_format(self.container, self.coding):
+            return False
         return self.coding != "OPUS" or sample_rate in _OPUS_RATES
 
     def transmit(self, wav: np.ndarray, sample_rate: int, size: float) -> np.ndarray:
