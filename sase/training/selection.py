@@ -28,7 +28,7 @@ def is_best(record: Mapping[str, Any], history: Sequence[Mapping[str, Any]], sel
     score = record[name]
     if not math.isfinite(score):
         return False
-    best = next((earlier for earlier in reversed(history) if earlier["best"] and math.isfinite(earlier[name])), None)
+    best = next((earlier for earlier in reversed(history) if earlier.get("best") and math.isfinite(earlier[name])), None)
     if best is None:
         return True
     lowest = max(score, *(earlier[name] for earlier in history if math.isfinite(earlier[name]))) - tolerance
