@@ -28,9 +28,10 @@ def is_best(record: Mapping[str, Any], history: Sequence[Mapping[str, Any]], sel
     score = record[name]
     if not math.isfinite(score):
         return False
-    best = next((earlier for earlier in reversed(history) if earlier.get("best") and math.isfinite(earlier[name])), None)
-    if best is None:
+    chosen = [earlier for earlier in history if earlier.get("best") and math.isfinite(earlier[name])]
+    if not chosen:
         return True
+    best = chosen[-1]
     lowest = max(score, *(earlier[name] for earlier in history if math.isfinite(earlier[name]))) - tolerance
     if score < lowest or best[name] < lowest:
         return bool(score >= lowest)
