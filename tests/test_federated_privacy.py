@@ -109,29 +109,6 @@ def hockey_stick(first, second, epsilon):
     return np.trapezoid(np.maximum(first(GRID) - math.exp(epsilon) * second(GRID), 0.0), GRID)
 
 
-# σ, q, rounds, δ, and ε if a silo is removed and if it is added, of Google's dp-accounting 0.6.0:
-# privacy_loss_distribution.from_gaussian_mechanism(σ, sampling_prob=q, value_discretization_interval=h)
-# .self_compose(rounds), ._pmf_remove and ._pmf_add .get_epsilon_for_delta(δ), h = 1e-3 to 1e-5.
-DP_ACCOUNTING = [
-    (1.0, 0.01, 50, 1e-5, 0.58288, 0.21245),
-    (math.sqrt(10), 0.01, 50, 1e-5, 0.07358, 0.06314),
-    (0.5, 0.1, 20, 1e-5, 15.59677, 1.91149),
-    (0.8, 0.02, 200, 1e-6, 3.92489, 1.60573),
-    (5.0, 0.05, 5000, 1e-8, 4.01281, 3.94643),
-    (2.0, 0.5, 10, 1e-5, 3.959, 2.75075),
-    (30.0, 0.3, 10, 1e-5, 0.0982, 0.09579),
-    (4.0, 0.25, 100, 1e-3, 1.83896, 1.72444),
-]
-
-
-@pytest.mark.parametrize(("noise", "probability", "rounds", "delta", "removed", "added"), DP_ACCOUNTING)
-def test_sampled_rounds_have_the_epsilon_of_dp_accounting(noise, probability, rounds, delta, removed, added):
-    found = SampledRounds(noise, probability, rounds)
-    assert found.epsilon(delta) == pytest.approx(removed, rel=1e-3)
-    for epsilon, is_removed in ((removed, True), (added, False)):
-        assert found.delta(1.005 * epsilon, is_removed) <= delta <= found.delta(0.995 * epsilon, is_removed)
-
-
 def test_sampling_everybody_is_the_gaussian_mechanism():
     for noise, rounds in ((1.0, 1), (2.0, 10), (5.0, 300)):
         exact = epsilon_of(math.sqrt(rounds) / noise, 1e-5)

@@ -1,12 +1,16 @@
 """Federations with secure sums: the same global model as without, drop-outs recovered, and what is refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from helpers.federation import fed_config, largest_difference, rounds, train_config
 from helpers.parameters import quick
+from sase.config import to_yaml
 from sase.errors import InputError
+from sase.federated.config import SECURE_UNUSED, load_federated_config
 from sase.federated.inproc import local_exchange, local_silos, run
 from sase.federated.rounds import run_rounds
 from sase.federated.secure.local import local_carrier, local_participant, make_local_keys
@@ -217,10 +221,32 @@ def test_silos_clip_their_updates_themselves(silos4, dev_set, tmp_path):
         ({"grace_s": 5.0}, "needs grace_s: 0, it is 5.0"),
         ({"mode": "buffered", "grace_s": 5.0}, "needs mode: sync, it is buffered"),
         ({"secure_range": 0}, "secure_range must be above 0"),
+        ({"max_norm_ratio": 5.0}, "max_norm_ratio has no effect, it is 5.0: leave it out"),
+        ({"max_statistics_ratio": 1e12}, "max_statistics_ratio has no effect, it is 1000000000000.0: leave it out"),
+        ({"max_poisoned": 0.1}, "max_poisoned has no effect, it is 0.1: leave it out"),
+        ({"max_staleness": 2}, "max_staleness has no effect, it is 2: leave it out"),
+        ({"alpha_min": 0.1}, "alpha_min has no effect, it is 0.1: leave it out"),
+        ({"common_dev_s": 10.0}, "common_dev_s has no effect, it is 10.0: leave it out"),
+        ({"tau": 3.0}, "tau has no effect, it is 3.0: leave it out"),
+        ({"gamma": 0.5}, "gamma has no effect, it is 0.5: leave it out"),
+        ({"control_steps": 4}, "control_steps has no effect, it is 4: leave it out"),
+        ({"scaffold_space": "steps"}, "scaffold_space has no effect, it is steps: leave it out"),
     ],
 )
 def test_what_needs_single_updates_is_refused_in_one_line(values, message):
     with pytest.raises(InputError, match=message) as error:
         fed_config(**{**SECURE, **values})
     assert "\n" not in str(error.value)
-    fed_config(**SECURE)
+
+
+def test_the_defaults_of_what_has_no_effect_in_a_secure_sum_are_accepted(tmp_path):
+    """Also when written out, as in the recipes and in the fl.yaml of an experiment."""
+    config = fed_config(**SECURE)
+    path = tmp_path / "fl.yaml"
+    path.write_text(to_yaml(config))
+    assert all(f"\n{key}: " in path.read_text() for key in SECURE_UNUSED)
+    assert load_federated_config(path) == config
+    root = Path(__file__).resolve().parents[1]
+    for recipe in ("commonvoice_noise92", "voicebank_demand"):
+        overrides = ["secure_aggregation=true", "max_drop_db=0", "shared_moments=none"]
+        assert load_federated_config(root / f"egs/{recipe}/conf/fl.yaml", overrides).secure_aggregation

@@ -59,7 +59,10 @@ def share_within(config: FederatedConfig, bits: Sequence[float]) -> float:
 
 
 def released(
-    changes: Sequence[np.ndarray], names: Sequence[str], config: FederatedConfig
+    changes: Sequence[np.ndarray],
+    names: Sequence[str],
+    config: FederatedConfig,
+    generator: np.random.Generator | None = None,
 ) -> tuple[list[np.ndarray], dict[str, float]]:
     """Return an update as it may leave the silo, with the numbers that go with it.
 
@@ -67,6 +70,7 @@ def released(
         changes: of the trained weights, of any shapes and one float type, in which the result is as well.
         names: of these tensors; a layer is all tensors whose names differ in the last part only.
         config: of the round, with ``dp_clip_norm``; from the server.
+        generator: of the noise, for studies that must be repeatable; None, as in every federation: a secret one.
 
     Returns:
         (the changes, clipped and with noise; ``{WITHIN: bit}`` with ``dp_clip_quantile``, else nothing)
@@ -83,7 +87,8 @@ def released(
             scaled = changes[index].copy()
             scaled *= factor
             result[index] = scaled
-    generator = np.random.default_rng(secrets.randbits(256))  # not the seed of the training, which is public
+    if generator is None:
+        generator = np.random.default_rng(secrets.randbits(256))  # not the seed of the training, which is public
     if deviation := update_noise(config) * config.dp_clip_norm:
         for value in result.values():
             value += deviation * generator.standard_normal(value.shape)

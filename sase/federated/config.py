@@ -35,6 +35,11 @@ LATER = (
 SECURE_LEAST = 3  # silos in a secure sum: of two updates each silo learns the other's
 SECURE_MAX_WEIGHT = 0.75  # of a silo in a secure sum: one that is almost one update hides nothing
 SECURE_STRATEGIES = ("examples", "uniform")  # whose weights are settled before training
+# What has no effect in a secure sum: limits of single updates, and settings of what a secure sum excludes.
+SECURE_UNUSED = (
+    *("max_norm_ratio", "max_statistics_ratio", "max_poisoned", "max_staleness"),
+    *("tau", "gamma", "alpha_min", "common_dev_s", "control_steps", "scaffold_space"),
+)
 _LONG_S = 1e8  # three years: what sleeps and timeouts can take
 _SERVER_LR = {"plain": 1.0, "momentum": 1.0, "nesterov": 1.0, "adam": 0.01, "yogi": 0.01}
 
@@ -106,13 +111,14 @@ class FederatedConfig:
         repeat_wait_s: seconds before a retry.
         round_timeout_s: timeout for the silos' replies.
         max_norm_ratio: an update whose norm exceeds this multiple of the median is rejected (from three
-            replies on; with fewer, of the median of the last rounds).
+            replies on; with fewer, of the median of the last rounds). Not with ``secure_aggregation``.
         max_statistics_ratio: a reply whose norm statistics exceed this multiple of the median's is rejected (with fewer
-            than three replies, of the global model's).
+            than three replies, of the global model's). Not with ``secure_aggregation``.
         max_drop_db: a round that lowers the development SI-SNR by more than this below the best so far is computed
             again without the silos that cause it; 0 for no such limit.
         secure_aggregation: the server sees sums of at least three silos' updates and no single one; what that excludes
-            is in docs/secure_aggregation.md.
+            is in docs/secure_aggregation.md. The fields in :data:`SECURE_UNUSED` then have no effect: their defaults
+            do not apply, and other values are refused.
         secure_range: for ``secure_aggregation``: the largest change of a weight in a round that a silo can send.
         dp_clip_norm: differential privacy: norm to which each silo clips its update; 0 for none.
         dp_clip_per: what is clipped: the whole ``model``, or each ``layer`` or ``tensor`` by itself, all with the same
@@ -321,5 +327,12 @@ def _check_secure(config: FederatedConfig) -> None:
         if not allowed:
             raise InputError(
                 f"federated config: secure_aggregation needs {key}: {wanted}, it is {getattr(config, key)}; "
+                "the server sees no single update (docs/secure_aggregation.md)"
+            )
+    defaults = FederatedConfig()
+    for key in SECURE_UNUSED:
+        if (value := getattr(config, key)) != getattr(defaults, key):
+            raise InputError(
+                f"federated config: with secure_aggregation {key} has no effect, it is {value}: leave it out; "
                 "the server sees no single update (docs/secure_aggregation.md)"
             )

@@ -6,7 +6,7 @@ root=$(cd "$recipe/../.." && pwd)
 
 data=dump/tr
 out=exp/leakage
-steps=200
+steps=40
 segment_s=0.25
 
 help_message="Usage: $0 [options]

@@ -99,13 +99,19 @@ def format_of(instruction: Instruction, config: FederatedConfig, addends: int) -
     return Format(instruction.model, layout, config.secure_range, addends, config.norm == "local", numbers)
 
 
-def limited(update: Update, config: FederatedConfig, tensors: Mapping[str, int] | None = None) -> Update:
+def limited(
+    update: Update,
+    config: FederatedConfig,
+    tensors: Mapping[str, int] | None = None,
+    generator: np.random.Generator | None = None,
+) -> Update:
     """Return an update clipped and with noise as the config says: the silo does it, since no one else sees the update.
 
     Args:
         update: of the silo; with ``dp_clip_norm``, without norm statistics.
         config: of the federation.
         tensors: name to size of the tensors of the update, in their order, for ``dp_clip_per``; None: one.
+        generator: see :func:`sase.federated.clipping.released`.
 
     Returns:
         The update; with ``dp_clip_quantile``, the last number of its statistics is the bit.
@@ -115,6 +121,6 @@ def limited(update: Update, config: FederatedConfig, tensors: Mapping[str, int] 
     if config.dp_clip_per == "model" or tensors is None:
         tensors = {"": len(update.weights)}
     ends = np.cumsum(list(tensors.values()))[:-1]
-    changes, numbers = released(np.split(update.weights, ends), list(tensors), config)
+    changes, numbers = released(np.split(update.weights, ends), list(tensors), config, generator)
     statistics = np.concatenate([update.statistics[: len(update.statistics) - len(numbers)], list(numbers.values())])
     return Update(np.concatenate(changes), statistics)

@@ -1,0 +1,148 @@
+"""ε of federations as two other accountants compute it: Google's dp-accounting and autodp.
+
+Neither package is a requirement. ``python -m helpers.accountants``, in ``tests``, writes ``accountants.csv`` again with
+both installed::
+
+    pip install dp-accounting==0.6.0 autodp==0.2.3.1
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+TABLE = Path(__file__).with_suffix(".csv")
+_STEPS = 3000.0  # of dp-accounting's grid in ε
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A federation whose silos clip and add noise.
+
+    Attributes:
+        silos: K.
+        drawn: expected number of silos in a round, by Poisson sampling; ``silos``: all in every round.
+        noise: standard deviation of a silo's noise, in units of the norm.
+        rounds: T.
+        delta: δ.
+    """
+
+    silos: int
+    drawn: int
+    noise: float
+    rounds: int
+    delta: float
+
+    @property
+    def total(self) -> float:
+        """Standard deviation of the noise of the sum, in units of the norm."""
+        return self.noise * math.sqrt(self.drawn)
+
+    @property
+    def probability(self) -> float:
+        """With which a silo takes part."""
+        return self.drawn / self.silos
+
+
+SETTINGS = [
+    *(Setting(*row) for row in [(3, 3, 0.7, 1, 1e-5), (3, 3, 1.0, 20, 1e-5), (4, 4, 4.0, 160, 1e-5)]),
+    *(Setting(*row) for row in [(4, 4, 0.5, 10, 1e-3), (4, 4, 12.0, 50, 1e-6), (5, 5, 2.0, 5, 1e-8)]),
+    *(Setting(*row) for row in [(8, 8, 1.5, 40, 1e-5), (8, 8, 8.0, 200, 1e-5), (10, 10, 1.0, 100, 1e-6)]),
+    *(Setting(*row) for row in [(16, 16, 3.0, 1000, 1e-5), (25, 25, 6.0, 30, 1e-4), (50, 50, 1.0, 20, 1e-7)]),
+    *(Setting(*row) for row in [(100, 100, 0.8, 100, 1e-5), (100, 100, 5.0, 2000, 1e-6), (300, 300, 2.0, 50, 1e-9)]),
+    *(Setting(*row) for row in [(1000, 1000, 1.0, 500, 1e-5), (1000, 1000, 0.3, 1, 1e-8), (6, 6, 20.0, 4, 1e-2)]),
+    *(Setting(*row) for row in [(1000, 10, 1.0, 50, 1e-5), (1000, 10, 0.5, 200, 1e-6), (1000, 50, 0.3, 100, 1e-6)]),
+    *(Setting(*row) for row in [(1000, 1, 1.0, 50, 1e-5), (1000, 100, 0.2, 1000, 1e-6), (500, 5, 1.0, 500, 1e-5)]),
+    *(Setting(*row) for row in [(300, 30, 0.4, 20, 1e-5), (100, 2, 0.6, 200, 1e-6), (100, 10, 0.25, 40, 1e-4)]),
+    *(Setting(*row) for row in [(100, 10, 1.0, 1000, 1e-5), (100, 50, 0.3, 10, 1e-5), (60, 3, 2.5, 100, 1e-7)]),
+    *(Setting(*row) for row in [(50, 25, 4.0, 100, 1e-3), (40, 10, 2.0, 160, 1e-5), (20, 4, 3.0, 50, 1e-5)]),
+    *(Setting(*row) for row in [(20, 10, 0.5, 5, 1e-5), (20, 6, 10.0, 10, 1e-5), (10, 3, 1.5, 40, 1e-8)]),
+    *(Setting(*row) for row in [(10, 9, 1.0, 20, 1e-5), (10, 5, 4.0, 160, 1e-5), (5, 4, 6.0, 60, 1e-4)]),
+    *(Setting(*row) for row in [(400, 20, 1.1, 5000, 1e-8), (1000, 3, 0.9, 2000, 1e-6), (200, 40, 0.8, 1, 1e-5)]),
+]
+
+
+def dp_accounting(setting: Setting) -> dict[str, float]:
+    """Return dp-accounting's ε of the models, by privacy loss distributions that are composed over the rounds.
+
+    Returns:
+        ``removed``, ``added``, ``replaced``: if a silo is removed, is added, or all of its data are replaced.
+    """
+    from dp_accounting.pld.privacy_loss_distribution import NeighborRel, from_gaussian_mechanism
+
+    def composed(step: float, relation: NeighborRel) -> Any:
+        one = from_gaussian_mechanism(
+            setting.total,
+            value_discretization_interval=step,
+            sampling_prob=setting.probability,
+            neighboring_relation=relation,
+        )
+        return one.self_compose(setting.rounds)
+
+    found = {}
+    for relation in (NeighborRel.ADD_OR_REMOVE_ONE, NeighborRel.REPLACE_ONE):
+        coarse = composed(1e-3, relation).get_epsilon_for_delta(setting.delta)
+        fine = composed(min(max(coarse / _STEPS, 1e-6), 1e-3), relation)
+        if relation == NeighborRel.REPLACE_ONE:
+            found["replaced"] = fine.get_epsilon_for_delta(setting.delta)
+        else:
+            found["removed"] = fine._pmf_remove.get_epsilon_for_delta(setting.delta)
+            found["added"] = fine._pmf_add.get_epsilon_for_delta(setting.delta)
+    return found
+
+
+def autodp(setting: Setting) -> dict[str, float]:
+    """Return autodp's ε of the models: exact without sampling, with it a bound, from its Rényi accountant.
+
+    Its exact accountant of sampled rounds (``ComposeAFA``) is left out, since version 0.2.3.1 gives negative ε.
+
+    Returns:
+        ``removed``, and without sampling ``replaced``, which has twice the sensitivity.
+    """
+    from autodp.mechanism_zoo import ExactGaussianMechanism, SubsampleGaussianMechanism
+
+    if setting.drawn < setting.silos:
+        params = {"prob": setting.probability, "sigma": setting.total, "coeff": setting.rounds}
+        return {"removed": float(SubsampleGaussianMechanism(params).approxDP(setting.delta))}
+    noise = setting.total / math.sqrt(setting.rounds)
+    epsilons = [ExactGaussianMechanism(sigma=noise / moved).approxDP(setting.delta) for moved in (1.0, 2.0)]
+    return dict(zip(("removed", "replaced"), map(float, epsilons)))
+
+
+def row_of(setting: Setting) -> dict[str, float]:
+    """Return a row of the table."""
+    google = {f"dp_accounting_{name}": value for name, value in dp_accounting(setting).items()}
+    return {**vars(setting), **google, **{f"autodp_{name}": value for name, value in autodp(setting).items()}}
+
+
+def read_table() -> list[tuple[Setting, dict[str, float]]]:
+    """Return the settings of the table, and what the two packages said of each."""
+    with TABLE.open(encoding="utf-8", newline="") as file:
+        lines = [line for line in file if not line.startswith("#")]
+    result = []
+    for row in csv.DictReader(lines):
+        values = {name: float(text) for name, text in row.items() if text}
+        numbers = [values.pop(name) for name in Setting.__dataclass_fields__]
+        silos, drawn, noise, rounds, delta = numbers
+        result.append((Setting(int(silos), int(drawn), noise, int(rounds), delta), values))
+    return result
+
+
+def main() -> None:
+    """Write the table."""
+    rows = [row_of(setting) for setting in SETTINGS]
+    names = max(rows, key=len)
+    with TABLE.open("w", encoding="utf-8", newline="") as file:
+        versions = ", ".join(f"{name} {version(name)}" for name in ("dp-accounting", "autodp"))
+        file.write(f"# {versions}; python -m helpers.accountants\n")
+        writer = csv.DictWriter(file, list(names), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: f"{value:.8g}" for name, value in row.items()} for row in rows)
+
+
+if __name__ == "__main__":
+    main()
