@@ -43,8 +43,9 @@ def main() -> None:
     )
     from sase.federated.onboarding import join, register_silo, write_bundles
     from sase.private import private_files
+    from sase.processes import folder_lock
 
-    with private_files():
+    with private_files(), folder_lock(args.out):
         if args.key_only:
             make_silo_key(args.out)
             print(f"{args.out}: keep silo.key on this machine; send silo.pub to the operator of the server")

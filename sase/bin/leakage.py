@@ -22,6 +22,7 @@ def main() -> None:
 
     from sase.data.dataset import PairSet
     from sase.errors import InputError
+    from sase.processes import folder_lock
     from sase.studies import leakage
     from sase.studies.leakage_page import write_page
     from sase.training.config import load_train_config
@@ -35,9 +36,9 @@ def main() -> None:
     config = load_train_config(args.config, args.set)
     pairs = PairSet(args.data, config.model.sample_rate)
     attack = leakage.Attack(config, pairs, args.steps, args.candidates, args.victims)
-    Path(args.out).mkdir(parents=True, exist_ok=True)
-    results = leakage.run(attack, args.out, args.row or tuple(leakage.ROWS))
-    write_page(attack, results, args.out)
+    with folder_lock(Path(args.out)):
+        results = leakage.run(attack, args.out, args.row or tuple(leakage.ROWS))
+        write_page(attack, results, args.out)
     print(Path(args.out) / "RESULTS.md")
 
 
