@@ -37,7 +37,7 @@ _ROOM_TONE_DB = (25.0, 55.0)  # below the level of the speech
 _EARLY_S = 0.05  # reflections that the reference of reverberant speech keeps: they help understanding it
 _CLIPPED = (0.001, 0.05)  # share of the samples that clipping hits
 _Decibels = Annotated[float, Range(-200, 200)]
-_Weight = Annotated[float, Range(above=0, most=1000)]
+_Weight = Annotated[float, Range(1e-9, 1000, above=0)]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class DataConfig:
     babble: Share = 0.0
     coloured: Share = 0.0
     computed: Share = 0.0
-    computed_weights: Annotated[dict[str, Annotated[float, Range(above=0, most=1000)]], OneOf((*NOISES, *TONAL))] = (
+    computed_weights: Annotated[dict[str, Annotated[float, Range(1e-9, 1000, above=0)]], OneOf((*NOISES, *TONAL))] = (
         field(default_factory=dict)
     )
     second_noise: Share = 0.0

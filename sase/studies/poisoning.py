@@ -53,7 +53,7 @@ class Federation:
     """
 
     silos: str
-    poisoned: Annotated[int, Range(0)]
+    poisoned: Annotated[int, Range(0, 100_000)]
     federated: dict[str, object] = field(default_factory=dict)
 
 
