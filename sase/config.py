@@ -25,19 +25,22 @@ _GUARD = 1e4  # upper bounds from here on are no choice that anybody makes
 class Range:
     """Constraint of a number: bounds that are allowed values, ``least`` and ``most``, or not, ``above`` and ``below``.
 
-    Of a tuple, it constrains the number of values.
+    Of a tuple, it constrains the number of values. With ``above`` too, ``least`` is a guard: numbers so small are no
+    choice that anybody makes, and their reciprocals or squares are not finite. With ``zero``, 0 is allowed besides.
     """
 
     least: float | None = None
     most: float | None = None
     above: float | None = None
     below: float | None = None
+    zero: bool = False
 
     def error(self, value: Any) -> str:
         """Return what is wrong with a value, to follow the name of its field; an empty string if nothing is."""
         number = len(value) if isinstance(value, tuple) else value
+        least = f"{'0, or ' if self.zero else ''}{self.least} or more"
         bounds = {
-            f"{self.least} or more": self.least is None or number >= self.least,
+            least: self.least is None or number >= self.least or (self.zero and number == 0),
             f"above {self.above}": self.above is None or number > self.above,
             f"{self.most} or less": self.most is None or number <= self.most,
             f"below {self.below}": self.below is None or number < self.below,
@@ -46,7 +49,10 @@ class Range:
             return ""
         # What only guards against absurd numbers is named to those who gave one.
         guard = f"{self.most} or less" if self.most is not None and self.most >= _GUARD else ""
-        named = (text for text, kept in bounds.items() if "None" not in text and not (text == guard and kept))
+        guards = {guard: bounds.get(guard, True)}
+        if self.above is not None:
+            guards[least] = bounds[least] or number <= self.above
+        named = (text for text, kept in bounds.items() if "None" not in text and not guards.get(text, False))
         needed = " and ".join(named)
         what = f"have {needed} values" if isinstance(value, tuple) else f"be {needed}"
         return f"must {what}, not {_short(value)}"

@@ -118,7 +118,7 @@ def test_no_loss_of_the_recipe_is_scale_invariant(recipe):
         ({"jobs": "two"}, "jobs must be int"),
         ({"jobs": 0}, "jobs must be 1 or more"),
         ({"seeds": [1, 1]}, "a seed occurs twice"),
-        ({"hours": -1}, "hours must be 0 or more"),
+        ({"hours": -1}, "hours must be 0, or 0.001 or more"),
         ({"macs_tolerance": ".nan"}, "macs_tolerance must be float"),
         ({"rows": {"a": {"train": {"epochs": 0}}}}, "row a: .*epochs must be 1 or more"),
         ({"rows": {"a": {"model": {"preset": []}}}}, r"row a: unknown preset \[\]"),

@@ -1,9 +1,11 @@
 """The units and the compose file of ``deploy/``: valid for their own tools, and with options that the commands have."""
 
+import inspect
 import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -12,6 +14,7 @@ import yaml
 
 from helpers.programs import find
 from sase.bin.main import main
+from sase.federated.flower.processes import terminate_federation
 
 pytestmark = pytest.mark.recipe
 ENVIRONMENTS = {"sase-server.service": "server.env", "sase-silo@.service": "silo.env"}
@@ -119,6 +122,43 @@ def test_compose_accepts_the_file_and_its_commands_have_these_options(root, tmp_
     assert "certificates" in refused(server, monkeypatch, capsys)
     silo = [word.replace("/joined", joined(tmp_path)).replace("/state", str(tmp_path)) for word in silo]
     assert "no folder tr" in refused([*silo, "--silo", "0", "--server", "localhost:1"], monkeypatch, capsys)
+
+
+def test_services_end_in_time_and_are_bounded(root):
+    """Processes of a federation are killed some seconds after SIGTERM, long before the service is."""
+    done = compose(root, "--profile", "server", "--profile", "silo", "config", SASE_MEMORY="8g")
+    for service in yaml.safe_load(done.stdout)["services"].values():
+        assert (service["init"], service["stop_grace_period"], service["restart"]) == (True, "2m", "on-failure")
+        assert service["ulimits"] == {"nofile": 65536}
+        assert set(service["logging"]["options"]) == {"max-size", "max-file"}
+        assert service["mem_limit"] == "8g"
+    for name in ENVIRONMENTS:
+        unit = (root / "deploy/systemd" / name).read_text()
+        assert {"TimeoutStopSec=2min", "KillMode=mixed", "LimitNOFILE=65536"} <= set(unit.splitlines())
+    assert inspect.signature(terminate_federation).parameters["grace_s"].default < 60
+
+
+def test_a_server_is_healthy_while_its_port_is_open(root):
+    services = yaml.safe_load((root / "deploy/compose.yaml").read_text())["services"]
+    kind, *command = services["server"]["healthcheck"]["test"]
+    assert kind == "CMD"
+    assert services["server"]["ports"][0].endswith(":18000")
+    assert "--engine-option=port=18000" in services["server"]["command"]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        command = [sys.executable, *(word.replace("18000", port) for word in command[1:])]
+        assert subprocess.run(command, timeout=60).returncode == 0
+    assert subprocess.run(command, capture_output=True, timeout=60).returncode == 1
+
+
+def test_the_commands_of_the_readme_have_these_options(root, tmp_path, monkeypatch, capsys):
+    text = (root / "deploy/README.md").read_text().replace("\\\n", "")
+    found = [line.split("#")[0] for line in text.splitlines() if " doctor " in line or " --join silo0.zip" in line]
+    assert len(found) == 3
+    for line in found:
+        words = re.sub(r"^.*?(doctor|certificates --join)", r"\1", line).split()
+        folders = {"/etc/sase/silo": tmp_path, "/joined": tmp_path, "/srv/sase/silo": tmp_path}
+        assert "silo" in refused([str(folders.get(word, word)) for word in words], monkeypatch, capsys)
 
 
 def test_compose_finds_mistakes_and_the_gpu_file_adds_one(root, tmp_path):

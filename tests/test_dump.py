@@ -12,10 +12,12 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.commands import sase
 from helpers.dumps import dump_all, make_set
 from sase import audio
 from sase.data import arks, datadir, dump, left_out
 from sase.errors import InputError
+from sase.evaluation.locking import output_lock
 
 
 def samples_of(table):
@@ -309,3 +311,33 @@ def test_the_command_reports_bad_input_in_one_line(tmp_path):
     assert process.returncode == 1
     assert error.count("\n") == 1
     assert "no such data directory" in error
+
+
+def test_one_writer_of_a_shard_and_of_the_tables_at_a_time(tmp_path):
+    """Shards are dumped side by side; a lock that a killed process has left does not count."""
+    data, out = make_set(tmp_path, LENGTHS), tmp_path / "dump"
+    words = ("dump", "--data", data, "--out", out, "--nj", 2)
+    out.mkdir()
+    for name in ("lock", "lock.1", "lock.2"):
+        (out / name).touch()
+    with output_lock(out, job=1, within=0):
+        assert sase(*words, "--job", 2).returncode == 0
+        for further in (("--job", 1), ("--finish",), ()):
+            done = sase(*words, *further)
+            assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+            assert f"{out}: locked by another process that is running" in done.stderr
+    assert not (out / "wav.1.ark").exists()
+    assert sase(*words, "--job", 1).returncode == 0
+    assert sase(*words, "--finish").returncode == 0
+    assert list(datadir.validate_data_dir(out).utts) == sorted(LENGTHS)
+
+
+def test_a_killed_writer_leaves_no_lock(tmp_path):
+    data, out = make_set(tmp_path, LENGTHS), tmp_path / "dump"
+    hold = "import sys, time; from sase.evaluation.locking import output_lock\nwith output_lock(sys.argv[1], 1, 0):\n"
+    command = [sys.executable, "-c", f"{hold} print(flush=True); time.sleep(60)", out]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        assert "locked" in sase("dump", "--data", data, "--out", out).stderr
+        holder.kill()
+    assert sase("dump", "--data", data, "--out", out).returncode == 0

@@ -29,6 +29,7 @@ from sase.federated.flower.processes import (
     wait_until_serving,
 )
 from sase.federated.flower.silo_process import SiloProcess
+from sase.federated.onboarding import Membership
 from sase.processes import start
 
 pytestmark = pytest.mark.recipe
@@ -137,11 +138,11 @@ def test_a_silo_with_an_unregistered_key_is_refused_as_before(federation):
 
 def test_the_doctor_tells_a_registered_silo_from_another(federation):
     """Flower's own check of signatures; that of tests/test_doctor.py is an oracle without Flower."""
-    for name, status in (("silo0", OK), ("silo1", FAILED)):
-        found = {
-            f.check: f for f in check_server(f"localhost:{federation.port}", federation.folder / "certificates" / name)
-        }
+    for index, status in enumerate((OK, FAILED)):
+        about = Membership(index, f"localhost:{federation.port}")
+        found = {f.check: f for f in check_server(about, federation.folder / f"certificates/silo{index}")}
         assert found["registration"].status == status
+        assert ("silo0" in found["registration"].message) == (status == OK)
         assert found["clock"].status == OK
         assert ("versions" in found) == (status == OK)
 

@@ -12,6 +12,7 @@ from sase.federated.aggregation import (
     silo_weights,
     softmax,
 )
+from sase.federated.config import FederatedConfig
 from sase.federated.layout import Layout
 from sase.federated.moments import pool_moments
 from sase.federated.server_optimiser import ServerOptimiser
@@ -58,6 +59,18 @@ def test_silo_weights_sum_to_one_for_extreme_values(strategy):
     assert alphas.sum() == pytest.approx(1.0, abs=1e-12)
     if strategy == "sase":
         assert alphas.min() >= 0.05
+
+
+def test_what_a_lie_about_examples_gains():
+    """The weight of one of 4 silos of 1,000 examples that reports more of them."""
+    default = FederatedConfig().max_weight
+
+    def gained(reported, strategy="examples", max_weight=default):
+        return silo_weights(strategy, [1000, 1000, 1000, reported], max_weight=max_weight)[3]
+
+    assert [gained(reported) for reported in (1000, 2000, 10**6)] == pytest.approx([0.25, 0.4, 0.6])
+    assert [gained(10**6, max_weight=limit) for limit in (0.375, 1e-6)] == pytest.approx([0.375, 0.375])
+    assert gained(10**6, "uniform") == pytest.approx(0.25)
 
 
 def test_larger_gain_gives_larger_weight():

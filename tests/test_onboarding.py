@@ -156,6 +156,12 @@ def test_a_silo_needs_neither_its_number_nor_the_server(server, tmp_path, sase):
         assert membership_of(certificates, 0, "a:1").server == "a:1"
         with pytest.raises(InputError, match="needs --silo and --server"):
             membership_of(certificates, 0, None)
+    with pytest.raises(InputError, match="--sample-rate: config: sample_rate must be 1000 or more"):
+        write_bundles(tmp_path / "none", HOSTS, 1, 18000, sample_rate=16)
+    assert not (tmp_path / "none").exists()
+    bundle = write_bundles(tmp_path / "certificates", HOSTS, 1, 18000, sample_rate=48000)[0]
+    assert join(bundle, tmp_path / "fast").sample_rate == 48000
+    assert membership_of(str(tmp_path / "fast"), None, "elsewhere:1").sample_rate == 48000
     status, said = sase("silo", "--data-dir", tmp_path, "--certificates", tmp_path / "silo")
     assert status == 1
     assert "no folder tr" in said

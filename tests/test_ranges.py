@@ -6,15 +6,18 @@ import types
 import typing
 from typing import Annotated
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sase.config import Ascending, OneOf, Range, from_mapping, to_mapping
+from sase.config import Ascending, OneOf, Range, Share, from_mapping, to_mapping
 from sase.data.remix import DataConfig
 from sase.errors import InputError
 from sase.federated.config import FederatedConfig, load_federated_config
+from sase.federated.privacy import upload_epsilon
+from sase.federated.server_optimiser import ServerOptimiser
 from sase.model import PRESETS, build_model
 from sase.nn.config import ModelConfig
 from sase.studies.ablation import Ablation
@@ -29,6 +32,7 @@ HINTS = [
     for name, hint in typing.get_type_hints(config, include_extras=True).items()
     if not dataclasses.is_dataclass(hint)
 ]
+PLANS = (Ablation, Comparison, Poisoning, Federation)
 UNCONSTRAINED = {"network", "mask", "init"}  # the first two may be extended by a program, and are checked when built
 
 
@@ -69,7 +73,9 @@ def outside(hint):
 def _beyond(hint, bounds):
     number = st.integers if hint is int else st.floats
     for low in {bounds.least, bounds.above} - {None}:
-        yield number(max_value=low - 1 if hint is int or bounds.above is None else low)
+        yield number(max_value=low - 1 if hint is int or bounds.above is None else min(low, bounds.above))
+    if bounds.zero or (bounds.least is not None and bounds.above is not None):
+        yield number(min_value=math.nextafter(0, 1), max_value=math.nextafter(bounds.least, 0))
     for high in {bounds.most, bounds.below} - {None}:
         beyond = high + 1 if hint is int else max(high + 1, math.nextafter(high, math.inf))
         yield number(min_value=high if hint is float and bounds.below is not None else beyond)
@@ -82,21 +88,78 @@ def test_every_number_and_every_choice_has_a_constraint():
                 assert constraints, f"{config.__name__}.{name}"
 
 
-@pytest.mark.parametrize(("config", "name", "hint"), HINTS, ids=str)
-def test_every_number_is_bounded_above(config, name, hint):
+# Of the numbers that may be as small as one likes, the smallest does the same as 0.
+HARMLESS_NEAR_ZERO = {
+    *("DataConfig.tilt_db", "DataConfig.equaliser_db", "OptimiserConfig.final_ratio", "OptimiserConfig.weight_decay"),
+    *(
+        "OptimiserConfig.ema_decay",
+        "OptimiserConfig.checkpoint_s",
+        "OptimiserConfig.select_tolerance",
+        "FederatedConfig.gamma",
+        "FederatedConfig.alpha_min",
+    ),
+    *(
+        "FederatedConfig.alpha_min",
+        "FederatedConfig.common_dev_s",
+        "FederatedConfig.dev_s",
+        "FederatedConfig.max_poisoned",
+    ),
+    *("FederatedConfig.momentum", "FederatedConfig.beta2", "FederatedConfig.average_decay"),
+    *("FederatedConfig.fedprox_mu", "FederatedConfig.alignment", "FederatedConfig.max_drop_db"),
+    *("FederatedConfig.grace_s", "FederatedConfig.repeat_wait_s", "Ablation.macs_tolerance"),
+    *(f"DataConfig.{name}" for config, name, hint in HINTS if config is DataConfig and hint == Share),
+}
+
+
+def numbers(*kinds):
+    """Return (field, range) of every number in a config or a plan, of the elements if it is a collection."""
+    return [
+        (f"{config.__name__}.{name}", constraint)
+        for config in (*CONFIGS, *PLANS)
+        for name, hint in typing.get_type_hints(config, include_extras=True).items()
+        if not dataclasses.is_dataclass(hint)
+        for plain, constraints in parts(hint)
+        if plain in kinds
+        for constraint in constraints or [None]
+    ]
+
+
+@pytest.mark.parametrize(("field", "bounds"), numbers(int, float), ids=str)
+def test_every_number_is_bounded_above_and_below(field, bounds):
     """Sleeps, sizes and exponentials of huge numbers would fail long after the config has been read."""
-    for plain, constraints in parts(hint):
-        if plain in (int, float):
-            ranges = [constraint for constraint in constraints if isinstance(constraint, Range)]
-            assert any(bounds.most is not None or bounds.below is not None for bounds in ranges)
+    assert isinstance(bounds, Range)
+    assert bounds.most is not None or bounds.below is not None
+    assert bounds.least is not None or bounds.above is not None
 
 
-def test_every_number_of_a_study_has_a_constraint():
-    for plan in (Ablation, Comparison, Poisoning, Federation):
-        for name, hint in typing.get_type_hints(plan, include_extras=True).items():
-            for plain, constraints in parts(hint):
-                if plain in (int, float):
-                    assert constraints, f"{plan.__name__}.{name}"
+@pytest.mark.parametrize(("field", "bounds"), numbers(float), ids=str)
+def test_no_number_may_be_absurdly_close_to_0(field, bounds):
+    """Reciprocals, squares and logarithms of it would not be finite, long after the config has been read."""
+    if bounds.error(-1.0) and not bounds.error(1e-300):
+        assert field in HARMLESS_NEAR_ZERO
+        assert bounds.error(0.0) == ""
+
+
+def test_a_guard_against_tiny_numbers_is_named_to_those_who_gave_one():
+    guarded, optional = Range(1e-6, 1e6, above=0), Range(1e-6, 1e6, zero=True)
+    assert guarded.error(0.0) == "must be above 0, not 0.0"
+    assert guarded.error(-1.0) == "must be above 0, not -1.0"
+    assert guarded.error(1e-9) == "must be 1e-06 or more and above 0, not 1e-09"
+    assert guarded.error(1e7) == "must be above 0 and 1000000.0 or less, not 10000000.0"
+    assert [guarded.error(value) for value in (1e-6, 1.0, 1e6)] == ["", "", ""]
+    assert [optional.error(value) for value in (0.0, 1e-6, 1e6)] == ["", "", ""]
+    assert optional.error(1e-9) == "must be 0, or 1e-06 or more, not 1e-09"
+    assert optional.error(-1.0) == "must be 0, or 1e-06 or more, not -1.0"
+
+
+def test_the_smallest_numbers_that_are_allowed_are_computed_with():
+    least = {field.split(".")[1]: bounds.least for field, bounds in numbers(float) if "FederatedConfig" in field}
+    start, moved = {"weight": np.zeros(3)}, {"weight": np.array([0.0, 1e-6, 1.0])}
+    for name in ("adam", "yogi"):
+        optimiser = ServerOptimiser(name, least["server_lr"], adaptivity=least["adaptivity"])
+        for _ in range(3):
+            assert np.isfinite(optimiser.step(start, moved, [], np.ones(1))["weight"]).all()
+    assert math.isfinite(upload_epsilon(least["dp_noise_multiplier"], 10**6, least["dp_delta"]))
 
 
 def test_defaults_and_presets_are_within_their_ranges():

@@ -17,6 +17,9 @@ def main() -> None:
     parser.add_argument("--silos", type=int, default=4, help="number of silos (%(default)s)")
     parser.add_argument("--days", type=int, default=825, help="validity of the certificates (%(default)s)")
     parser.add_argument("--port", type=int, default=18000, help="of the server, for --bundle (%(default)s)")
+    parser.add_argument(
+        "--sample-rate", type=int, metavar="HZ", help="of the network, for --bundle: silos check their data against it"
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--bundle", action="store_true", help="instead of keys, write one file per silo with which it can --join"
@@ -40,8 +43,9 @@ def main() -> None:
     )
     from sase.federated.onboarding import join, register_silo, write_bundles
     from sase.private import private_files
+    from sase.processes import folder_lock
 
-    with private_files():
+    with private_files(), folder_lock(args.out):
         if args.key_only:
             make_silo_key(args.out)
             print(f"{args.out}: keep silo.key on this machine; send silo.pub to the operator of the server")
@@ -57,7 +61,7 @@ def main() -> None:
                 silo, fingerprint = register_silo(args.out, path)
                 print(f"silo {silo}: key {fingerprint}, valid from the next start of the server on")
         elif args.bundle:
-            bundles = write_bundles(args.out, args.hosts.split(), args.silos, args.port, args.days)
+            bundles = write_bundles(args.out, args.hosts.split(), args.silos, args.port, args.days, args.sample_rate)
             print(f"authority {fingerprint_of_certificate(read_certificate(args.out / 'ca.crt'))}")
             print(f"send {bundles[0]} ... to one silo each, and register the silo.pub that each returns")
         else:

@@ -16,7 +16,9 @@ def main() -> int:
     parser.add_argument("--insecure", action="store_true", help="the server has no encryption and no authentication")
     parser.add_argument("--state-dir", help="for its state and logs (default: state<N> next to the data)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
-    parser.add_argument("--sample-rate", type=int, default=16000, help="of the network, in Hz (%(default)s)")
+    parser.add_argument(
+        "--sample-rate", type=int, metavar="HZ", help="of the network (default: what the server or the bundle says)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON list of all checks")
     args = parser.parse_args()
 

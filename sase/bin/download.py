@@ -29,15 +29,20 @@ def main() -> None:
         corpora.add_parser(name, help=f"{what}; prints how to get it").add_argument("--dir", required=True)
 
     args = parser.parse_args()
+
+    from pathlib import Path
+
+    from sase.processes import folder_lock
+
     if args.corpus == "voicebank_demand":
         from sase.data.corpora.voicebank_demand import download
 
-        download(args.dir, args.trainset, args.remove_zips)
-        return
-    if args.corpus == "mini":
+        with folder_lock(Path(args.dir)):
+            download(args.dir, args.trainset, args.remove_zips)
+    elif args.corpus == "mini":  # which appears as a whole, in a folder that must be empty, so that no lock fits in it
         name = "mini" if args.language == "english" else "mini_mandarin"
         importlib.import_module(f"sase.data.corpora.{name}").download(args.dir, args.seed)
-    else:
+    else:  # prints how to get it
         importlib.import_module(f"sase.data.corpora.{args.corpus}").download(args.dir)
 
 

@@ -21,12 +21,14 @@ def main() -> None:
         parser.error("--job processes one shard, --finish joins them: use one of the two")
 
     from sase.data import dump
+    from sase.evaluation.locking import output_lock
 
     settings = {"sample_rate": args.sample_rate, "nj": args.nj, "keep_all": args.keep_all}
-    for job in () if args.finish else [args.job] if args.job is not None else range(1, args.nj + 1):
-        dump.dump_set(args.data, args.out, job=job, **settings)
-    if args.job is None:
-        dump.join_shards(args.data, args.out, mark=args.skip_bad_test, **settings)
+    with output_lock(args.out, args.job, within=0):
+        for job in () if args.finish else [args.job] if args.job is not None else range(1, args.nj + 1):
+            dump.dump_set(args.data, args.out, job=job, **settings)
+        if args.job is None:
+            dump.join_shards(args.data, args.out, mark=args.skip_bad_test, **settings)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ def main() -> None:
 
     from sase.data.dataset import PairSet
     from sase.errors import InputError
+    from sase.processes import folder_lock
     from sase.studies import leakage
     from sase.studies.leakage_page import write_page
     from sase.studies.leakage_setting import ROWS, Attack
@@ -36,9 +37,9 @@ def main() -> None:
     config = load_train_config(args.config, args.set)
     pairs = PairSet(args.data, config.model.sample_rate)
     attack = Attack(config, pairs, args.steps, args.candidates, args.victims, args.inverted, args.seeds)
-    Path(args.out).mkdir(parents=True, exist_ok=True)
-    results = leakage.run(attack, args.out, args.row or tuple(ROWS))
-    write_page(attack, results, args.out)
+    with folder_lock(Path(args.out)):
+        results = leakage.run(attack, args.out, args.row or tuple(ROWS))
+        write_page(attack, results, args.out)
     print(Path(args.out) / "RESULTS.md")
 
 

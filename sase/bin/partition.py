@@ -27,9 +27,13 @@ def main() -> None:
     if args.num_silos < 1:
         parser.error("--num-silos must be 1 or more")
 
-    from sase.federated.partition import partition
+    from pathlib import Path
 
-    partition(args.train, args.test, args.out, args.by, args.num_silos, args.alpha, args.seed)
+    from sase.federated.partition import partition
+    from sase.processes import folder_lock
+
+    with folder_lock(Path(args.out)):
+        partition(args.train, args.test, args.out, args.by, args.num_silos, args.alpha, args.seed)
 
 
 if __name__ == "__main__":

@@ -38,38 +38,43 @@ def main() -> None:
     for each in (pairs, mixed, own):
         each.add_argument("--data", required=True, help="output: DATA/tr, DATA/cv and DATA/tt are replaced")
     args = parser.parse_args()
+    if args.corpus == "commonvoice" and args.silos < 1:
+        parser.error("--silos must be 1 or more")
 
-    if args.corpus in ("commonvoice", "folders"):
-        from sase.data.corpora import commonvoice, folders
+    from pathlib import Path
 
-        if args.corpus == "folders":
-            sets = folders.prepare(
-                args.speech,
-                args.noise,
-                args.data,
-                args.generated,
-                seed=args.seed,
-                held_out=args.held_out.split(),
-                room_dirs=args.rooms,
-            )
-        elif args.silos < 1:
-            parser.error("--silos must be 1 or more")
-        else:
-            sets = commonvoice.prepare(
-                args.corpus_dir, args.noise, args.data, args.silos, args.seed, skip_bad_test=args.skip_bad_test
-            )
-        for name, mixtures in sets.items():
-            speakers, noises = ({getattr(m, what) for m in mixtures.values()} for what in ("speaker", "noise"))
-            counts = f"{len(mixtures)} mixtures of {len(speakers)} speakers and {len(noises)} noises"
-            print(f"{args.data}/{name}/mixtures.tsv: {counts}")
-        return
-    from sase.data.corpora.voicebank_demand import prepare
+    from sase.processes import folder_lock
 
-    data_dirs = prepare(args.corpus_dir, args.data, args.dev_speakers.split(), args.trainset, args.skip_bad_test)
-    for name, data in data_dirs.items():
-        unknown = len(data) - len(data.utt2noise)
-        note = f"; the noise of {unknown} is not in the corpus' log" if unknown else ""
-        print(f"{args.data}/{name}: {len(data)} utterances of {len(data.spk2utt)} speakers{note}")
+    with folder_lock(Path(args.data)):
+        if args.corpus in ("commonvoice", "folders"):
+            from sase.data.corpora import commonvoice, folders
+
+            if args.corpus == "folders":
+                sets = folders.prepare(
+                    args.speech,
+                    args.noise,
+                    args.data,
+                    args.generated,
+                    seed=args.seed,
+                    held_out=args.held_out.split(),
+                    room_dirs=args.rooms,
+                )
+            else:
+                sets = commonvoice.prepare(
+                    args.corpus_dir, args.noise, args.data, args.silos, args.seed, skip_bad_test=args.skip_bad_test
+                )
+            for name, mixtures in sets.items():
+                speakers, noises = ({getattr(m, what) for m in mixtures.values()} for what in ("speaker", "noise"))
+                counts = f"{len(mixtures)} mixtures of {len(speakers)} speakers and {len(noises)} noises"
+                print(f"{args.data}/{name}/mixtures.tsv: {counts}")
+            return
+        from sase.data.corpora.voicebank_demand import prepare
+
+        data_dirs = prepare(args.corpus_dir, args.data, args.dev_speakers.split(), args.trainset, args.skip_bad_test)
+        for name, data in data_dirs.items():
+            unknown = len(data) - len(data.utt2noise)
+            note = f"; the noise of {unknown} is not in the corpus' log" if unknown else ""
+            print(f"{args.data}/{name}: {len(data)} utterances of {len(data.spk2utt)} speakers{note}")
 
 
 if __name__ == "__main__":

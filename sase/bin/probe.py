@@ -26,6 +26,7 @@ def main() -> None:
     from sase.evaluation.probe.material import material
     from sase.evaluation.probe.page import draw, lines
     from sase.evaluation.probe.probing import identity, probe, system_of
+    from sase.processes import folder_lock
 
     models = {name: pretrained.load(name) for name in args.model or pretrained.available()}
     rates = {model.config.sample_rate for model in models.values()}
@@ -38,10 +39,10 @@ def main() -> None:
     print(page)
     if args.out:
         folder = Path(args.out)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "probe.md", page)
-        jsonfile.write(folder / "probe.json", jsonfile.nan_to_null(reports), indent=1)
-        draw(folder / "probe.png", reports)
+        with folder_lock(folder):
+            write_text(folder / "probe.md", page)
+            jsonfile.write(folder / "probe.json", jsonfile.nan_to_null(reports), indent=1)
+            draw(folder / "probe.png", reports)
 
 
 if __name__ == "__main__":

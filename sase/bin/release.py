@@ -30,10 +30,11 @@ def main() -> None:
 
     out = Path(args.out or pretrained.FOLDER)
     if args.refresh is not None:
-        for path in refresh(out / f"{args.refresh}.safetensors"):
-            print(f"{path}: written")
+        with folder_lock(out):
+            for path in refresh(out / f"{args.refresh}.safetensors"):
+                print(f"{path}: written")
         return
-    with folder_lock(Path(args.exp), shared=True):
+    with folder_lock(Path(args.exp), shared=True), folder_lock(out):
         for path in release(args.exp, args.scores, args.name, args.notes, out):
             print(f"{path}: written")
 

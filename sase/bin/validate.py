@@ -18,6 +18,7 @@ def main() -> None:
 
     from sase.data import datadir
     from sase.data.mixtures import FILE, validate_mixtures
+    from sase.processes import folder_lock
 
     for path in args.dirs:
         if (Path(path) / FILE).is_file():
@@ -25,7 +26,8 @@ def main() -> None:
             print(f"{path}: {len(mixtures)} mixtures, valid")
             continue
         if args.fix:
-            kept, total = datadir.fix_data_dir(path)
+            with folder_lock(Path(path)):
+                kept, total = datadir.fix_data_dir(path)
             print(f"{path}: kept {kept} of {total} utterances")
         data = datadir.validate_data_dir(path, audio=args.audio)
         print(f"{path}: {len(data)} utterances of {len(data.spk2utt)} speakers, valid")

@@ -56,7 +56,7 @@ class PairSet:
             if not noisy.sample_rate == clean.sample_rate == sample_rate:
                 rates = f"{noisy.sample_rate} Hz noisy and {clean.sample_rate} Hz clean"
                 raise InputError(
-                    f"{dump_dir}: {utt} has {rates}, the network {sample_rate} Hz; run stage 2 at its rate"
+                    f"{dump_dir}: {utt} has {rates}, the network {sample_rate} Hz; run stage 2 with its --sample-rate"
                 )
             if noisy.num_samples != clean.num_samples:
                 samples = f"{noisy.num_samples} noisy and {clean.num_samples} clean samples"

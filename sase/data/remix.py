@@ -36,7 +36,7 @@ _ROOM_TONE_DB = (25.0, 55.0)  # below the level of the speech
 _EARLY_S = 0.05  # reflections that the reference of reverberant speech keeps: they help understanding it
 _CLIPPED = (0.001, 0.05)  # share of the samples that clipping hits
 _Decibels = Annotated[float, Range(-200, 200)]
-_Weight = Annotated[float, Range(above=0, most=1000)]
+_Weight = Annotated[float, Range(1e-9, 1000, above=0)]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Locks of stages 4 and 5: jobs of one stage run side by side, everything else excludes each other."""
+"""Locks of stages 2, 4 and 5: jobs of one stage run side by side, everything else excludes each other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sase.processes import folder_lock
 
 @contextmanager
 def output_lock(out: str | Path, job: int | None = None, within: int = 1) -> Iterator[None]:
-    """Lock the output of a stage; meanwhile nothing trains in its experiment folder.
+    """Lock the output of a stage; meanwhile nothing trains in its experiment folder, if it has one.
 
     Args:
         out: the folder that is written to, below an experiment folder or anywhere else.

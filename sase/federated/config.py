@@ -138,27 +138,27 @@ class FederatedConfig:
     num_silos: Annotated[int, Range(1, most=100_000)] = 4
     num_rounds: Annotated[int, Range(1, most=10**6)] = 20
     local_epochs: Annotated[int, Range(1, most=10**4)] = 1
-    epoch_share: Annotated[float, Range(above=0, most=1e4)] = 1.0
+    epoch_share: Annotated[float, Range(1e-9, 1e4, above=0)] = 1.0
     local_steps: Annotated[int, Range(0, most=10**6)] = 0
     strategy: Annotated[str, OneOf(tuple(STRATEGIES))] = "examples"
     tau: Annotated[float, Range(1e-6, 1e6)] = 1.0
     gamma: Annotated[float, Range(0, most=100.0)] = 1.0
     alpha_min: Annotated[float, Range(0, below=1)] = 0.05
     common_dev_s: Annotated[float, Range(0, most=_LONG_S)] = 30.0
-    max_weight: Annotated[float, Range(above=0, most=1)] = 0.6
+    max_weight: Annotated[float, Range(1e-6, 1, above=0)] = 0.6
     aggregation: Annotated[str, OneOf(tuple(AGGREGATIONS))] = "mean"
     max_poisoned: Annotated[float, Range(0, below=0.5)] = 0.25
     layerwise: bool = False
     server: Annotated[str, OneOf(SERVERS)] = "plain"
-    server_lr: Annotated[float, Range(above=0, most=1e3)] | None = None
+    server_lr: Annotated[float, Range(1e-12, 1e3, above=0)] | None = None
     momentum: Annotated[float, Range(0, below=1)] = 0.9
     beta2: Annotated[float, Range(0, below=1)] = 0.99
-    adaptivity: Annotated[float, Range(above=0, most=1e3)] = 1e-3
+    adaptivity: Annotated[float, Range(1e-12, 1e3, above=0)] = 1e-3
     fedprox_mu: Annotated[float, Range(0, most=1e6)] = 0.0
     scaffold: bool = False
     scaffold_space: Annotated[str, OneOf(SPACES)] = "gradients"
     alignment: Annotated[float, Range(0, most=1e3)] = 0.0
-    feddyn_alpha: Annotated[float, Range(0, most=1e6)] = 0.0
+    feddyn_alpha: Annotated[float, Range(1e-9, 1e6, zero=True)] = 0.0
     control_steps: Annotated[int, Range(0, most=10**6)] = 0
     fednova: bool = False
     norm: Annotated[str, OneOf(NORM_POLICIES)] = "average"
@@ -177,19 +177,19 @@ class FederatedConfig:
     max_staleness: Annotated[int, Range(1, most=10**6)] = 4
     max_repeats: Annotated[int, Range(0, most=10**6)] = 3
     repeat_wait_s: Annotated[float, Range(0, most=_LONG_S)] = 5.0
-    round_timeout_s: Annotated[float, Range(above=0, most=_LONG_S)] = 3600.0
+    round_timeout_s: Annotated[float, Range(0.01, _LONG_S, above=0)] = 3600.0
     max_norm_ratio: Annotated[float, Range(above=1, most=1e100)] = 10.0
     max_statistics_ratio: Annotated[float, Range(above=1, most=1e12)] = 1000.0
     max_drop_db: Annotated[float, Range(0, most=1e3)] = 3.0
     secure_aggregation: bool = False
-    secure_range: Annotated[float, Range(above=0, most=1e6)] = 8.0
-    dp_clip_norm: Annotated[float, Range(0, most=1e12)] = 0.0
+    secure_range: Annotated[float, Range(1e-6, 1e6, above=0)] = 8.0
+    dp_clip_norm: Annotated[float, Range(1e-9, 1e12, zero=True)] = 0.0
     dp_clip_per: Annotated[str, OneOf(CLIP_PER)] = "model"
-    dp_clip_quantile: Annotated[float, Range(0, below=1)] = 0.0
-    dp_clip_lr: Annotated[float, Range(above=0, most=1e3)] = 0.2
-    dp_bit_noise: Annotated[float, Range(0, most=1e6)] = 0.0
-    dp_noise_multiplier: Annotated[float, Range(0, most=1e6)] = 0.0
-    dp_delta: Annotated[float, Range(above=0, below=1)] = 1e-5
+    dp_clip_quantile: Annotated[float, Range(1e-3, below=1, zero=True)] = 0.0
+    dp_clip_lr: Annotated[float, Range(1e-6, 1e3, above=0)] = 0.2
+    dp_bit_noise: Annotated[float, Range(1e-6, 1e6, zero=True)] = 0.0
+    dp_noise_multiplier: Annotated[float, Range(1e-6, 1e6, zero=True)] = 0.0
+    dp_delta: Annotated[float, Range(1e-30, above=0, below=1)] = 1e-5
 
     @property
     def participants(self) -> int:

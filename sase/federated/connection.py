@@ -9,9 +9,10 @@ import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 
@@ -30,11 +31,15 @@ class ServerAnswer:
         ahead_s: how much the server's clock is ahead of this machine's, to a second; None if it does not say.
         certificate: with which it authenticated itself; None without TLS.
         versions: package to version; empty unless the server knows the key that signed the question.
+        name: under which the server has registered that key, such as ``silo0``; empty if it does not say.
+        sample_rate: of the network that the server trains, in Hz; None if it does not say.
     """
 
     ahead_s: float | None
     certificate: x509.Certificate | None
     versions: dict[str, str] = field(default_factory=dict)
+    name: str = ""
+    sample_rate: int | None = None
 
 
 def split_endpoint(server: str) -> tuple[str, int]:
@@ -85,13 +90,14 @@ def ask_server(server: str, ca_file: Path | None, headers: Mapping[str, str] | N
             http_connection.request("GET", ABOUT_PATH, headers=dict(headers or {}))
             response = http_connection.getresponse()
             body = response.read(_MAX_ANSWER)
-        except http.client.HTTPException as error:
-            reason = f"no federation server is listening there ({type(error).__name__}); check the address"
-            raise InputError(f"{server}: {reason}") from None
+        except (http.client.HTTPException, ConnectionResetError) as error:
+            raise _no_server(server, type(error).__name__, ca_file) from None
         middle = (asked + time.time()) / 2
+    if response.status != http.HTTPStatus.OK:
+        raise _no_server(server, f"HTTP status {response.status}", ca_file)
     date = _date(response.headers.get("date"))
     ahead_s = None if date is None else date.timestamp() + 0.5 - middle  # the header has whole seconds, rounded down
-    return ServerAnswer(ahead_s, certificate, _versions(body))
+    return ServerAnswer(ahead_s, certificate, **_about(body))
 
 
 def _connected(server: str, ca_file: Path | None) -> socket.socket:
@@ -103,8 +109,7 @@ def _connected(server: str, ca_file: Path | None) -> socket.socket:
     try:
         return ssl.create_default_context(cafile=ca_file).wrap_socket(connection, server_hostname=host)
     except ssl.SSLCertVerificationError as error:
-        reason = f"its certificate is not signed by {ca_file} for this name ({error.verify_message})"
-        raise InputError(f"{server}: rejected, {reason}; use its ca.crt, and a name in its --hosts") from None
+        raise _rejection(server, ca_file, error) from None
     except ssl.SSLError as error:
         raise InputError(f"{server}: no TLS there ({error.reason}); does it run with insecure=true?") from None
     finally:
@@ -119,10 +124,35 @@ def _date(header: str | None) -> datetime | None:
         return None
 
 
-def _versions(body: bytes) -> dict[str, str]:
-    """Return package to version; nothing if the body is that of an anonymous or an older server's answer."""
+def _rejection(server: str, ca_file: Path, error: ssl.SSLCertVerificationError) -> InputError:
+    """Return the error for a certificate that cannot be accepted, with what to do about it."""
+    said = error.verify_message
+    if "expired" in said or "not yet valid" in said:
+        reason = f"its certificate or {ca_file}, by this machine's clock ({datetime.now(UTC):%Y-%m-%d %H:%M} UTC)"
+        remedy = "correct the clock, or the server's operator makes new ones with tools/make_certificates.sh"
+        return InputError(f"{server}: rejected, {said}: {reason}; {remedy}")
+    if "mismatch" in said or "not valid for" in said:
+        reason = f"its certificate is for other names ({said})"
+        return InputError(f"{server}: rejected, {reason}; use a name in its --hosts, or add this one there")
+    reason = f"its certificate is not signed by {ca_file} ({said})"
+    return InputError(f"{server}: rejected, {reason}; get ca.crt from its operator, or correct the address")
+
+
+def _no_server(server: str, what: str, ca_file: Path | None) -> InputError:
+    hint = "" if ca_file else ", or --certificates if it has TLS"
+    return InputError(f"{server}: no federation server is listening there ({what}); check the address{hint}")
+
+
+def _about(body: bytes) -> dict[str, Any]:
+    """Return the attributes of the answer in a body; none if it is that of an anonymous or an older server's answer."""
     try:
-        versions = json.loads(body)["versions"]
-        return {str(name): str(version) for name, version in versions.items()}
+        answer = json.loads(body)
+        versions = {str(name): str(version) for name, version in answer["versions"].items()}
     except (ValueError, TypeError, KeyError, AttributeError):
         return {}
+    name, rate = answer.get("name"), answer.get("sample_rate")
+    return {
+        "versions": versions,
+        "name": name if isinstance(name, str) else "",
+        "sample_rate": rate if isinstance(rate, int) and rate > 0 else None,
+    }

@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from sase.atomic import atomic_path, write_text
-from sase.config import from_mapping, naming
+from sase.config import Range, from_mapping, naming
 from sase.endpoints import is_endpoint
 from sase.errors import InputError
 from sase.federated.certificates import (
@@ -56,11 +57,13 @@ class Membership:
         silo: its index.
         server: HOST:PORT.
         versions: package to version, on the server when the bundle was written.
+        sample_rate: of the network, in Hz; None if the server's operator did not say it.
     """
 
     silo: int
     server: str
     versions: dict[str, str] = field(default_factory=dict)
+    sample_rate: Annotated[int, Range(1000, 768000)] | None = None
 
     @classmethod
     def parse(cls, text: str, where: Path) -> Membership:
@@ -76,7 +79,9 @@ class Membership:
         return found
 
 
-def write_bundles(folder: Path, hosts: Sequence[str], num_silos: int, port: int, days: int = 825) -> list[Path]:
+def write_bundles(
+    folder: Path, hosts: Sequence[str], num_silos: int, port: int, days: int = 825, sample_rate: int | None = None
+) -> list[Path]:
     """Make the certificates of a federation and a bundle for each silo, ``bundles/silo<N>.zip``; return the bundles.
 
     Args:
@@ -85,18 +90,22 @@ def write_bundles(folder: Path, hosts: Sequence[str], num_silos: int, port: int,
         num_silos: number of silos.
         port: of the server.
         days: validity of the certificates.
+        sample_rate: of the network, in Hz, against which silos check their data before the server runs; None if it is
+            not known yet.
 
     Raises:
-        InputError: no name of the server.
+        InputError: no name of the server, or a sample rate that no network has.
     """
     if not hosts:
         raise InputError('--bundle needs --hosts, such as --hosts "fl.example.org 10.0.0.5"')
     host = f"[{hosts[0]}]" if ":" in hosts[0] else hosts[0]
+    with naming("--sample-rate"):
+        from_mapping(Membership, {"silo": 0, "server": host, "sample_rate": sample_rate})
     make_certificates(folder, hosts, num_silos, days, silo_keys=False)
     authority = read_certificate(folder / _AUTHORITY)
     bundles = []
     for silo in range(num_silos):
-        membership = Membership(silo, f"{host}:{port}", installed_versions())
+        membership = Membership(silo, f"{host}:{port}", installed_versions(), sample_rate)
         files = {
             RECORD: json.dumps(asdict(membership), indent=1) + "\n",
             _AUTHORITY: authority.public_bytes(serialization.Encoding.PEM).decode(),
@@ -188,7 +197,7 @@ def membership_of(certificates: str | None, silo: int | None, server: str | None
         return Membership(silo or 0, server or "")
     if silo not in (None, found.silo):
         raise InputError(f"--silo {silo}: {certificates} has the key of silo {found.silo}")
-    return Membership(found.silo, server or found.server, found.versions)
+    return replace(found, server=server or found.server)
 
 
 def _read_bundle(bundle: Path) -> tuple[str, str]:

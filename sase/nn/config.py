@@ -38,7 +38,7 @@ class ModelConfig:
     hop: Annotated[int, Range(1, 2**20)] = 100
     fft: Annotated[int, Range(2, 2**20)] = 512
     root_window: bool = False
-    compression: Annotated[float, Range(above=0, most=1)] = 1.0
+    compression: Annotated[float, Range(0.01, 1, above=0)] = 1.0
     channels: Annotated[tuple[Annotated[int, Range(1, 4096)], ...], Range(1, 16)] = (16, 32, 64, 128, 128, 128)
     bands: Annotated[int, Range(1, 4096)] = 32
     blocks: Annotated[int, Range(1, 64)] = 2
@@ -51,7 +51,7 @@ class ModelConfig:
     attention: Annotated[str, OneOf(("sigmoid", "softmax"))] = "sigmoid"
     learned_sigmoids: bool = True
     omega: Annotated[str, OneOf(("random", "identity"))] = "random"
-    attention_memory_s: Annotated[float, Range(above=0, most=1e6)] = 4.0
+    attention_memory_s: Annotated[float, Range(1e-3, 1e6, above=0)] = 4.0
     mask: str = "polar"
 
     @property

@@ -73,8 +73,8 @@ class Ablation:
     seeds: Seeds = (0, 1, 2)
     jobs: Jobs = 2
     same_macs_as: str | None = None
-    macs_tolerance: Annotated[float, Range(0)] = 0.05
-    hours: Annotated[float, Range(0)] = 0.0
+    macs_tolerance: Annotated[float, Range(0, 100)] = 0.05
+    hours: Annotated[float, Range(0.001, 1e7, zero=True)] = 0.0
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ class Comparison:
     rows: dict[str, Row]
     seeds: Seeds = (0, 1, 2)
     jobs: Jobs = 2
-    test_utterances: Annotated[int, Range(0)] = 0
+    test_utterances: Annotated[int, Range(0, 10**9)] = 0
     min_gap_db: Annotated[float, Range(-1000, 1000)] = 0.5
     config: dict[str, object] = field(default_factory=dict)
     federated: dict[str, object] = field(default_factory=dict)

@@ -26,7 +26,7 @@ _POLL_S = 0.5
 
 Result = dict[str, Any]
 Results = dict[str, dict[int, Result]]  # row to seed to result
-Seeds = Annotated[tuple[Annotated[int, Range(0, 2**63 - 1)], ...], Range(1)]
+Seeds = Annotated[tuple[Annotated[int, Range(0, 2**63 - 1)], ...], Range(1, 10**4)]
 Jobs = Annotated[int, Range(1, 1024)]
 Plan = TypeVar("Plan")
 

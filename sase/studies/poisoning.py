@@ -53,7 +53,7 @@ class Federation:
     """
 
     silos: str
-    poisoned: Annotated[int, Range(0)]
+    poisoned: Annotated[int, Range(0, 100_000)]
     federated: dict[str, object] = field(default_factory=dict)
 
 
@@ -206,6 +206,11 @@ def run_all(plan: Poisoning, folders: Folders, only: Collection[str] | None = No
 
 def run_one(plan: Poisoning, folders: Folders, name: str, seed: int) -> Result:
     """Train one row of the grid under every attack, with a further seed under none; write and return its result."""
+    with folder_lock(grid(plan, folders).folder(name, seed)):
+        return _run_one(plan, folders, name, seed)
+
+
+def _run_one(plan: Poisoning, folders: Folders, name: str, seed: int) -> Result:
     runs = grid(plan, folders)
     federation, row = next(key for key in _keys(plan) if _title(*key) == name)
     folder, of = runs.folder(name, seed), plan.federations[federation]

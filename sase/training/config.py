@@ -58,12 +58,12 @@ class OptimiserConfig:
     epochs: Annotated[int, Range(1, most=10**7)] = 50
     steps_per_epoch: Annotated[int, Range(0, most=10**9)] = 0
     optimizer: Annotated[str, OneOf(OPTIMISERS)] = "adamw"
-    learning_rate: Annotated[float, Range(above=0, most=1e3)] = 2e-3
+    learning_rate: Annotated[float, Range(1e-12, 1e3, above=0)] = 2e-3
     warmup_steps: Annotated[int, Range(0, most=10**9)] = 200
     final_ratio: Share = 0.02
     weight_decay: Annotated[float, Range(0, most=1e3)] = 0.01
     micro_batch_size: Annotated[int, Range(0, most=10**6)] = 0
-    clip_norm: Annotated[float, Range(above=0, most=1e12)] = 3.0
+    clip_norm: Annotated[float, Range(1e-9, 1e12, above=0)] = 3.0
     max_bad_steps: Annotated[int, Range(1, most=10**9)] = 20
     ema_decay: Annotated[float, Range(0, below=1)] = 0.999
     select_by: Annotated[str, OneOf(SELECTORS)] = "SI_SNR"
@@ -89,7 +89,7 @@ class TrainConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    loss: dict[str, Annotated[float, Range(above=0, most=1e9)]] = field(default_factory=lambda: {"si_snr": 1.0})
+    loss: dict[str, Annotated[float, Range(1e-9, 1e9, above=0)]] = field(default_factory=lambda: {"si_snr": 1.0})
     train: OptimiserConfig = field(default_factory=OptimiserConfig)
     init: str = ""
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0

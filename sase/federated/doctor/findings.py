@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import TypeVar
+
+from cryptography import x509
 
 from sase.errors import InputError, one_line
+
+Result = TypeVar("Result")
 
 OK, WARNING, FAILED = "ok", "warning", "failed"
 
@@ -32,8 +37,10 @@ class Finding:
         return f"{self.status:<8} {self.check}: {self.message}{remedy}"
 
 
-def guarded(check: str, remedy: str, run: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """Yield the findings of ``run``; an error that it raises is a failure.
+def guarded(
+    check: str, remedy: str, run: Callable[[], Generator[Finding, None, Result]]
+) -> Generator[Finding, None, Result | None]:
+    """Yield the findings of ``run`` and return what it returns; an error that it raises is a failure, and returns None.
 
     Args:
         check: name of the failed check.
@@ -41,15 +48,23 @@ def guarded(check: str, remedy: str, run: Callable[[], Iterator[Finding]]) -> It
         run: the check.
     """
     try:
-        yield from run()
+        return (yield from run())
+    except PermissionError as error:
+        yield Finding(check, FAILED, one_line(error), "give this user access to it, with chown or chmod")
     except (InputError, OSError) as error:
         message, separator, advice = one_line(error).rpartition("; ")
         yield Finding(check, FAILED, *((message, advice) if separator else (advice, remedy)))
+    return None
 
 
-def validity(check: str, what: str, until: datetime.datetime, remedy: str, warn_days: int = 30) -> Finding:
-    """Return the finding about something that is valid until a time, with a warning some days before."""
-    left = until - datetime.datetime.now(datetime.UTC)
+def validity(check: str, what: str, certificate: x509.Certificate, remedy: str, warn_days: int = 30) -> Finding:
+    """Return the finding about the time in which a certificate is valid, with a warning some days before its end."""
+    since, until = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    now = datetime.datetime.now(datetime.UTC)
+    if now < since:
+        clock = f"set this machine's clock, which says {now:%Y-%m-%d %H:%M} UTC: timedatectl set-ntp true"
+        return Finding(check, FAILED, f"{what} is not valid before {since:%Y-%m-%d %H:%M} UTC", clock)
+    left = until - now
     message = f"{what} {'expired' if left.total_seconds() < 0 else 'is valid until'} {until:%Y-%m-%d %H:%M} UTC"
     if left.total_seconds() < 0:
         return Finding(check, FAILED, message, remedy)

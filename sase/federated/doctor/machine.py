@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import torch
@@ -14,18 +15,21 @@ from sase.federated.doctor.findings import FAILED, OK, Finding
 from sase.machine import cpu_name
 
 _NEEDED_BYTES = 1 << 30  # state of two rounds, Flower's database and logs; the largest preset's state is 50 MB
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MATRIX = 256
 
 
-def check_disk(state_dir: Path) -> Iterator[Finding]:
-    """Yield findings about the folder for a silo's state: that it can be written to, and how much is free.
-
-    Raises:
-        OSError: it cannot be written to.
-    """
+def check_disk(state_dir: Path) -> Generator[Finding]:
+    """Yield findings about the folder for a silo's state: that it can be written to, and how much is free."""
     folder = next(path for path in (state_dir, *state_dir.parents) if path.exists())
-    with tempfile.TemporaryFile(dir=folder) as file:
-        file.write(b"\0" * 4096)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0" * 4096)
+    except OSError as error:
+        message, other = f"{folder}: cannot be written to ({error.strerror})", "or name another folder with --state-dir"
+        what = f"free {_NEEDED_BYTES / 1e9:.0f} GB" if error.errno in _FULL else "give this user access to it"
+        yield Finding("disk", FAILED, message, f"{what}, {other}")
+        return
     free = shutil.disk_usage(folder).free
     message = f"{state_dir}: {free / 1e9:.1f} GB free"
     if free < _NEEDED_BYTES:
@@ -35,7 +39,7 @@ def check_disk(state_dir: Path) -> Iterator[Finding]:
         yield Finding("disk", OK, message)
 
 
-def check_device(device: str) -> Iterator[Finding]:
+def check_device(device: str) -> Generator[Finding]:
     """Yield a finding about the device: whether it exists, and computes."""
     if device != "cpu" and not torch.cuda.is_available():
         built = "has no CUDA" if torch.version.cuda is None else f"is built for CUDA {torch.version.cuda}"

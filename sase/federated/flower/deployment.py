@@ -27,6 +27,7 @@ from sase.federated.flower.processes import (
 )
 from sase.federated.flower.progress import Patience, seconds
 from sase.federated.flower.silo_process import SiloProcess
+from sase.federated.flower.superlink import RATE_VARIABLE
 from sase.private import public_files
 from sase.processes import start
 from sase.training.config import TrainConfig
@@ -85,7 +86,8 @@ def run(
         cores = len(os.sched_getaffinity(0))
         env = federation_environment(home, folder, cores, _TASK_POLL_S)
         shutil.rmtree(home / "flwr", ignore_errors=True)
-        superlink = _start_superlink(home, env, settings, credentials)
+        about = {RATE_VARIABLE: str(train_config.model.sample_rate)}
+        superlink = _start_superlink(home, {**env, **about}, settings, credentials)
         address = f"127.0.0.1:{settings.port}"
         if credentials is not None:
             registered = register_keys(env, credentials, num_silos)

@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,27 +42,38 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 class FleetOnly:
     """ASGI middleware of the TCP port: the Fleet API and ``/health``, with bodies bounded in size and time.
 
-    A silo that presents a known key at ``/health`` is answered with the versions of the server's packages.
+    A silo that presents a known key at ``/health`` is answered with the versions of the server's packages, the name
+    under which its key is registered, and what the server says of the federation.
 
     A request is refused with status 403 for another API, 413 for a body that is too large, 408 for one that is too
     slow. Bodies of more than 64 KiB are read only after a known key has been presented.
 
     Args:
         app: the application.
-        is_known: called with the headers of a request, before its body is read; whether a known key signed it.
+        name_of: called with the headers of a request, before its body is read: the name of the known key that signed
+            it, such as ``silo0``; None if none did. A server without keys knows everyone, by an empty name.
         connections: is notified of connections that have presented a known key.
+        about: JSON values with which a silo with a known key is answered at ``/health``, besides versions and name.
     """
 
-    def __init__(self, app: App, is_known: Callable[[Headers], bool], connections: "UnknownConnections") -> None:
-        self.app, self.is_known, self.connections = app, is_known, connections
+    def __init__(
+        self,
+        app: App,
+        name_of: Callable[[Headers], str | None],
+        connections: "UnknownConnections",
+        about: Mapping[str, object],
+    ) -> None:
+        self.app, self.name_of, self.connections, self.about = app, name_of, connections, about
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
         if scope["type"] != "http" or not (path.startswith(_FLEET) or path == ABOUT_PATH):
             return await _refuse(scope, receive, send, 403, "only the Fleet API is served here")
-        known = await run_in_threadpool(self.is_known, Headers(scope=scope))
+        name = await run_in_threadpool(self.name_of, Headers(scope=scope))
+        known = name is not None
         if known and path == ABOUT_PATH:
-            return await JSONResponse({"versions": installed_versions()})(scope, receive, send)
+            answer = {"versions": installed_versions(), "name": name, **self.about}
+            return await JSONResponse(answer)(scope, receive, send)
         if known:
             self.connections.remove(scope["client"])
         limit, timeout_s = (MAX_BODY, BODY_TIMEOUT_S) if known else (MAX_UNKNOWN_BODY, KEY_TIMEOUT_S)
@@ -159,7 +170,7 @@ class Server(uvicorn.Server):
         self._accepting: asyncio.Task[None] | None = None
         self._opening = set[asyncio.Task[None]]()
         if public is not None:
-            gate = FleetOnly(app, public.is_known, self._connections)
+            gate = FleetOnly(app, public.name_of, self._connections, public.about)
             # h11 limits the size of headers.
             tls: dict[str, Any] = {"ssl_certfile": public.certificate, "ssl_keyfile": public.key}
             self._public_config = uvicorn.Config(cast(Any, gate), **options, **tls, http="h11", lifespan="off")
@@ -215,16 +226,22 @@ class PublicPort:
     Args:
         host, port: the address to listen on.
         certificate, key: files of the server's TLS certificate; None without TLS.
-        is_known: see :class:`FleetOnly`.
+        name_of, about: see :class:`FleetOnly`.
 
     Raises:
         OSError: the address cannot be listened on.
     """
 
     def __init__(
-        self, host: str, port: int, certificate: str | None, key: str | None, is_known: Callable[[Headers], bool]
+        self,
+        host: str,
+        port: int,
+        certificate: str | None,
+        key: str | None,
+        name_of: Callable[[Headers], str | None],
+        about: Mapping[str, object] | None = None,
     ) -> None:
-        self.certificate, self.key, self.is_known = certificate, key, is_known
+        self.certificate, self.key, self.name_of, self.about = certificate, key, name_of, about or {}
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.listener = socket.create_server((host, port), family=family, backlog=MAX_UNKNOWN_CONNECTIONS)
         self.listener.setblocking(False)

@@ -129,22 +129,26 @@ def _use_socket(client: Any, socket_path: str) -> None:
     client._client = httpx.Client(transport=httpx.HTTPTransport(uds=socket_path), timeout=timeout)
 
 
-def run_superlink(socket_path: str) -> None:
+def run_superlink(socket_path: str, about: Mapping[str, object]) -> None:
     """Run the SuperLink with the arguments of this process: all of its APIs on a Unix socket, the Fleet API on TCP too.
 
     In the simulation, nothing is served on TCP.
+
+    Args:
+        socket_path: the socket.
+        about: what registered silos are told of the federation, see :class:`sase.federated.flower.listener.FleetOnly`.
     """
     command = importlib.import_module("flwr.superlink.cli.flower_superlink")  # the package has a function of this name
     # The SuperExec checks whether its parent's process id exists, which it does until a killed parent has been reaped.
     replace(command, "get_popen_detach_kwargs", lambda: {"preexec_fn": kill_with_parent})
     replace(command, "_get_superexec_command", lambda **_: _superexec_command())
-    replace(command, "_run_superlink_http_api", partial(_serve_superlink, socket_path))
+    replace(command, "_run_superlink_http_api", partial(_serve_superlink, socket_path, about))
     bound_replies(importlib.import_module("flwr.superlink.servicer.fleet.fleet_handlers"))
     be_patient()
     command.flower_superlink()
 
 
-def _serve_superlink(socket_path: str, lifespan_config: Any) -> None:
+def _serve_superlink(socket_path: str, about: Mapping[str, object], lifespan_config: Any) -> None:
     from flwr.supercore.http_logging import get_uvicorn_log_config
     from flwr.supercore.logger import console_handler
     from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
@@ -154,10 +158,10 @@ def _serve_superlink(socket_path: str, lifespan_config: Any) -> None:
 
     config = lifespan_config
     app = create_app(config, SuperLinkLifespan)
-    is_known = partial(is_signed_by_known_node, app) if config.enable_supernode_auth else lambda headers: True
+    name_of = partial(name_of_signer, app) if config.enable_supernode_auth else lambda headers: ""
     public = None
     if not config.simulation:
-        public = PublicPort(config.host, config.port, config.ssl_certfile, config.ssl_keyfile, is_known)
+        public = PublicPort(config.host, config.port, config.ssl_certfile, config.ssl_keyfile, name_of, about)
     server = Server(app, public, log_config=get_uvicorn_log_config(console_handler.level))
     server.run([private_socket(socket_path)])
 
@@ -230,8 +234,11 @@ def bounded_pull(max_bytes: int, max_time_s: float) -> Iterator[None]:
         replace(http_grid, "pull_objects", pull_objects)
 
 
-def is_signed_by_known_node(app: Any, headers: Mapping[str, str]) -> bool:
-    """Return whether a registered node signed these headers of a request to the Fleet API, without reading its body."""
+def name_of_signer(app: Any, headers: Mapping[str, str]) -> str | None:
+    """Return the name of the registered node that signed these headers of a request to the Fleet API; None if none did.
+
+    The request's body is not read.
+    """
     from fastapi import HTTPException
     from flwr.proto.fleet_pb2 import RegisterNodeFleetRequest
     from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
@@ -244,8 +251,11 @@ def is_signed_by_known_node(app: Any, headers: Mapping[str, str]) -> bool:
         request: Any = SimpleNamespace(app=app, headers=headers, state=state)
         authenticate_node(request)
     except (KeyError, ValueError, HTTPException):
-        return False
-    return get_linkstate(request).get_node_id_by_public_key(key) is not None
+        return None
+    linkstate = get_linkstate(request)
+    if (node := linkstate.get_node_id_by_public_key(key)) is None:
+        return None
+    return next((str(info.name) for info in linkstate.get_node_info(node_ids=[node])), None)
 
 
 def run_supernode(is_trusted: Callable[[bytes], bool], heartbeat_s: float, socket_path: str) -> None:
