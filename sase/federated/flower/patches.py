@@ -20,6 +20,7 @@ from typing import Any, cast
 
 from sase.errors import InputError
 from sase.federated.flower.patches_busy import be_patient, bound_waiting_for_messages, replace, wait_for_slow_answers
+from sase.federated.flower.patches_memory import keep_no_messages
 from sase.federated.flower.patches_warm import WarmClient, wants_warm_client
 from sase.processes import kill_with_parent
 
@@ -141,6 +142,7 @@ def run_superlink(socket_path: str) -> None:
     replace(command, "_run_superlink_http_api", partial(_serve_superlink, socket_path))
     bound_replies(importlib.import_module("flwr.superlink.servicer.fleet.fleet_handlers"))
     be_patient()
+    keep_no_messages()
     command.flower_superlink()
 
 
