@@ -258,8 +258,6 @@ def run_supernode(is_trusted: Callable[[bytes], bool], heartbeat_s: float, socke
         heartbeat_s: seconds between two heartbeats.
         socket_path: the socket.
     """
-    import flwr.supercore.heartbeat as heartbeat
-    import flwr.supernode.fleet_http_connection as connection
     import flwr.supernode.start_client_internal as node
 
     command = importlib.import_module("flwr.supernode.cli.flower_supernode")  # the package has a function of this name
@@ -270,11 +268,19 @@ def run_supernode(is_trusted: Callable[[bytes], bool], heartbeat_s: float, socke
     replace(command, "_start_supernode_http_api", partial(_serve_supernode, socket_path))
     replace(node, "subprocess", SimpleNamespace(Popen=start_superexec))
     replace(node, "_init_connection", partial(connect_with_fab_check, node._init_connection, is_trusted))
-    for module in (heartbeat, connection):
-        replace(module, "HEARTBEAT_DEFAULT_INTERVAL", heartbeat_s)
+    send_heartbeats_every(heartbeat_s)
     be_patient()
     wait_for_slow_answers()
     command.flower_supernode()
+
+
+def send_heartbeats_every(heartbeat_s: float) -> None:
+    """Set the seconds between two heartbeats of a node of this process."""
+    import flwr.supercore.heartbeat as heartbeat
+    import flwr.supernode.fleet_http_connection as connection
+
+    for module in (heartbeat, connection):
+        replace(module, "HEARTBEAT_DEFAULT_INTERVAL", heartbeat_s)
 
 
 def _serve_supernode(socket_path: str, config: Any, state_factory: Any) -> tuple[Any, Any]:
