@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from asyncio.sslproto import SSLProtocol
 
 import pytest
 
@@ -42,12 +43,13 @@ print(in_memory() - before)
 """
 
 
-def test_connections_to_the_database_have_small_caches(tmp_path, monkeypatch):
+def test_connections_have_small_buffers(tmp_path, monkeypatch):
     import flwr.supercore.sql_mixin as database
     from flwr.supercore.object_store import ObjectStoreFactory
     from sqlalchemy import text
 
     monkeypatch.setattr(database, "SQLITE_PRAGMAS", database.SQLITE_PRAGMAS)  # restored afterwards
+    monkeypatch.setattr(SSLProtocol, "max_size", SSLProtocol.max_size)
     monkeypatch.setattr(patches_memory.ctypes, "CDLL", lambda _: None)  # this process keeps its allocator
     patches_memory.keep_no_messages()
     store = ObjectStoreFactory(str(tmp_path / "state.db")).store()
@@ -55,6 +57,7 @@ def test_connections_to_the_database_have_small_caches(tmp_path, monkeypatch):
         assert session.scalar(text("PRAGMA cache_size")) == -2000  # KiB
         assert session.scalar(text("PRAGMA mmap_size")) == 0
         assert session.scalar(text("PRAGMA journal_mode")) == "wal"  # Flower's other settings remain
+    assert SSLProtocol.max_size == patches_memory.TLS_BUFFER_BYTES
 
 
 @pytest.mark.recipe

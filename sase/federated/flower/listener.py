@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import uvicorn
+from anyio.to_thread import current_default_thread_limiter
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, PlainTextResponse
@@ -29,6 +30,9 @@ MAX_UNKNOWN_CONNECTIONS = 256  # connections that have not presented a known key
 MAX_UNKNOWN_BODY = 64 * 1024  # bytes; without a known key, only keys are sent
 MAX_BODY = 16 * 1024 * 1024  # bytes; Flower splits arrays into objects of 5 MiB
 BODY_TIMEOUT_S = 300.0
+# Requests that are answered at once; the others wait. Each holds an object of 5 MiB several times over, and they share
+# a database that lets one of them write at a time: more take memory, not less time.
+MAX_THREADS = 8
 _FLEET = "/v1/fleet/"
 _RETRY_ACCEPT_S = 1.0
 
@@ -166,6 +170,7 @@ class Server(uvicorn.Server):
             self._public_config.load()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        current_default_thread_limiter().total_tokens = MAX_THREADS
         await super().startup(sockets)
         if self.started and self._public is not None:
             self._accepting = asyncio.create_task(self._accept(self._public.listener))

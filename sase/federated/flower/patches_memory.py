@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib
+from asyncio.sslproto import SSLProtocol
 
 from sase.federated.flower.patches_busy import replace
 
@@ -12,6 +13,8 @@ CACHE_BYTES = 2_000_000
 # keeps what a thread has freed, and there are dozens of threads.
 _LARGE_BYTES = 128 * 1024
 _M_MMAP_THRESHOLD = -3  # of malloc.h
+# Of each TLS connection, one or more for each silo. A TLS record has 16 KiB at most, asyncio's buffer 256 KiB.
+TLS_BUFFER_BYTES = 32 * 1024
 
 
 def keep_no_messages() -> None:
@@ -23,6 +26,7 @@ def keep_no_messages() -> None:
             raise AttributeError(f"Flower sets no {name} any more")
         pragmas[name] = value
     replace(database, "SQLITE_PRAGMAS", tuple(pragmas.items()))
+    replace(SSLProtocol, "max_size", TLS_BUFFER_BYTES)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # of glibc
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
