@@ -1,8 +1,10 @@
 """The SuperLink's memory: messages are on disk, and no copies of them are kept."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from asyncio.sslproto import SSLProtocol
 
 import pytest
@@ -58,6 +60,26 @@ def test_connections_have_small_buffers(tmp_path, monkeypatch):
         assert session.scalar(text("PRAGMA mmap_size")) == 0
         assert session.scalar(text("PRAGMA journal_mode")) == "wal"  # Flower's other settings remain
     assert SSLProtocol.max_size == patches_memory.TLS_BUFFER_BYTES
+
+
+def test_what_is_left_of_a_request_is_collected_soon():
+    class Request:
+        """In a reference cycle, as those of Starlette are."""
+
+    thresholds = gc.get_threshold()
+    try:
+        patches_memory.collect_messages()
+        request = Request()
+        request.scope = {"request": request}
+        gc.collect()  # it is an old object
+        left = weakref.ref(request)
+        del request
+        others = [[] for _ in range(60_000)]
+        assert left() is None
+        assert len(others) == 60_000
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
 
 
 @pytest.mark.recipe

@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from sase.errors import InputError
 from sase.federated.flower.patches_busy import be_patient, bound_waiting_for_messages, replace, wait_for_slow_answers
-from sase.federated.flower.patches_memory import keep_no_messages
+from sase.federated.flower.patches_memory import collect_messages, keep_no_messages
 from sase.federated.flower.patches_warm import WarmClient, wants_warm_client
 from sase.processes import kill_with_parent
 
@@ -161,6 +161,7 @@ def _serve_superlink(socket_path: str, lifespan_config: Any) -> None:
     if not config.simulation:
         public = PublicPort(config.host, config.port, config.ssl_certfile, config.ssl_keyfile, is_known)
     server = Server(app, public, log_config=get_uvicorn_log_config(console_handler.level))
+    collect_messages()
     server.run([private_socket(socket_path)])
 
 
