@@ -56,7 +56,7 @@ def test_connections_have_small_buffers(tmp_path, monkeypatch):
     patches_memory.keep_no_messages()
     store = ObjectStoreFactory(str(tmp_path / "state.db")).store()
     with store.session() as session:
-        assert session.scalar(text("PRAGMA cache_size")) == -2000  # KiB
+        assert session.scalar(text("PRAGMA cache_size")) == -500  # KiB
         assert session.scalar(text("PRAGMA mmap_size")) == 0
         assert session.scalar(text("PRAGMA journal_mode")) == "wal"  # Flower's other settings remain
     assert SSLProtocol.max_size == patches_memory.TLS_BUFFER_BYTES

@@ -9,7 +9,7 @@ from sase.federated.flower.patches_busy import replace
 
 # Of each connection to the database. Flower's 64 MB fill with updates, which are written once and read once, and there
 # are a dozen connections.
-CACHE_BYTES = 2_000_000
+CACHE_BYTES = 500_000
 # Objects of messages, 5 MiB at most, get memory of their own, which is returned when it is freed. By default, glibc
 # keeps what a thread has freed, and there are dozens of threads.
 _LARGE_BYTES = 128 * 1024
