@@ -12,12 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from flwr.app import Message, MessageType, RecordDict
-
 from sase.bench.made_up import made_up_reply
 from sase.endpoints import resolve_endpoint
-from sase.federated.flower.messages import Scores, pack_reply, pack_scores, unpack_instruction
-from sase.federated.flower.packing import is_offered, pack, unpack
+from sase.federated.flower.answering import answer_next
 from sase.federated.flower.patches_node import Node, behave_as_supernodes, connected_node
 from sase.federated.flower.server_app import FINISH
 from sase.training.performance import keep_freed_memory
@@ -25,18 +22,6 @@ from sase.training.performance import keep_freed_memory
 _AT_A_TIME = 4  # silos that receive or send
 _POLL_S = 3.0  # as a SuperNode
 _PATIENCE_S = 300.0  # until the server has registered the keys
-
-
-def answer(node: Node, silo: int) -> Message | None:
-    """Answer the next message to a silo, if there is one; return it."""
-
-    def reply(message: Message) -> RecordDict:
-        if message.metadata.message_type != MessageType.TRAIN:
-            return pack_scores(Scores(silo, {}))
-        content = pack_reply(made_up_reply(unpack_instruction(unpack(message.content)), silo))
-        return pack(content) if is_offered(message.content) else content
-
-    return node.answer(reply)
 
 
 def serve(server: str, certificates: Path, count: int) -> None:
@@ -53,14 +38,17 @@ def serve(server: str, certificates: Path, count: int) -> None:
         def connect(silo: int) -> Node:
             return connections[silo].enter_context(connected_node(server, certificates / f"silo{silo}"))
 
+        def answer(silo: int) -> str | None:
+            return answer_next(nodes[silo], silo, lambda instruction: made_up_reply(instruction, silo))
+
         nodes = dict(zip(connections, pool.map(connect, connections)))
         while nodes:
-            messages = dict(zip(nodes, pool.map(answer, nodes.values(), nodes)))
-            for silo, message in messages.items():
-                if message is not None and message.metadata.message_type == FINISH:
+            types = dict(zip(nodes, pool.map(answer, nodes)))
+            for silo, message_type in types.items():
+                if message_type == FINISH:
                     connections[silo].close()
                     del nodes[silo]
-            if not any(messages.values()):
+            if not any(types.values()):
                 time.sleep(_POLL_S)
 
 
