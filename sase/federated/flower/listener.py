@@ -32,7 +32,7 @@ MAX_BODY = 16 * 1024 * 1024  # bytes; Flower splits arrays into objects of 5 MiB
 BODY_TIMEOUT_S = 300.0
 # Requests that are answered at once; the others wait. Each holds an object of 5 MiB several times over, and they share
 # a database that lets one of them write at a time: more take memory, not less time.
-MAX_THREADS = 8
+MAX_THREADS = 4
 _FLEET = "/v1/fleet/"
 _RETRY_ACCEPT_S = 1.0
 
