@@ -250,3 +250,27 @@ def test_few_requests_are_answered_at_once(tmp_path):
     with serving(tmp_path, app=app), ThreadPoolExecutor(3 * listener.MAX_THREADS) as pool:
         assert list(pool.map(call, range(3 * listener.MAX_THREADS))) == ["/x 3"] * 3 * listener.MAX_THREADS
     assert most == listener.MAX_THREADS
+
+
+@pytest.mark.parametrize("size", [0, 1, listener.PIECE_BYTES, listener.PIECE_BYTES + 1, 5_000_000])
+def test_large_answers_are_sent_in_pieces(certificates, tmp_path, size):
+    """With TLS, whose layer keeps as much memory for a connection as it was given at once."""
+    body, sent = os.urandom(size), []
+
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            return await echo(scope, receive, send)
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+        return await send({"type": "http.response.body", "body": body})
+
+    async def sending(event):
+        sent.append(event)
+
+    context = ssl.create_default_context(cafile=certificates / "server/ca.crt")
+    with serving(tmp_path, certificates, app) as port, httpx.Client(verify=context) as client:
+        assert client.post(f"https://localhost:{port}/v1/fleet/x", headers=KEY).content == body
+    asyncio.run(listener._send_in_pieces(sending, {"type": "http.response.body", "body": body}))
+    assert b"".join(event["body"] for event in sent) == body
+    assert max(len(event["body"]) for event in sent) <= listener.PIECE_BYTES
+    assert [event.get("more_body", False) for event in sent] == [True] * (len(sent) - 1) + [False]
