@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from sase.bench.federated import outside_training, upload_bytes
+from sase.bench.federations import bench_federations
 from sase.errors import InputError
 from sase.model import build_model
 
@@ -51,36 +52,57 @@ def test_upload_bytes_are_those_of_the_arrays():
     }
 
 
+def bench(root, *options):
+    """Return the rows that ``sase bench federated`` prints."""
+    command = [sys.executable, "-m", "sase.bin.bench", "federated", *options, "--preset", "mini", "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(root)})
+    assert not result.returncode, result.stderr
+    return json.loads(result.stdout)["rows"]
+
+
+def float32_mb():
+    """Return the size of an upload of the preset mini, in MB."""
+    (size,) = [row["float32 bytes"] for row in upload_bytes() if row["preset"] == "mini"]
+    return size / 1e6
+
+
 @pytest.mark.recipe
 @pytest.mark.parametrize("engine", ["inproc", "server"])
 def test_rounds_of_federations_are_measured_by_number_of_silos(root, engine):
     """All rounds but the first, of federations that the command runs itself."""
-    options = [
-        "--engine",
-        engine,
-        "--silos",
-        "2",
-        "5",
-        "--clients-per-round",
-        "2",
-        "--preset",
-        "mini",
-        "--rounds",
-        "2",
-        "--json",
-    ]
-    command = [sys.executable, "-m", "sase.bin.bench", "federated", *options]
-    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(root)})
-    assert not result.returncode, result.stderr
-    rows = json.loads(result.stdout)["rows"]
+    rows = bench(root, "--engine", engine, "--silos", "2", "5", "--clients-per-round", "2", "--rounds", "2")
     assert [(row["engine"], row["silos"], row["a round"]) for row in rows] == [(engine, 2, 2), (engine, 5, 2)]
-    (size,) = [row["float32 bytes"] for row in upload_bytes() if row["preset"] == "mini"]
     for row in rows:
-        assert row["up MB"] == row["down MB"] == pytest.approx(2 * size / 1e6)
+        assert row["up MB"] == row["down MB"] == pytest.approx(2 * float32_mb())
         assert 0 < row["outside training s"] <= row["s"]
         assert (row["outside training s"] == row["s"]) == (engine == "server")  # which trains nothing
         assert row["CPU s"] > 0
         assert row["server MB"] > 50  # torch alone
+
+
+@pytest.mark.recipe
+@pytest.mark.parametrize(
+    "engine", ["simulation", "deployed-server", pytest.param("deployment", marks=pytest.mark.slow)]
+)
+def test_federations_with_flower_are_measured(root, engine):
+    (row,) = bench(root, "--engine", engine, "--silos", "2", "--rounds", "3")
+    assert (row["engine"], row["silos"], row["a round"]) == (engine, 2, 2)
+    assert row["up MB"] == row["down MB"] == pytest.approx(2 * float32_mb())
+    assert 0 < row["outside training s"] <= row["s"]
+    assert row["CPU s"] > 0
+    if engine == "deployed-server":  # its silos train nothing and are not measured
+        assert row["outside training s"] == row["s"]
+        assert row["SuperLink MB"] > 50
+        assert row["ServerApp MB"] > 50
+        assert row["SuperLink MB"] + row["ServerApp MB"] >= row["server MB"]
+    else:
+        assert row["server MB"] > 50
+        assert row["silos MB"] > 50
+
+
+def test_cold_silos_are_those_of_a_deployment():
+    with pytest.raises(InputError, match="--engine deployment only"):
+        bench_federations("simulation", [2], cold=True)
 
 
 @pytest.mark.recipe
@@ -95,7 +117,7 @@ before = process_tree.cpu_seconds()
 subprocess.run(["sh", "-c", '"$0" -c "$1" &', sys.executable, {burn!r}])
 deadline = time.monotonic() + 300
 while list(process_tree._descendants()) and time.monotonic() < deadline:
-    process_tree.reap_orphans(-1)
+    process_tree.reap_orphans([])
     time.sleep(0.05)
 print(process_tree.cpu_seconds() - before)
 """

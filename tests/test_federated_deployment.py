@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +41,7 @@ class Federation:
         for index in range(3):
             shutil.copytree(silos / f"silo{index}", folder / f"machine{index}/data")
         self.silos = [None, None, None]
+        self.first_trainers = []
 
     def start_server(self):
         port = self.address.split(":")[1]
@@ -93,6 +95,12 @@ class Federation:
         path = self.folder / f"machine{index}/state/supernode.log"
         return path.exists() and f"ROUND {number}]" in path.read_text(errors="replace")
 
+    def trainers(self, index):
+        """Return the ids of a silo's processes that run its tasks."""
+        return {
+            pid for pid in find_pids(self.home(index)) if b"warm_client" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        }
+
     def wait_for_round(self, number):
         wait_until(lambda: len(rounds(self.exp)) >= number, self.server, f"round {number}")
 
@@ -125,6 +133,7 @@ def test_silos_wait_for_the_server_and_train(federation):
     assert first["attempts"] == 1
     said = (federation.folder / "server.log").read_text()
     assert "registered keys: silo0, silo1, silo2" in said
+    federation.first_trainers = [federation.trainers(index) for index in range(3)]
 
 
 def test_other_users_find_one_port_no_token_and_no_file(federation):
@@ -134,6 +143,17 @@ def test_other_users_find_one_port_no_token_and_no_file(federation):
     assert not [line for line in command_lines() if b"--token\0" in line]
     for folder in (federation.exp, *(federation.folder / f"machine{index}/state" for index in range(3))):
         assert exposed(folder) == []
+
+
+def test_a_silo_has_one_process_for_the_tasks_of_all_rounds(federation):
+    """A new one for every task would import torch in every round of every silo."""
+    federation.wait_for_round(2)
+    assert [len(pids) for pids in federation.first_trainers] == [1, 1, 1]
+    assert [federation.trainers(index) for index in range(3)] == federation.first_trainers
+    for index in range(3):
+        said = (federation.folder / f"machine{index}/state/supernode.log").read_text(errors="replace")
+        assert "ROUND 2]" in said
+        assert "starting flwr-clientapp" not in said
 
 
 def test_a_server_with_another_certificate_is_rejected(federation):

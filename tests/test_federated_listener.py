@@ -6,10 +6,12 @@ import socket
 import ssl
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
 import pytest
+from starlette.concurrency import run_in_threadpool
 
 from sase.endpoints import free_port
 from sase.federated.certificates import make_certificates
@@ -32,13 +34,13 @@ async def echo(scope, receive, send):
 
 
 @contextmanager
-def serving(folder, tls=None):
-    """Serve :func:`echo` on ``folder/socket`` and on a TCP port; yield the port."""
+def serving(folder, tls=None, app=echo):
+    """Serve an application on ``folder/socket`` and on a TCP port; yield the port."""
     folder.chmod(0o700)
     port = free_port()
     files = (None, None) if tls is None else (str(tls / "server/server.crt"), str(tls / "server/server.key"))
     public = PublicPort("127.0.0.1", port, *files, lambda headers: "silo0" if headers.get("key") == "known" else None)
-    server = Server(echo, public)
+    server = Server(app, public)
     thread = start_in_thread(server, private_socket(folder / "socket"))
     try:
         yield port
@@ -223,3 +225,54 @@ def test_a_server_that_cannot_start_says_so(tmp_path):
     with pytest.raises(RuntimeError, match="did not start"):
         start_in_thread(Server(broken, lifespan="on"), private_socket(tmp_path / "socket"))
     assert set(threading.enumerate()) <= before
+
+
+def test_few_requests_are_answered_at_once(tmp_path):
+    """Each may hold an object of 5 MiB several times over."""
+    lock, running, most = threading.Lock(), 0, 0
+
+    def work():
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.05)
+        with lock:
+            running -= 1
+
+    async def app(scope, receive, send):
+        if scope["type"] == "http":
+            await run_in_threadpool(work)
+        return await echo(scope, receive, send)
+
+    def call(_):
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(tmp_path / "socket"))) as client:
+            return client.post("http://server/x", content=b"abc").text
+
+    with serving(tmp_path, app=app), ThreadPoolExecutor(3 * listener.MAX_THREADS) as pool:
+        assert list(pool.map(call, range(3 * listener.MAX_THREADS))) == ["/x 3"] * 3 * listener.MAX_THREADS
+    assert most == listener.MAX_THREADS
+
+
+@pytest.mark.parametrize("size", [0, 1, listener.PIECE_BYTES, listener.PIECE_BYTES + 1, 5_000_000])
+def test_large_answers_are_sent_in_pieces(certificates, tmp_path, size):
+    """With TLS, whose layer keeps as much memory for a connection as it was given at once."""
+    body, sent = os.urandom(size), []
+
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            return await echo(scope, receive, send)
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+        return await send({"type": "http.response.body", "body": body})
+
+    async def sending(event):
+        sent.append(event)
+
+    context = ssl.create_default_context(cafile=certificates / "server/ca.crt")
+    with serving(tmp_path, certificates, app) as port, httpx.Client(verify=context) as client:
+        assert client.post(f"https://localhost:{port}/v1/fleet/x", headers=KEY).content == body
+    asyncio.run(listener._send_in_pieces(sending, {"type": "http.response.body", "body": body}))
+    assert b"".join(event["body"] for event in sent) == body
+    assert max(len(event["body"]) for event in sent) <= listener.PIECE_BYTES
+    assert [event.get("more_body", False) for event in sent] == [True] * (len(sent) - 1) + [False]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,12 +19,18 @@ def adopt_orphans() -> None:
         raise OSError(ctypes.get_errno(), "prctl")
 
 
-def cpu_seconds() -> float:
-    """Return the CPU time of all descendants so far, running or not, in seconds."""
+def cpu_seconds(counts: Callable[[str], bool] | None = None) -> float:
+    """Return the CPU time of all descendants so far, running or not, in seconds.
+
+    Args:
+        counts: of those only that run and whose command line ``counts``; None for all.
+    """
     done, ticks = resource.getrusage(resource.RUSAGE_CHILDREN), 0
-    for _, fields in _descendants():
-        ticks += sum(map(int, fields[11:15]))  # its own, and of its children that it has waited for
-    return done.ru_utime + done.ru_stime + ticks / os.sysconf("SC_CLK_TCK")
+    for pid, fields in _descendants():
+        if counts is None or counts(_command_line(pid)):
+            ticks += sum(map(int, fields[11:15]))  # its own, and of its children that it has waited for
+    seconds = ticks / os.sysconf("SC_CLK_TCK")
+    return seconds if counts else done.ru_utime + done.ru_stime + seconds
 
 
 def memory_bytes(counts: Callable[[str], bool]) -> int:
@@ -36,18 +42,26 @@ def memory_bytes(counts: Callable[[str], bool]) -> int:
     total = 0
     for pid, _ in _descendants():
         with suppress(OSError):
-            if counts((Path("/proc") / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode()):
+            if counts(_command_line(pid)):
                 lines = (Path("/proc") / str(pid) / "smaps_rollup").read_text().splitlines()
                 total += 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(_NOT_OF_FILES))
     return total
 
 
-def reap_orphans(child: int) -> None:
-    """Wait for all adopted descendants that have exited, but not for ``child``, whose parent waits for it."""
+def reap_orphans(children: Collection[int]) -> None:
+    """Wait for all adopted descendants that have exited, but not for ``children``: others wait for these."""
     for pid, fields in list(_descendants()):
-        if fields[0] == "Z" and int(fields[1]) == os.getpid() and pid != child:
+        if fields[0] == "Z" and int(fields[1]) == os.getpid() and pid not in children:
             with suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
+
+
+def _command_line(pid: int) -> str:
+    """Return the command line of a process; an empty string when it has exited."""
+    try:
+        return (Path("/proc") / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def _descendants() -> Iterator[tuple[int, list[str]]]:

@@ -49,12 +49,16 @@ def main() -> None:
     which = federated.add_mutually_exclusive_group(required=True)
     which.add_argument("--exp", help="folder of a training, whose time is divided")
     which.add_argument("--silos", nargs="+", type=int, help="numbers of silos of federations to run on synthetic data")
-    engines = "inproc, simulation, deployment, or server: it alone, with synthetic replies (%(default)s)"
+    engines = (
+        "inproc, simulation, deployment; with synthetic replies, server (it alone) or deployed-server (%(default)s)"
+    )
     federated.add_argument("--engine", default="inproc", help=engines)
     federated.add_argument("--preset", default="paper", help="(%(default)s)")
     federated.add_argument("--clients-per-round", type=int, default=0, help="silos that take part (0: all)")
     federated.add_argument("--payload", default="float32", help="float32, bfloat16 or int8 (%(default)s)")
     federated.add_argument("--rounds", type=int, default=4, help="of which the first is not counted (%(default)s)")
+    cold_help = "deployment: also measure silos that start a process for every round"
+    federated.add_argument("--cold", action="store_true", help=cold_help)
     secure = subjects.add_parser("secure", help="cost of secure aggregation beside training")
     secure.add_argument("--preset", nargs="+", default=["tiny", "paper"], help="(tiny paper)")
     secure.add_argument("--silos", nargs="+", type=int, default=[4, 16], help="(4 16)")
@@ -103,7 +107,13 @@ def main() -> None:
             [outside_training(args.exp)]
             if args.exp
             else bench_federations(
-                args.engine, args.silos, args.preset, args.clients_per_round, args.payload, args.rounds
+                args.engine,
+                args.silos,
+                args.preset,
+                args.clients_per_round,
+                args.payload,
+                args.rounds,
+                args.cold,
             )
         ),
         "payload": upload_bytes,

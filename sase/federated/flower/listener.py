@@ -13,10 +13,12 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import uvicorn
+from anyio.to_thread import current_default_thread_limiter
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, PlainTextResponse
@@ -29,6 +31,10 @@ MAX_UNKNOWN_CONNECTIONS = 256  # connections that have not presented a known key
 MAX_UNKNOWN_BODY = 64 * 1024  # bytes; without a known key, only keys are sent
 MAX_BODY = 16 * 1024 * 1024  # bytes; Flower splits arrays into objects of 5 MiB
 BODY_TIMEOUT_S = 300.0
+PIECE_BYTES = 64 * 1024  # of an answer that are given to the TLS layer at once
+# Requests that are answered at once; the others wait. Each holds an object of 5 MiB several times over, and they share
+# a database that lets one of them write at a time: more take memory, not less time.
+MAX_THREADS = 4
 _FLEET = "/v1/fleet/"
 _RETRY_ACCEPT_S = 1.0
 
@@ -94,7 +100,21 @@ class FleetOnly:
                 return event
             return await receive()
 
-        return await self.app(scope, replay, send)
+        return await self.app(scope, replay, partial(_send_in_pieces, send))
+
+
+async def _send_in_pieces(send: Send, event: Event) -> None:
+    """Send a body piece by piece, each when the client has taken the one before.
+
+    A connection's TLS layer would copy all of a large body, and keep memory of that size until the silo disconnects.
+    """
+    if event["type"] == "http.response.body":
+        body = memoryview(event.get("body", b""))
+        while len(body) > PIECE_BYTES:
+            await send({**event, "body": bytes(body[:PIECE_BYTES]), "more_body": True})
+            body = body[PIECE_BYTES:]
+        event = {**event, "body": bytes(body)}
+    await send(event)
 
 
 async def _read_body(receive: Receive, limit: int) -> bytes | None:
@@ -177,6 +197,7 @@ class Server(uvicorn.Server):
             self._public_config.load()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        current_default_thread_limiter().total_tokens = MAX_THREADS
         await super().startup(sockets)
         if self.started and self._public is not None:
             self._accepting = asyncio.create_task(self._accept(self._public.listener))

@@ -73,9 +73,14 @@ def offer(content: RecordDict) -> RecordDict:
     return RecordDict({**content, _CONFIG: config})
 
 
+def is_offered(content: RecordDict) -> bool:
+    """Return whether the server that sent these records reads joined arrays."""
+    return _OFFER in content.config_records.get(_CONFIG, {})
+
+
 def packing_mod(message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:
     """Flower mod, the first one: the others and the app get plain records; joins the arrays of the reply if offered."""
-    offered = _OFFER in message.content.config_records.get(_CONFIG, {})
+    offered = is_offered(message.content)
     message.content = unpack(message.content)
     reply = call_next(message, context)
     if offered and not reply.has_error():

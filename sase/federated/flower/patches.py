@@ -20,6 +20,7 @@ from typing import Any, cast
 
 from sase.errors import InputError
 from sase.federated.flower.patches_busy import be_patient, bound_waiting_for_messages, replace, wait_for_slow_answers
+from sase.federated.flower.patches_memory import collect_messages, keep_no_messages
 from sase.federated.flower.patches_warm import WarmClient, wants_warm_client
 from sase.processes import kill_with_parent
 
@@ -145,6 +146,7 @@ def run_superlink(socket_path: str, about: Mapping[str, object]) -> None:
     replace(command, "_run_superlink_http_api", partial(_serve_superlink, socket_path, about))
     bound_replies(importlib.import_module("flwr.superlink.servicer.fleet.fleet_handlers"))
     be_patient()
+    keep_no_messages()
     command.flower_superlink()
 
 
@@ -163,6 +165,7 @@ def _serve_superlink(socket_path: str, about: Mapping[str, object], lifespan_con
     if not config.simulation:
         public = PublicPort(config.host, config.port, config.ssl_certfile, config.ssl_keyfile, name_of, about)
     server = Server(app, public, log_config=get_uvicorn_log_config(console_handler.level))
+    collect_messages()
     server.run([private_socket(socket_path)])
 
 
@@ -266,8 +269,6 @@ def run_supernode(is_trusted: Callable[[bytes], bool], heartbeat_s: float, socke
         heartbeat_s: seconds between two heartbeats.
         socket_path: the socket.
     """
-    import flwr.supercore.heartbeat as heartbeat
-    import flwr.supernode.fleet_http_connection as connection
     import flwr.supernode.start_client_internal as node
 
     command = importlib.import_module("flwr.supernode.cli.flower_supernode")  # the package has a function of this name
@@ -278,11 +279,19 @@ def run_supernode(is_trusted: Callable[[bytes], bool], heartbeat_s: float, socke
     replace(command, "_start_supernode_http_api", partial(_serve_supernode, socket_path))
     replace(node, "subprocess", SimpleNamespace(Popen=start_superexec))
     replace(node, "_init_connection", partial(connect_with_fab_check, node._init_connection, is_trusted))
-    for module in (heartbeat, connection):
-        replace(module, "HEARTBEAT_DEFAULT_INTERVAL", heartbeat_s)
+    send_heartbeats_every(heartbeat_s)
     be_patient()
     wait_for_slow_answers()
     command.flower_supernode()
+
+
+def send_heartbeats_every(heartbeat_s: float) -> None:
+    """Set the seconds between two heartbeats of a node of this process."""
+    import flwr.supercore.heartbeat as heartbeat
+    import flwr.supernode.fleet_http_connection as connection
+
+    for module in (heartbeat, connection):
+        replace(module, "HEARTBEAT_DEFAULT_INTERVAL", heartbeat_s)
 
 
 def _serve_supernode(socket_path: str, config: Any, state_factory: Any) -> tuple[Any, Any]:

@@ -117,6 +117,8 @@ def largest_first(silos_dir: Path, count: int) -> list[int]:
 def _start_superlink(home: Path, env: Mapping[str, str]) -> subprocess.Popen:
     log_path = home / "superlink.log"
     log_path.unlink(missing_ok=True)
+    # Without --database: its state is in memory, where nothing waits for a lock, and small. No message passes through
+    # it, since all apps are in one process with a state of their own, which Flower keeps in memory too.
     command = [sys.executable, "-m", "sase.federated.flower.superlink", "--insecure", "--simulation"]
     superlink = start(command, env, log_path)
     wait_until_serving(superlink, env, log_path)

@@ -1,0 +1,92 @@
+"""The SuperLink's memory: messages are on disk, and no copies of them are kept."""
+
+import gc
+import os
+import subprocess
+import sys
+import weakref
+from asyncio.sslproto import SSLProtocol
+
+import pytest
+
+from sase.federated.flower import patches_memory
+
+# Writes, reads and deletes 160 MB in objects of 4 MB, in two threads; prints how much memory that has taken, in MB.
+STORE = """
+import os, sys
+from concurrent.futures import ThreadPoolExecutor
+from flwr.app.message.arraychunk import ArrayChunk
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.inflatable.inflatable_object import get_object_id
+from flwr.supercore.object_store import ObjectStoreFactory
+from sase.federated.flower.patches_busy import be_patient
+from sase.federated.flower.patches_memory import keep_no_messages
+
+def in_memory():
+    with open("/proc/self/smaps_rollup") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("Pss_Anon")) / 1e3
+
+def use(number):
+    content = ArrayChunk(os.urandom(4_000_000)).deflate()
+    name = get_object_id(content)
+    store.preregister(1, ObjectTree(object_id=name))
+    store.put(name, content)
+    assert store.get(name) == content
+    store.delete(name)
+
+be_patient()
+if sys.argv[2] == "True":
+    keep_no_messages()
+store = ObjectStoreFactory(sys.argv[1]).store()
+before = in_memory()
+with ThreadPoolExecutor(2) as pool:
+    list(pool.map(use, range(40)))
+print(in_memory() - before)
+"""
+
+
+def test_connections_have_small_buffers(tmp_path, monkeypatch):
+    import flwr.supercore.sql_mixin as database
+    from flwr.supercore.object_store import ObjectStoreFactory
+    from sqlalchemy import text
+
+    monkeypatch.setattr(database, "SQLITE_PRAGMAS", database.SQLITE_PRAGMAS)  # restored afterwards
+    monkeypatch.setattr(SSLProtocol, "max_size", SSLProtocol.max_size)
+    monkeypatch.setattr(patches_memory.ctypes, "CDLL", lambda _: None)  # this process keeps its allocator
+    patches_memory.keep_no_messages()
+    store = ObjectStoreFactory(str(tmp_path / "state.db")).store()
+    with store.session() as session:
+        assert session.scalar(text("PRAGMA cache_size")) == -500  # KiB
+        assert session.scalar(text("PRAGMA mmap_size")) == 0
+        assert session.scalar(text("PRAGMA journal_mode")) == "wal"  # Flower's other settings remain
+    assert SSLProtocol.max_size == patches_memory.TLS_BUFFER_BYTES
+
+
+def test_what_is_left_of_a_request_is_collected_soon():
+    class Request:
+        """In a reference cycle, as those of Starlette are."""
+
+    thresholds = gc.get_threshold()
+    try:
+        patches_memory.collect_messages()
+        request = Request()
+        request.scope = {"request": request}
+        gc.collect()  # it is an old object
+        left = weakref.ref(request)
+        del request
+        others = [[] for _ in range(60_000)]
+        assert left() is None
+        assert len(others) == 60_000
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
+
+
+@pytest.mark.recipe
+def test_updates_that_have_passed_through_are_not_kept_in_memory(tmp_path, root):
+    def taken(patched):
+        command = [sys.executable, "-c", STORE, tmp_path / f"{patched}.db", str(patched)]
+        env = {**os.environ, "PYTHONPATH": str(root)}
+        return float(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout)
+
+    assert taken(True) < 30 < taken(False)
