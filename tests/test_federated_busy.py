@@ -1,9 +1,12 @@
 """Federations on a machine that is busy with other work."""
 
+import importlib
 import sqlite3
 import threading
 import time
 from datetime import timedelta
+from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from flwr.server.superlink.linkstate import sql_linkstate
@@ -100,3 +103,20 @@ def test_a_task_whose_message_never_comes_fails_instead_of_waiting_for_hours(mon
     patches_busy.bound_waiting_for_messages()
     with pytest.raises(inflatable_utils.ObjectPullError):
         inflatable_utils.pull_objects(["array"], never)
+
+
+def test_a_silo_asks_less_often_after_half_a_minute_without_a_message(monkeypatch):
+    node = importlib.import_module("flwr.supernode.start_client_internal")
+    answers, waited = iter([None] * 30 + ["run"] + [None] * 11), []
+    monkeypatch.setattr(node, "_pull_and_store_message", lambda *, state: next(answers))
+    monkeypatch.setattr(patches_busy, "time", SimpleNamespace(sleep=waited.append))
+    patches_busy.poll_less_when_idle()
+    results = [node._pull_and_store_message(state="its") for _ in range(42)]
+    assert results == [None] * 30 + ["run"] + [None] * 11
+    pauses = [patches_busy.POLL_S + wait for wait in waited]
+    assert pauses[:10] == [patches_busy.POLL_S] * 10
+    assert all(a < b for a, b in pairwise(pauses[9:18]))
+    assert set(pauses[20:30]) == {patches_busy.LONGEST_POLL_S}
+    assert pauses[30:41] == [patches_busy.POLL_S] * 11
+    assert pauses[41] > patches_busy.POLL_S
+    assert patches_busy.LONGEST_POLL_S < patches_busy.SILENCE_S

@@ -15,12 +15,12 @@ from pathlib import Path
 from sase.bench.made_up import made_up_reply
 from sase.endpoints import resolve_endpoint
 from sase.federated.flower.answering import answer_next
+from sase.federated.flower.patches_busy import poll_pause_s
 from sase.federated.flower.patches_node import Node, behave_as_supernodes, connected_node
 from sase.federated.flower.server_app import FINISH
 from sase.training.performance import keep_freed_memory
 
 _AT_A_TIME = 4  # silos that receive or send
-_POLL_S = 3.0  # as a SuperNode
 _PATIENCE_S = 300.0  # until the server has registered the keys
 
 
@@ -42,14 +42,17 @@ def serve(server: str, certificates: Path, count: int) -> None:
             return answer_next(nodes[silo], silo, lambda instruction: made_up_reply(instruction, silo))
 
         nodes = dict(zip(connections, pool.map(connect, connections)))
+        polls = dict.fromkeys(nodes, 0)  # in a row without a message
+        due = dict.fromkeys(nodes, time.monotonic())
         while nodes:
-            types = dict(zip(nodes, pool.map(answer, nodes)))
-            for silo, message_type in types.items():
+            time.sleep(max(0.0, min(due[silo] for silo in nodes) - time.monotonic()))
+            asking = [silo for silo in nodes if due[silo] <= time.monotonic()]
+            for silo, message_type in zip(asking, pool.map(answer, asking)):
+                polls[silo] = 0 if message_type else polls[silo] + 1
+                due[silo] = time.monotonic() + (0.0 if message_type else poll_pause_s(polls[silo]))
                 if message_type == FINISH:
                     connections[silo].close()
                     del nodes[silo]
-            if not any(types.values()):
-                time.sleep(_POLL_S)
 
 
 def main() -> None:

@@ -19,7 +19,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from sase.errors import InputError
-from sase.federated.flower.patches_busy import be_patient, bound_waiting_for_messages, replace, wait_for_slow_answers
+from sase.federated.flower.patches_busy import (
+    be_patient,
+    bound_waiting_for_messages,
+    poll_less_when_idle,
+    replace,
+    wait_for_slow_answers,
+)
 from sase.federated.flower.patches_memory import collect_messages, keep_no_messages
 from sase.federated.flower.patches_warm import WarmClient, wants_warm_client
 from sase.processes import kill_with_parent
@@ -282,6 +288,7 @@ def run_supernode(is_trusted: Callable[[bytes], bool], heartbeat_s: float, socke
     send_heartbeats_every(heartbeat_s)
     be_patient()
     wait_for_slow_answers()
+    poll_less_when_idle()
     command.flower_supernode()
 
 

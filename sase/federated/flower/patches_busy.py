@@ -23,6 +23,10 @@ MESSAGE_TIMEOUT_S = 600.0
 # runnable processes for each core, the 20 s that Flower makes of a heartbeat every 10 s are too short.
 SILENCE_S = 45.0
 HEARTBEAT_S = 10  # as silos announce; with Flower's 30 s, a dead one would go unnoticed for longer
+# A silo asks for messages every 3 s, as any of Flower's, so that a round that follows soon starts soon. After half a
+# minute without one it asks less often: a hundred silos that wait for others would keep a core of the server busy.
+POLL_S, LONGEST_POLL_S = 3.0, 15.0
+SOON = 10  # polls
 REQUEST_TIMEOUT_S = 90.0  # of Flower's clients: longer than the database may take
 
 
@@ -78,3 +82,23 @@ def bound_waiting_for_messages() -> None:
     """Make the tasks of a silo in this process fail when the arrays of their message do not come."""
     inflatable = importlib.import_module("flwr.supercore.inflatable.inflatable_utils")
     replace(inflatable, "pull_objects", partial(inflatable.pull_objects, max_time=MESSAGE_TIMEOUT_S))
+
+
+def poll_pause_s(polls: int) -> float:
+    """Return how many seconds a silo waits after so many polls in a row that brought no message."""
+    return min(POLL_S * 1.2 ** max(0, polls - SOON), LONGEST_POLL_S)
+
+
+def poll_less_when_idle() -> None:
+    """Make the SuperNode of this process ask for messages less often while there are none."""
+    node = importlib.import_module("flwr.supernode.start_client_internal")
+    pull, polls = node._pull_and_store_message, 0
+
+    def pull_or_pause(*args: Any, **kwargs: Any) -> Any:
+        nonlocal polls
+        run = pull(*args, **kwargs)
+        polls = polls + 1 if run is None else 0
+        time.sleep(max(0.0, poll_pause_s(polls) - POLL_S))  # Flower waits 3 s besides
+        return run
+
+    replace(node, "_pull_and_store_message", pull_or_pause)
