@@ -2,8 +2,14 @@
 
 from types import SimpleNamespace
 
+import numpy as np
+from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
+
+from sase.federated.exchange import Reply
+from sase.federated.flower.messages import pack_reply, unpack_reply
+from sase.federated.flower.silo_grid import SiloGrid
 
 
 class LocalGrid(Grid):
@@ -47,3 +53,15 @@ class LocalGrid(Grid):
 
     def pull_messages(self, message_ids):
         return [self.replies.pop(number) for number in message_ids if number in self.replies]
+
+
+def reply_of(silo):
+    """Return an answer for :class:`LocalGrid`: a reply in which a node claims to be ``silo(node)``."""
+    arrays = {"w": np.zeros(2, np.float32)}
+    return lambda message, node: Message(pack_reply(Reply(silo(node), 1, arrays, {})), reply_to=message)
+
+
+def exchange(grid, count=3, order=None, timeout_s=0.3):
+    """Return the replies and failures of a training message to ``count`` silos."""
+    silos = SiloGrid(grid, count, order, 0.0, 0.01)
+    return silos.send_and_receive(RecordDict({}), MessageType.TRAIN, timeout_s, "1", unpack_reply)
