@@ -95,6 +95,16 @@ def test_of_the_reference_of_a_telephone_the_frequencies_remain_that_it_carries(
     assert (low[0] - low[1]).abs().square().sum() < 1e-3 * low[1].abs().square().sum()
 
 
+def test_padding_stays_silent(tmp_path):
+    pairs = PairSet(dumped(tmp_path))
+    batch = Mixtures(pairs, DataConfig(batch_size=8, segment_s=1.0, coded=1.0), 0).batch(0)
+    assert (batch.lengths < 16000).any()
+    for noisy, clean, length in zip(batch.noisy, batch.clean, batch.lengths):
+        assert noisy[:length].any()
+        assert not noisy[length:].any()
+        assert not clean[length:].any()
+
+
 def test_the_configured_share_is_coded(tmp_path):
     pairs = PairSet(dumped(tmp_path))
     config = {"batch_size": 400, "segment_s": 0.02}

@@ -106,7 +106,7 @@ def test_speech_and_noise_are_put_in_recorded_rooms(folder, tmp_path):
     list_rooms([folder], tmp_path / "data")
     dump = dumped(tmp_path / "set")
     config = {"batch_size": 16, "segment_s": 0.25, "clean": 1.0, "speech_room": 1.0, "level_db": (-25.0, -25.0)}
-    with pytest.raises(InputError, match="data.recorded_rooms is 1, but has no rooms"):
+    with pytest.raises(InputError, match="has no rooms, which data.recorded_rooms needs; list them in stage 1"):
         Mixtures(PairSet(dump), DataConfig(**config, recorded_rooms=1.0), 0)
     computed = Mixtures(PairSet(dump), DataConfig(**config), 0).batch(0)
     dump_rooms(tmp_path / "data", dump, RATE)

@@ -1,4 +1,4 @@
-"""Training batches: segments of speech under noises, levels and filters that are drawn anew for each."""
+"""Training batches: each segment of speech with its own random noise, level and filters."""
 
 from __future__ import annotations
 
@@ -128,7 +128,10 @@ class Mixtures:
         self._recorded = torch.zeros(0, self.num_samples)
         if config.recorded_rooms:
             if not pairs.rooms:
-                raise InputError(f"{pairs.path}: data.recorded_rooms is {config.recorded_rooms:g}, but has no rooms")
+                raise InputError(
+                    f"{pairs.path}: has no rooms, which data.recorded_rooms needs; list them in stage 1 ('sase prepare "
+                    "folders --rooms') and dump them in stage 2"
+                )
             rooms = [torch.from_numpy(response(room))[: self.num_samples] for room in pairs.rooms]
             padded = [torch.nn.functional.pad(room, (0, self.num_samples - len(room))) for room in rooms]
             self._recorded = torch.stack(padded).to(pairs.device)
@@ -185,6 +188,7 @@ class Mixtures:
         noisy, clean = noisy / peak, clean / peak
         if config.coded:
             self._code(noisy, clean, torch.nonzero(uniform(0.0, 1.0)[:, 0] < config.coded)[:, 0].tolist(), generator)
+            noisy, clean = noisy * valid, clean * valid  # codecs add noise to padding, and filters ring into it
         return noisy, clean
 
     def _code(self, noisy: torch.Tensor, clean: torch.Tensor, rows: list[int], generator: torch.Generator) -> None:
