@@ -17,7 +17,7 @@ from sase.data import dump as dump_module
 from sase.enhancer import Enhancer
 from sase.errors import DiskFullError, InputError
 from sase.evaluation import decoding, scoring
-from sase.evaluation.locking import output_lock
+from sase.locking import output_lock
 from sase.processes import folder_lock
 
 

@@ -17,7 +17,7 @@ from helpers.dumps import dump_all, make_set
 from sase import audio
 from sase.data import arks, datadir, dump, left_out
 from sase.errors import InputError
-from sase.evaluation.locking import output_lock
+from sase.locking import output_lock
 
 
 def samples_of(table):
@@ -334,7 +334,7 @@ def test_one_writer_of_a_shard_and_of_the_tables_at_a_time(tmp_path):
 
 def test_a_killed_writer_leaves_no_lock(tmp_path):
     data, out = make_set(tmp_path, LENGTHS), tmp_path / "dump"
-    hold = "import sys, time; from sase.evaluation.locking import output_lock\nwith output_lock(sys.argv[1], 1, 0):\n"
+    hold = "import sys, time; from sase.locking import output_lock\nwith output_lock(sys.argv[1], 1, 0):\n"
     command = [sys.executable, "-c", f"{hold} print(flush=True); time.sleep(60)", out]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
         holder.stdout.readline()

@@ -24,7 +24,7 @@ def rounds(seed=0):
 
 
 def restored(folder, store, total, number):
-    """Return what a server that starts anew knows, from a state that was on disk."""
+    """Return the control variates of a restarted server, from the state on disk."""
     other = Controls(folder, SHAPES)
     other.restore(store.state(), total, SILOS, number)
     other.check_files()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers.federation import fed_config, train_config
-from sase.bench.made_up import made_up_reply
+from sase.bench.synthetic_replies import synthetic_reply
 from sase.federated.inproc import local_exchange, local_silos
 from sase.federated.server import Server
 from sase.federated.silo import Silo
@@ -71,7 +71,7 @@ def federation(folder, count, dev_set):
 @pytest.fixture
 def works(tmp_path, dev_set, monkeypatch):
     """The work of the second round by number of silos; the first one loads modules."""
-    monkeypatch.setattr(Silo, "run", lambda silo, instruction: made_up_reply(instruction, silo.index))
+    monkeypatch.setattr(Silo, "run", lambda silo, instruction: synthetic_reply(instruction, silo.index))
     found = {}
     for count in (A_ROUND, 1000):
         server, silos = federation(tmp_path / str(count), count, dev_set)

@@ -82,12 +82,12 @@ def bench_federations(
                 _write_configs(home, preset, {**settings, "num_silos": count})
                 about = {"engine": f"{engine} {name}".strip(), "silos": count, "a round": taking_part}
                 title = f"{about['engine']}, {count} silos"
-                tell = partial(_tell, title, rounds)
-                rows.append(about | _run(home, dump_dir, engine, count, options, tell))
+                report = partial(_report, title, rounds)
+                rows.append(about | _run(home, dump_dir, engine, count, options, report))
     return rows
 
 
-def _tell(title: str, rounds: int, number: int) -> None:
+def _report(title: str, rounds: int, number: int) -> None:
     write_line(f"{title}: round {number} of {rounds}")
 
 
@@ -109,7 +109,7 @@ def _write_configs(home: Path, preset: str, federated: dict[str, Any]) -> None:
 
 
 def _run(
-    home: Path, dev_set: Path, engine: str, count: int, options: Sequence[str], tell: Callable[[int], None]
+    home: Path, dev_set: Path, engine: str, count: int, options: Sequence[str], report: Callable[[int], None]
 ) -> dict[str, float]:
     exp = home / "exp"
     federation, *silos = _commands(home, dev_set, engine, count)
@@ -117,7 +117,7 @@ def _run(
     children = [start(command, os.environ, log) for command, log in zip([[*federation, *options], *silos], logs)]
     computing = "server" if engine == "deployed-server" else ""
     try:
-        cpu, peaks = _watch(children, exp, _processes(engine), computing, tell)
+        cpu, peaks = _watch(children, exp, _processes(engine), computing, report)
     finally:
         for child in children:  # all have ended, unless one of them failed
             child.terminate()
@@ -174,7 +174,7 @@ def _watch(
     exp: Path,
     processes: Mapping[str, Callable[[str], bool]],
     computing: str,
-    tell: Callable[[int], None],
+    report: Callable[[int], None],
 ) -> tuple[list[float], dict[str, int]]:
     """Wait for a federation; return the CPU time until the end of each round and the peaks of the memory, in bytes.
 
@@ -183,13 +183,13 @@ def _watch(
         exp: its experiment folder.
         processes: of which the memory is measured, see :func:`_processes`.
         computing: the name of those whose CPU time is measured; empty for all.
-        tell: called with the number of each completed round.
+        report: called with the number of each completed round.
     """
     cpu, peaks, measured = list[float](), dict.fromkeys(processes, 0), 0.0
     while children[0].poll() is None and not any(child.poll() for child in children):
         for _ in range(_lines(exp / "round_timing.jsonl") - len(cpu)):
             cpu.append(process_tree.cpu_seconds(processes.get(computing)))
-            tell(len(cpu))
+            report(len(cpu))
         if time.monotonic() - measured > _MEASURE_S:
             process_tree.reap_orphans({child.pid for child in children})
             for name, counts in processes.items():

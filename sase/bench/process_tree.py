@@ -30,7 +30,7 @@ def cpu_seconds(counts: Callable[[str], bool] | None = None) -> float:
         if counts is None or counts(_command_line(pid)):
             ticks += sum(map(int, fields[11:15]))  # its own, and of its children that it has waited for
     seconds = ticks / os.sysconf("SC_CLK_TCK")
-    return seconds if counts else done.ru_utime + done.ru_stime + seconds
+    return seconds if counts is not None else done.ru_utime + done.ru_stime + seconds
 
 
 def memory_bytes(counts: Callable[[str], bool]) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from sase.bench.made_up import made_up_reply
+from sase.bench.synthetic_replies import synthetic_reply
 from sase.federated.config import load_federated_config
 from sase.federated.exchange import Exchange, Instruction, Reply
 from sase.federated.flower.messages import pack_reply, unpack_reply
@@ -19,14 +19,14 @@ from sase.training.config import load_train_config
 from sase.training.performance import keep_freed_memory
 
 
-def made_up_replies(server: Server) -> Exchange:
+def synthetic_exchange(server: Server) -> Exchange:
     """Return the function for :func:`sase.federated.rounds.run_rounds` that replies for all silos of a round."""
 
     def exchange(instruction: Instruction) -> tuple[list[Reply], list[str]]:
         replies = []
         for silo in range(server.config.num_silos):
             if instruction.asks(silo):
-                sent = pack(pack_reply(made_up_reply(instruction, silo)))
+                sent = pack(pack_reply(synthetic_reply(instruction, silo)))
                 replies.append(server.spool.keep(unpack_reply(unpack(sent))))
         return replies, []
 
@@ -38,7 +38,7 @@ def main() -> None:
     train, federated, dev_set, exp_dir = sys.argv[1:]
     keep_freed_memory()
     server = Server(load_train_config(train), load_federated_config(federated), dev_set, exp_dir)
-    run_rounds(server, made_up_replies(server))
+    run_rounds(server, synthetic_exchange(server))
 
 
 if __name__ == "__main__":

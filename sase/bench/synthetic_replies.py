@@ -18,7 +18,7 @@ _CHANGE = 1e-3  # of a weight in a round, relative to its value
 _METRICS = {"examples": 100.0, "steps": 1.0, "bad_steps": 0.0, "loss": 0.0, "last_loss": 0.0}
 
 
-def made_up_reply(instruction: Instruction, silo: int) -> Reply:
+def synthetic_reply(instruction: Instruction, silo: int) -> Reply:
     """Return a valid reply: the weights of the global model, scaled by a factor that differs between silos.
 
     The arrays of two silos have no bytes in common: Flower stores and transfers equal arrays once.

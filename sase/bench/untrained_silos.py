@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from sase.bench.made_up import made_up_reply
+from sase.bench.synthetic_replies import synthetic_reply
 from sase.endpoints import resolve_endpoint
 from sase.federated.flower.answering import answer_next
 from sase.federated.flower.patches_busy import poll_pause_s
@@ -39,7 +39,7 @@ def serve(server: str, certificates: Path, count: int) -> None:
             return connections[silo].enter_context(connected_node(server, certificates / f"silo{silo}"))
 
         def answer(silo: int) -> str | None:
-            return answer_next(nodes[silo], silo, lambda instruction: made_up_reply(instruction, silo))
+            return answer_next(nodes[silo], silo, lambda instruction: synthetic_reply(instruction, silo))
 
         nodes = dict(zip(connections, pool.map(connect, connections)))
         polls = dict.fromkeys(nodes, 0)  # in a row without a message

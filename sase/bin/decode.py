@@ -22,7 +22,7 @@ def main() -> None:
 
     from sase.enhancer import Enhancer
     from sase.evaluation import decoding
-    from sase.evaluation.locking import output_lock
+    from sase.locking import output_lock
 
     torch.set_num_threads(1)  # shards run in parallel instead
     enhancer = Enhancer.from_pretrained(args.model, args.device, engine="torch", highs="drop", level=False)

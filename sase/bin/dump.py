@@ -21,7 +21,7 @@ def main() -> None:
         parser.error("--job processes one shard, --finish joins them: use one of the two")
 
     from sase.data import dump
-    from sase.evaluation.locking import output_lock
+    from sase.locking import output_lock
 
     settings = {"sample_rate": args.sample_rate, "nj": args.nj, "keep_all": args.keep_all}
     with output_lock(args.out, args.job, within=0):

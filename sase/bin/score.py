@@ -51,7 +51,7 @@ def main() -> int:
     from functools import partial
 
     from sase.evaluation import results, scoring, shards
-    from sase.evaluation.locking import output_lock
+    from sase.locking import output_lock
 
     log = partial(print, file=sys.stderr, flush=True)
     method = scoring.Method(args.trim, without_reference=args.dnsmos or args.no_reference)

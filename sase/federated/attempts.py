@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from sase.federated.development import SI_SNR
 from sase.federated.exchange import Instruction
+from sase.training.selection import SI_SNR
 
 
 @dataclass

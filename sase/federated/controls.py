@@ -36,7 +36,7 @@ class Controls:
         self.folder, self._shapes = Path(exp_dir) / FOLDER, shapes
         self._rounds: dict[int, int] = {}  # silo to the round of its newest one
         self._sum: dict[str, np.ndarray] = {}  # float64, of the newest ones
-        self._sums_anew = False  # whether the restored state lacks the sum
+        self._sum_is_missing = False  # from the restored state
 
     def write(self, number: int, controls: Mapping[int, Mapping[str, np.ndarray]]) -> None:
         """Store the control variates that silos sent in a round.
@@ -66,7 +66,7 @@ class Controls:
         return {str(silo): number for silo, number in self._rounds.items()}
 
     def sum_state(self) -> dict[str, torch.Tensor]:
-        """Return the sum, which the server's state holds too: a sum computed anew may differ in the last bit."""
+        """Return the sum for the server's state; recomputed from the files, it could differ in the last bit."""
         return to_tensors(self._sum)
 
     def restore(self, state: Mapping[str, Any], total: Mapping[str, Any] | None, num_silos: int, number: int) -> None:
@@ -91,7 +91,7 @@ class Controls:
             else:
                 check_fields(state, {silo: int})
                 self._rounds[int(silo)] = value
-        self._sum, self._sums_anew = {}, total is None
+        self._sum, self._sum_is_missing = {}, total is None
         if total is not None:
             check_tensors(total, self._shapes if state else {}, "the sum of the control variates")
             self._sum = {name: value.numpy().astype(np.float64) for name, value in total.items()}
@@ -100,7 +100,7 @@ class Controls:
         """Read the files that the restored state names; raise InputError, with its name, if one is lost or damaged."""
         for silo in sorted(self._rounds):
             control = self._read(silo)
-            if self._sums_anew:
+            if self._sum_is_missing:
                 self._add(control, 1.0)
 
     def remove_old(self) -> None:

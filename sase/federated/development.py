@@ -14,9 +14,8 @@ from sase.federated.admission import Admitted
 from sase.federated.config import FederatedConfig
 from sase.federated.global_model import GlobalModel
 from sase.federated.layout import load_arrays
+from sase.training.selection import SI_SNR
 from sase.training.validation import PairSubset, development_scores, validate
-
-SI_SNR = "dev_SI_SNR"
 
 
 class Development:

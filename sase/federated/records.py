@@ -14,13 +14,13 @@ from sase.atomic import remove_leftovers, write_text
 from sase.config import from_mapping, read_yaml, to_mapping, to_yaml
 from sase.errors import InputError
 from sase.federated.config import LATER, LENGTH, OPERATIONAL, FederatedConfig
-from sase.federated.development import SI_SNR
 from sase.federated.exchange import COMPANIONS
 from sase.federated.layout import Layout
 from sase.jsonfile import append_jsonl
 from sase.training import config as training_config
 from sase.training.checkpoint import check_fields, check_tensors, first_difference, with_number
 from sase.training.config import TrainConfig
+from sase.training.selection import SI_SNR
 
 if TYPE_CHECKING:
     from sase.federated.admission import Admitted

@@ -22,7 +22,7 @@ from sase.federated.attempts import Attempts
 from sase.federated.audit import AuditTrail
 from sase.federated.config import LENGTH, FederatedConfig, checked
 from sase.federated.controls import Controls
-from sase.federated.development import SI_SNR, Development
+from sase.federated.development import Development
 from sase.federated.exchange import CONTROL, Instruction, Reply
 from sase.federated.global_model import GlobalModel, new_optimiser
 from sase.federated.layout import layout_of, load_arrays, to_arrays, to_numpy, to_tensors
@@ -47,7 +47,7 @@ from sase.model import load_model, save_model
 from sase.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from sase.training.config import TrainConfig
 from sase.training.initial import initial_model
-from sase.training.selection import is_best
+from sase.training.selection import SI_SNR, is_best
 from sase.training.tensorboard import EventWriter, examples_of, is_due
 
 log = logging.getLogger(__name__)

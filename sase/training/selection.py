@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 
-SI_SNR = "dev_SI_SNR"
+SI_SNR = "dev_SI_SNR"  # name of the score in a record, dB
 
 
 def is_best(record: Mapping[str, Any], history: Sequence[Mapping[str, Any]], select_by: str, tolerance: float) -> bool:
     """Return whether a record is better than the best of those before it.
 
-    Higher scores are better. Among scores that are within the tolerance of the highest so far, which differences
-    between two seeds or two orders of summation exceed, the one with the highest SI-SNR is. Scores that are not finite
-    never count, on either side.
+    Higher scores are better. Scores within the tolerance of the highest so far count as equal, since those of two seeds
+    differ by more; of these, the one with the highest SI-SNR is the best. Scores that are not finite never count.
 
     Args:
         record: with ``dev_SI_SNR`` and ``dev_<select_by>``.

@@ -12,6 +12,7 @@ import torch
 from sase import metrics
 from sase.losses.objectives import si_snr
 from sase.metrics.measures import pesq_wb
+from sase.training.selection import SI_SNR
 
 if TYPE_CHECKING:
     from sase.data.dataset import PairSet
@@ -65,7 +66,7 @@ def development_scores(model: torch.nn.Module, pairs: PairSet | PairSubset, sele
         :func:`sase.training.selection.is_best` never selects it.
     """
     if select_by != "PESQ_WB":
-        return {"dev_SI_SNR": round(validate(model, pairs)[0], 4)}
+        return {SI_SNR: round(validate(model, pairs)[0], 4)}
     chosen = range(0, len(pairs), -(-len(pairs) // _PESQ_UTTERANCES))
 
     def pesq_of_chosen(index: int, clean: np.ndarray, enhanced: np.ndarray) -> float | None:
@@ -76,7 +77,7 @@ def development_scores(model: torch.nn.Module, pairs: PairSet | PairSubset, sele
     ratio, found = validate(model, pairs, pesq_of_chosen)
     values = [value for value in found if value is not None]
     pesq = math.nan if math.inf in values else round(float(np.nanmean(values)), 4)
-    return {"dev_SI_SNR": round(ratio, 4), "dev_PESQ_WB": pesq}
+    return {SI_SNR: round(ratio, 4), "dev_PESQ_WB": pesq}
 
 
 def measure_set(model: torch.nn.Module, pairs: PairSet | PairSubset, measures: Sequence[str]) -> list[dict[str, float]]:

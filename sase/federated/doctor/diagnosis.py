@@ -42,7 +42,7 @@ def diagnose(
         remedy = "make it with tools/make_certificates.sh"
         credentials = yield from guarded("key", remedy, lambda: _check_credentials(folder, about.silo))
     if certificates is not None and credentials is None:
-        yield Finding("server", WARNING, "not asked, since the silo has no valid key", "mend the key first")
+        yield Finding("server", WARNING, "not asked, since the silo has no valid key", "fix the key first")
     else:
         answer = yield from guarded("server", "check the address", lambda: _check_server(about, credentials))
     rate = None

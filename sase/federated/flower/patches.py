@@ -143,7 +143,7 @@ def run_superlink(socket_path: str, about: Mapping[str, object]) -> None:
 
     Args:
         socket_path: the socket.
-        about: what registered silos are told of the federation, see :class:`sase.federated.flower.listener.FleetOnly`.
+        about: properties of the federation for registered silos, see :class:`sase.federated.flower.listener.FleetOnly`.
     """
     command = importlib.import_module("flwr.superlink.cli.flower_superlink")  # the package has a function of this name
     # The SuperExec checks whether its parent's process id exists, which it does until a killed parent has been reaped.

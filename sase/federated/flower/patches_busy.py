@@ -36,12 +36,22 @@ def replace(module: ModuleType | type, name: str, value: object) -> None:
     setattr(module, name, value)
 
 
+def set_pragmas(**values: int) -> None:
+    """Set pragmas of the connections to Flower's databases; raise AttributeError for one that Flower no longer sets."""
+    database = importlib.import_module("flwr.supercore.sql_mixin")
+    pragmas = dict(database.SQLITE_PRAGMAS)
+    for name, value in values.items():
+        if name not in pragmas:
+            raise AttributeError(f"Flower sets no {name} any more")
+        pragmas[name] = str(value)
+    replace(database, "SQLITE_PRAGMAS", tuple(pragmas.items()))
+
+
 def be_patient() -> None:
     """Make the SuperLink or SuperNode of this process wait longer for tasks, silos and its database."""
     import flwr.supercore.corestate.in_memory_corestate as in_memory
     import flwr.supercore.corestate.sql_corestate as sql
 
-    database = importlib.import_module("flwr.supercore.sql_mixin")
     nodes = importlib.import_module("flwr.server.superlink.linkstate.sql_linkstate")
     replace(nodes, "HEARTBEAT_PATIENCE", SILENCE_S / HEARTBEAT_S)
     replace(sql.SqlCoreState, "_cleanup_expired_task_tokens", _seldom(sql.SqlCoreState._cleanup_expired_task_tokens))
@@ -49,11 +59,7 @@ def be_patient() -> None:
         running_s = module.HEARTBEAT_PATIENCE * module.HEARTBEAT_DEFAULT_INTERVAL
         replace(module, "HEARTBEAT_PATIENCE", running_s / START_TIMEOUT_S)
         replace(module, "HEARTBEAT_DEFAULT_INTERVAL", START_TIMEOUT_S)
-    pragmas = dict(database.SQLITE_PRAGMAS)
-    if "busy_timeout" not in pragmas:
-        raise AttributeError("Flower sets no busy_timeout any more")
-    pragmas["busy_timeout"] = str(1000 * DATABASE_TIMEOUT_S)
-    replace(database, "SQLITE_PRAGMAS", tuple(pragmas.items()))
+    set_pragmas(busy_timeout=1000 * DATABASE_TIMEOUT_S)
 
 
 def _seldom(clean_up: Callable[[Any], None]) -> Callable[[Any], None]:

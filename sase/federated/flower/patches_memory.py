@@ -2,10 +2,9 @@
 
 import ctypes
 import gc
-import importlib
 from asyncio.sslproto import SSLProtocol
 
-from sase.federated.flower.patches_busy import replace
+from sase.federated.flower.patches_busy import replace, set_pragmas
 
 # Of each connection to the database. Flower's 64 MB fill with updates, which are written once and read once, and there
 # are a dozen connections.
@@ -21,13 +20,7 @@ TLS_BUFFER_BYTES = 32 * 1024
 
 def keep_no_messages() -> None:
     """Make the SuperLink of this process hold messages in memory only while they pass through."""
-    database = importlib.import_module("flwr.supercore.sql_mixin")
-    pragmas = dict(database.SQLITE_PRAGMAS)
-    for name, value in (("cache_size", f"-{CACHE_BYTES // 1000}"), ("mmap_size", "0")):
-        if name not in pragmas:
-            raise AttributeError(f"Flower sets no {name} any more")
-        pragmas[name] = value
-    replace(database, "SQLITE_PRAGMAS", tuple(pragmas.items()))
+    set_pragmas(cache_size=-(CACHE_BYTES // 1000), mmap_size=0)  # a negative size is in KiB
     replace(SSLProtocol, "max_size", TLS_BUFFER_BYTES)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # of glibc
