@@ -1,6 +1,7 @@
 """The listeners of Flower's servers: what a private socket and a bounded TCP port accept, with raw connections."""
 
 import asyncio
+import errno
 import os
 import socket
 import ssl
@@ -16,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from sase.endpoints import free_port
 from sase.federated.certificates import make_certificates
 from sase.federated.flower import listener
+from sase.federated.flower.bodies import PIECE_BYTES, Bodies
 from sase.federated.flower.listener import PublicPort, Server, UnknownConnections, private_socket, start_in_thread
 
 KEY = {"key": "known"}
@@ -254,10 +256,9 @@ def test_few_requests_are_answered_at_once(tmp_path):
     assert most == listener.MAX_THREADS
 
 
-@pytest.mark.parametrize("size", [0, 1, listener.PIECE_BYTES, listener.PIECE_BYTES + 1, 5_000_000])
-def test_large_answers_are_sent_in_pieces(certificates, tmp_path, size):
-    """With TLS, whose layer keeps as much memory for a connection as it was given at once."""
-    body, sent = os.urandom(size), []
+@pytest.mark.parametrize("size", [0, 1, PIECE_BYTES + 1, 5_000_000])
+def test_large_answers_arrive_whole(certificates, tmp_path, size):
+    body = os.urandom(size)
 
     async def app(scope, receive, send):
         if scope["type"] == "lifespan":
@@ -266,13 +267,21 @@ def test_large_answers_are_sent_in_pieces(certificates, tmp_path, size):
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
         return await send({"type": "http.response.body", "body": body})
 
-    async def sending(event):
-        sent.append(event)
-
     context = ssl.create_default_context(cafile=certificates / "server/ca.crt")
     with serving(tmp_path, certificates, app) as port, httpx.Client(verify=context) as client:
-        assert client.post(f"https://localhost:{port}/v1/fleet/x", headers=KEY).content == body
-    asyncio.run(listener._send_in_pieces(sending, {"type": "http.response.body", "body": body}))
-    assert b"".join(event["body"] for event in sent) == body
-    assert max(len(event["body"]) for event in sent) <= listener.PIECE_BYTES
-    assert [event.get("more_body", False) for event in sent] == [True] * (len(sent) - 1) + [False]
+        for call in ("x", "pull-object"):
+            assert client.post(f"https://localhost:{port}/v1/fleet/{call}", headers=KEY).content == body
+
+
+def test_a_body_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    """A full disk: the silo is told, and the application is not called."""
+
+    class FullDisk:
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Bodies, "_file", lambda self: FullDisk())
+    with serving(tmp_path) as port, httpx.Client() as client:
+        answer = client.post(f"http://127.0.0.1:{port}/v1/fleet/push-object", headers=KEY, content=b"abc")
+    assert answer.status_code == 507
+    assert "No space left" in answer.text

@@ -1,10 +1,9 @@
 """The SuperLink's memory: messages are on disk, and no copies of them are kept."""
 
-import gc
+import asyncio.constants
 import os
 import subprocess
 import sys
-import weakref
 from asyncio.sslproto import SSLProtocol
 
 import pytest
@@ -52,6 +51,8 @@ def test_connections_have_small_buffers(tmp_path, monkeypatch):
 
     monkeypatch.setattr(database, "SQLITE_PRAGMAS", database.SQLITE_PRAGMAS)  # restored afterwards
     monkeypatch.setattr(SSLProtocol, "max_size", SSLProtocol.max_size)
+    for name in ("FLOW_CONTROL_HIGH_WATER_SSL_READ", "FLOW_CONTROL_HIGH_WATER_SSL_WRITE"):
+        monkeypatch.setattr(asyncio.constants, name, getattr(asyncio.constants, name))
     monkeypatch.setattr(patches_memory.ctypes, "CDLL", lambda _: None)  # this process keeps its allocator
     patches_memory.keep_no_messages()
     store = ObjectStoreFactory(str(tmp_path / "state.db")).store()
@@ -60,26 +61,9 @@ def test_connections_have_small_buffers(tmp_path, monkeypatch):
         assert session.scalar(text("PRAGMA mmap_size")) == 0
         assert session.scalar(text("PRAGMA journal_mode")) == "wal"  # Flower's other settings remain
     assert SSLProtocol.max_size == patches_memory.TLS_BUFFER_BYTES
-
-
-def test_what_is_left_of_a_request_is_collected_soon():
-    class Request:
-        """In a reference cycle, as those of Starlette are."""
-
-    thresholds = gc.get_threshold()
-    try:
-        patches_memory.collect_messages()
-        request = Request()
-        request.scope = {"request": request}
-        gc.collect()  # it is an old object
-        left = weakref.ref(request)
-        del request
-        others = [[] for _ in range(60_000)]
-        assert left() is None
-        assert len(others) == 60_000
-    finally:
-        gc.unfreeze()
-        gc.set_threshold(*thresholds)
+    for direction in ("READ", "WRITE"):
+        limit = getattr(asyncio.constants, f"FLOW_CONTROL_HIGH_WATER_SSL_{direction}")
+        assert 1024 * limit == patches_memory.TLS_BUFFER_BYTES
 
 
 @pytest.mark.recipe

@@ -8,12 +8,12 @@ kernel admits the processes of this user alone. Silos, on other machines, need n
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, PlainTextResponse
 
 from sase.federated.connection import ABOUT_PATH
+from sase.federated.flower.bodies import App, Bodies, Receive, Scope, Send
 from sase.federated.versions import installed_versions
 
 KEY_TIMEOUT_S = 10.0  # from accepting a connection to a request signed with a known key, the TLS handshake included
@@ -31,18 +32,11 @@ MAX_UNKNOWN_CONNECTIONS = 256  # connections that have not presented a known key
 MAX_UNKNOWN_BODY = 64 * 1024  # bytes; without a known key, only keys are sent
 MAX_BODY = 16 * 1024 * 1024  # bytes; Flower splits arrays into objects of 5 MiB
 BODY_TIMEOUT_S = 300.0
-PIECE_BYTES = 64 * 1024  # of an answer that are given to the TLS layer at once
-# Requests that are answered at once; the others wait. Each holds an object of 5 MiB several times over, and they share
-# a database that lets one of them write at a time: more take memory, not less time.
-MAX_THREADS = 4
+MAX_THREADS = 4  # requests that are handled at once; the others wait: they share a database
 _FLEET = "/v1/fleet/"
 _RETRY_ACCEPT_S = 1.0
 
-Scope = MutableMapping[str, Any]
-Event = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Event]]
-Send = Callable[[Event], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+log = logging.getLogger("flwr")
 
 
 class FleetOnly:
@@ -52,10 +46,11 @@ class FleetOnly:
     under which its key is registered, and what the server says of the federation.
 
     A request is refused with status 403 for another API, 413 for a body that is too large, 408 for one that is too
-    slow. Bodies of more than 64 KiB are read only after a known key has been presented.
+    slow, 507 for one that the disk has no room for. Bodies of more than 64 KiB are read only after a known key has been
+    presented.
 
     Args:
-        app: the application.
+        bodies: the application, and how it is given bodies.
         name_of: called with the headers of a request, before its body is read: the name of the known key that signed
             it, such as ``silo0``; None if none did. A server without keys knows everyone, by an empty name.
         connections: is notified of connections that have presented a known key.
@@ -64,12 +59,12 @@ class FleetOnly:
 
     def __init__(
         self,
-        app: App,
+        bodies: Bodies,
         name_of: Callable[[Headers], str | None],
         connections: "UnknownConnections",
         about: Mapping[str, object],
     ) -> None:
-        self.app, self.name_of, self.connections, self.about = app, name_of, connections, about
+        self.bodies, self.name_of, self.connections, self.about = bodies, name_of, connections, about
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
@@ -84,51 +79,17 @@ class FleetOnly:
             self.connections.remove(scope["client"])
         limit, timeout_s = (MAX_BODY, BODY_TIMEOUT_S) if known else (MAX_UNKNOWN_BODY, KEY_TIMEOUT_S)
         try:
-            body = await asyncio.wait_for(_read_body(receive, limit), timeout_s)
-        except ValueError:
-            return await _refuse(scope, receive, send, 413, f"a body of more than {limit} bytes")
+            body = await asyncio.wait_for(self.bodies.receive(receive, limit), timeout_s)
+        except ValueError as error:
+            return await _refuse(scope, receive, send, 413, str(error))
         except TimeoutError:
             return await _refuse(scope, receive, send, 408, f"no complete body within {timeout_s:.0f} s")
-        if body is None:  # disconnected
-            return None
-        first: Event | None = {"type": "http.request", "body": body, "more_body": False}
-
-        async def replay() -> Event:
-            nonlocal first
-            if (event := first) is not None:
-                first = None
-                return event
-            return await receive()
-
-        return await self.app(scope, replay, partial(_send_in_pieces, send))
-
-
-async def _send_in_pieces(send: Send, event: Event) -> None:
-    """Send a body piece by piece, each when the client has taken the one before.
-
-    A connection's TLS layer would copy all of a large body, and keep memory of that size until the silo disconnects.
-    """
-    if event["type"] == "http.response.body":
-        body = memoryview(event.get("body", b""))
-        while len(body) > PIECE_BYTES:
-            await send({**event, "body": bytes(body[:PIECE_BYTES]), "more_body": True})
-            body = body[PIECE_BYTES:]
-        event = {**event, "body": bytes(body)}
-    await send(event)
-
-
-async def _read_body(receive: Receive, limit: int) -> bytes | None:
-    """Return a request's body, None if the client disconnected; ValueError when it exceeds ``limit`` bytes."""
-    body, more = bytearray(), True
-    while more:
-        event = await receive()
-        if event["type"] == "http.disconnect":
-            return None
-        body += event.get("body", b"")
-        if len(body) > limit:
-            raise ValueError
-        more = event.get("more_body", False)
-    return bytes(body)
+        except OSError as error:
+            log.error("a body of %s: %s", name, error)
+            return await _refuse(scope, receive, send, 507, f"the server cannot store it: {error.strerror}")
+        if body is not None:  # None: disconnected
+            await self.bodies.answer(scope, body, receive, send)
+        return None
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, reason: str) -> None:
@@ -179,18 +140,20 @@ class Server(uvicorn.Server):
     Args:
         app: served on the Unix socket, all of it.
         public: address to listen on and how it is served; None for no TCP port.
+        folder: of files without names with what is received and sent; None for the system's.
         options: of ``uvicorn.Config``, for both.
     """
 
-    def __init__(self, app: App, public: "PublicPort | None" = None, **options: Any) -> None:
+    def __init__(self, app: App, public: "PublicPort | None" = None, folder: str | None = None, **options: Any) -> None:
         # No proxy headers: they would let a client choose its address.
         options = {"access_log": False, "ws": "none", "loop": "asyncio", "proxy_headers": False, **options}
-        super().__init__(uvicorn.Config(cast(Any, app), **options))
+        bodies = Bodies(app, folder)
+        super().__init__(uvicorn.Config(cast(Any, bodies), **options))
         self._public, self._connections = public, UnknownConnections()
         self._accepting: asyncio.Task[None] | None = None
         self._opening = set[asyncio.Task[None]]()
         if public is not None:
-            gate = FleetOnly(app, public.name_of, self._connections, public.about)
+            gate = FleetOnly(bodies, public.name_of, self._connections, public.about)
             # h11 limits the size of headers.
             tls: dict[str, Any] = {"ssl_certfile": public.certificate, "ssl_keyfile": public.key}
             self._public_config = uvicorn.Config(cast(Any, gate), **options, **tls, http="h11", lifespan="off")

@@ -26,7 +26,7 @@ from sase.federated.flower.patches_busy import (
     replace,
     wait_for_slow_answers,
 )
-from sase.federated.flower.patches_memory import collect_messages, keep_no_messages
+from sase.federated.flower.patches_memory import keep_no_messages, make_collections_cheap
 from sase.federated.flower.patches_warm import WarmClient, wants_warm_client
 from sase.processes import kill_with_parent
 
@@ -136,7 +136,7 @@ def _use_socket(client: Any, socket_path: str) -> None:
     client._client = httpx.Client(transport=httpx.HTTPTransport(uds=socket_path), timeout=timeout)
 
 
-def run_superlink(socket_path: str, about: Mapping[str, object]) -> None:
+def run_superlink(socket_path: str, about: Mapping[str, object], folder: str) -> None:
     """Run the SuperLink with the arguments of this process: all of its APIs on a Unix socket, the Fleet API on TCP too.
 
     In the simulation, nothing is served on TCP.
@@ -144,19 +144,20 @@ def run_superlink(socket_path: str, about: Mapping[str, object]) -> None:
     Args:
         socket_path: the socket.
         about: properties of the federation for registered silos, see :class:`sase.federated.flower.listener.FleetOnly`.
+        folder: of files without names with what is received and sent.
     """
     command = importlib.import_module("flwr.superlink.cli.flower_superlink")  # the package has a function of this name
     # The SuperExec checks whether its parent's process id exists, which it does until a killed parent has been reaped.
     replace(command, "get_popen_detach_kwargs", lambda: {"preexec_fn": kill_with_parent})
     replace(command, "_get_superexec_command", lambda **_: _superexec_command())
-    replace(command, "_run_superlink_http_api", partial(_serve_superlink, socket_path, about))
+    replace(command, "_run_superlink_http_api", partial(_serve_superlink, socket_path, about, folder))
     bound_replies(importlib.import_module("flwr.superlink.servicer.fleet.fleet_handlers"))
     be_patient()
     keep_no_messages()
     command.flower_superlink()
 
 
-def _serve_superlink(socket_path: str, about: Mapping[str, object], lifespan_config: Any) -> None:
+def _serve_superlink(socket_path: str, about: Mapping[str, object], folder: str, lifespan_config: Any) -> None:
     from flwr.supercore.http_logging import get_uvicorn_log_config
     from flwr.supercore.logger import console_handler
     from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
@@ -170,8 +171,8 @@ def _serve_superlink(socket_path: str, about: Mapping[str, object], lifespan_con
     public = None
     if not config.simulation:
         public = PublicPort(config.host, config.port, config.ssl_certfile, config.ssl_keyfile, name_of, about)
-    server = Server(app, public, log_config=get_uvicorn_log_config(console_handler.level))
-    collect_messages()
+    server = Server(app, public, folder, log_config=get_uvicorn_log_config(console_handler.level))
+    make_collections_cheap()
     server.run([private_socket(socket_path)])
 
 

@@ -63,9 +63,25 @@ def socket_path(env: Mapping[str, str] = os.environ) -> str:
     Raises:
         InputError: it is not that of a federation.
     """
-    if _SOCKET_VARIABLE not in env:
+    return _variable(_SOCKET_VARIABLE, env)
+
+
+def home_path(env: Mapping[str, str] = os.environ) -> str:
+    """Return the path of a federation's folder.
+
+    Args:
+        env: environment of one of its processes, by default of this one.
+
+    Raises:
+        InputError: it is not that of a federation.
+    """
+    return _variable(_HOME_VARIABLE, env)
+
+
+def _variable(name: str, env: Mapping[str, str]) -> str:
+    if name not in env:
         raise InputError("this command is started by 'sase federate' and 'sase silo' only")
-    return env[_SOCKET_VARIABLE]
+    return env[name]
 
 
 def find_pids(home: Path) -> set[int]:
