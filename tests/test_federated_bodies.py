@@ -6,7 +6,8 @@ import weakref
 
 import pytest
 
-from sase.federated.flower.bodies import COLLECTION_BYTES, PIECE_BYTES, Bodies
+from sase.federated.flower.bodies import PIECE_BYTES, Bodies
+from sase.federated.flower.garbage import MAX_BYTES
 
 
 class _Probe:
@@ -119,7 +120,7 @@ def test_nothing_is_left_of_a_large_object_when_the_next_is_handled():
     async def all_at_once():
         return await asyncio.gather(*(_call(bodies, "/v1/fleet/push-object", [large]) for _ in range(5)))
 
-    large = bytes(COLLECTION_BYTES + 1)
+    large = bytes(MAX_BYTES + 1)
     bodies = Bodies(app)
     asyncio.run(all_at_once())
     assert len(left) == 5

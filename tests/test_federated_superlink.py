@@ -53,7 +53,7 @@ def test_connections_have_small_buffers(tmp_path, monkeypatch):
     monkeypatch.setattr(SSLProtocol, "max_size", SSLProtocol.max_size)
     for name in ("FLOW_CONTROL_HIGH_WATER_SSL_READ", "FLOW_CONTROL_HIGH_WATER_SSL_WRITE"):
         monkeypatch.setattr(asyncio.constants, name, getattr(asyncio.constants, name))
-    monkeypatch.setattr(patches_memory.ctypes, "CDLL", lambda _: None)  # this process keeps its allocator
+    monkeypatch.setattr(patches_memory, "return_large_blocks", lambda: None)  # this process keeps its allocator
     patches_memory.keep_no_messages()
     store = ObjectStoreFactory(str(tmp_path / "state.db")).store()
     with store.session() as session:

@@ -1,14 +1,11 @@
-"""Training in bfloat16, compiled, and with reused memory: nearly equal results, without side effects."""
-
-import resource
-import sys
+"""Training in bfloat16 and compiled training: nearly equal results, without side effects."""
 
 import pytest
 import torch
 
 from sase.errors import InputError
 from sase.model import build_model
-from sase.training.performance import autocast, compile_network, eager, keep_freed_memory, training_precision
+from sase.training.performance import autocast, compile_network, eager, training_precision
 
 CPU = torch.device("cpu")
 
@@ -60,23 +57,6 @@ def test_a_compiled_network_trains_like_the_plain_one_and_validates_uncompiled()
     with torch.no_grad(), eager():
         for length in (1, 777, 20000):
             torch.testing.assert_close(compiled(wav[:, :length]), plain(wav[:, :length]), atol=1e-5, rtol=0)
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs glibc")
-def test_freed_memory_is_reused_without_page_faults():
-    keep_freed_memory()
-
-    def step():  # as in training: all blocks are live until the end
-        blocks = [torch.ones(2**22) for _ in range(8)]  # 16 MB each, mapped separately by default
-        return sum(float(block[0]) for block in blocks)
-
-    for _ in range(8):
-        step()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(4):
-        step()
-    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-    assert faults < 0.1 * 4 * 8 * 2**24 / resource.getpagesize()
 
 
 def test_compiling_reports_a_missing_compiler(monkeypatch, tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sase.allocator import keep_freed_memory
 from sase.federated.config import FederatedConfig
 from sase.federated.layout import layout_of, to_arrays
 from sase.federated.payload import num_bytes
@@ -20,7 +21,6 @@ from sase.federated.secure.session import Session, Terms, Weights, model_fingerp
 from sase.federated.secure.silo import SecureSilo
 from sase.federated.secure.update import LOSSES, Format
 from sase.model import build_model
-from sase.training.performance import keep_freed_memory
 
 _CHANGE = 1e-2  # of a weight in the measured round
 _EXAMPLES = 100

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 
+from sase.allocator import keep_freed_memory
 from sase.bench.synthetic_replies import synthetic_reply
 from sase.federated.config import load_federated_config
 from sase.federated.exchange import Exchange, Instruction, Reply
@@ -16,7 +17,6 @@ from sase.federated.flower.packing import pack, unpack
 from sase.federated.rounds import run_rounds
 from sase.federated.server import Server
 from sase.training.config import load_train_config
-from sase.training.performance import keep_freed_memory
 
 
 def synthetic_exchange(server: Server) -> Exchange:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from sase import audio
+from sase.allocator import keep_freed_memory
 from sase.data import dump
 from sase.data.datadir import Tables, read_data_dir, write_data_dir
 from sase.data.dataset import PairSet
@@ -30,7 +31,7 @@ from sase.machine import cpu_name
 from sase.model import build_model
 from sase.profiling import macs_per_s, with_unit
 from sase.training.loop import EpochStats, GradientGuard, TrainingStep, train_epoch
-from sase.training.performance import autocast, compile_network, keep_freed_memory, training_precision
+from sase.training.performance import autocast, compile_network, training_precision
 
 if TYPE_CHECKING:
     from sase.model import SASE

@@ -12,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+from sase.allocator import keep_freed_memory
 from sase.bench.synthetic_replies import synthetic_reply
 from sase.endpoints import resolve_endpoint
 from sase.federated.flower.answering import answer_next
 from sase.federated.flower.patches_busy import poll_pause_s
 from sase.federated.flower.patches_node import Node, behave_as_supernodes, connected_node
 from sase.federated.flower.server_app import FINISH
-from sase.training.performance import keep_freed_memory
 
 _AT_A_TIME = 4  # silos that receive or send
 _PATIENCE_S = 300.0  # until the server has registered the keys

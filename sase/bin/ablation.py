@@ -23,9 +23,9 @@ def main() -> None:
 
     import torch
 
+    from sase.allocator import keep_freed_memory
     from sase.studies import ablation
     from sase.studies.ablation_page import write_page
-    from sase.training.performance import keep_freed_memory
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     plan = ablation.load_ablation(args.config)

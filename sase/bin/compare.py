@@ -22,9 +22,9 @@ def main() -> None:
 
     import torch
 
+    from sase.allocator import keep_freed_memory
     from sase.studies import comparison
     from sase.studies.comparison_page import write_page
-    from sase.training.performance import keep_freed_memory
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     plan = comparison.load_comparison(args.config)

@@ -51,6 +51,7 @@ def main() -> None:
 
     import torch
 
+    from sase.allocator import keep_freed_memory
     from sase.errors import InputError
     from sase.federated import ENGINES, Engine, requests
     from sase.federated.config import load_federated_config
@@ -59,7 +60,6 @@ def main() -> None:
     from sase.processes import folder_lock
     from sase.training.config import load_train_config
     from sase.training.launch import threads_per_process
-    from sase.training.performance import keep_freed_memory
     from sase.training.trainer import discard_training
 
     if args.request is not None:

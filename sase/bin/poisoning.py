@@ -20,9 +20,9 @@ def main() -> None:
 
     import torch
 
+    from sase.allocator import keep_freed_memory
     from sase.studies import poisoning
     from sase.studies.poisoning_page import write_page
-    from sase.training.performance import keep_freed_memory
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     plan = poisoning.load_poisoning(args.config)

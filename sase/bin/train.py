@@ -38,6 +38,7 @@ def main() -> None:
 
     import torch
 
+    from sase.allocator import keep_freed_memory
     from sase.errors import InputError
     from sase.processes import folder_lock
     from sase.training.config import load_train_config
@@ -49,7 +50,6 @@ def main() -> None:
         threads_per_process,
         under_torchrun,
     )
-    from sase.training.performance import keep_freed_memory
     from sase.training.trainer import Trainer, discard_training
 
     processes = processes_per_node(args.ngpu, args.processes)

@@ -1,13 +1,11 @@
-"""Options that speed up training: reduced precision, compilation, and reuse of freed memory."""
+"""Options that speed up training: reduced precision and compilation."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import shutil
-import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -16,26 +14,7 @@ import torch
 
 from sase.errors import InputError
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of malloc.h
-_TRIM_THRESHOLD_BYTES = 2**31 - 1
-_TOP_PAD_BYTES = 2**28
-
 log = logging.getLogger(__name__)
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep freed memory for later allocations; without glibc, do nothing.
-
-    A training step frees and allocates the same hundreds of megabytes over and over. By default, large blocks are
-    returned to the system, and the page faults of getting them back take a sixth of a step.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        options = (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES), (_M_TOP_PAD, _TOP_PAD_BYTES)
-        for option, value in options:
-            mallopt(option, value)
 
 
 @contextlib.contextmanager

@@ -5,14 +5,14 @@ it. How many are on their way depends on the number of silos, and for how long o
 """
 
 import asyncio
-import gc
 import tempfile
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import IO, Any
 
+from sase.federated.flower.garbage import Garbage
+
 PIECE_BYTES = 32 * 1024  # that are given to the TLS layer at once; a body that is not larger stays in memory
 OBJECTS_AT_ONCE = 1  # more take memory, not less time: the database lets one write at a time
-COLLECTION_BYTES = 4_000_000  # of bodies, after which there is a garbage collection
 _OBJECT_CALLS = ("/push-object", "/pull-object")
 
 Scope = MutableMapping[str, Any]
@@ -33,7 +33,7 @@ class Bodies:
     def __init__(self, app: App, folder: str | None = None) -> None:
         self.app, self.folder = app, folder
         self._turns = asyncio.Semaphore(OBJECTS_AT_ONCE)
-        self._passed = 0  # bytes since the last collection
+        self._garbage = Garbage()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not _has_object(scope):  # streams and the lifespan of the application are among these
@@ -75,7 +75,7 @@ class Bodies:
         if _has_object(scope):
             async with self._turns:
                 events = await self._run(scope, body, receive)
-                self._collect_garbage()
+                self._garbage.collect()
         else:
             events = await self._run(scope, body, receive)
         for event in events:
@@ -83,12 +83,6 @@ class Bodies:
                 await _send_file(event, send)
             else:
                 await send(event)
-
-    def _collect_garbage(self) -> None:
-        """Free what is left of requests: it is in reference cycles, and objects with it."""
-        if self._passed > COLLECTION_BYTES:
-            self._passed = 0
-            gc.collect()
 
     async def _run(self, scope: Scope, body: IO[bytes], receive: Receive) -> list[Event]:
         """Return what the application sends; its bodies are joined in one file."""
@@ -100,7 +94,7 @@ class Bodies:
                 return await receive()
             with body:
                 data = body.read()
-            self._passed += len(data)
+            self._garbage.add(len(data))
             return {"type": "http.request", "body": data, "more_body": False}
 
         async def keep(event: Event) -> None:
@@ -111,7 +105,7 @@ class Bodies:
             if answer is None:
                 answer = self._file()
                 events.append({"type": "http.response.body", "file": answer})
-            self._passed += answer.write(event.get("body", b""))
+            self._garbage.add(answer.write(event.get("body", b"")))
 
         # A connection keeps the scope of its last request, and Flower puts the decoded body into the scope's state.
         await self.app({**scope, "state": dict(scope.get("state", {}))}, read, keep)

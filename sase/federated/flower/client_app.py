@@ -136,8 +136,8 @@ def _local_silo(context: Context) -> "Silo":
 
 @functools.cache  # the process of a simulated silo lives as long as the run and loads its data once
 def _silo(index: int, data_dir: str, state_dir: str, device: str) -> "Silo":
+    from sase.allocator import keep_freed_memory
     from sase.federated.silo import Silo
-    from sase.training.performance import keep_freed_memory
 
     keep_freed_memory()
     return Silo(index, data_dir, state_dir, device)

@@ -26,7 +26,7 @@ from sase.federated.flower.patches_busy import (
     replace,
     wait_for_slow_answers,
 )
-from sase.federated.flower.patches_memory import keep_no_messages, make_collections_cheap
+from sase.federated.flower.patches_memory import keep_no_messages
 from sase.federated.flower.patches_warm import WarmClient, wants_warm_client
 from sase.processes import kill_with_parent
 
@@ -163,6 +163,7 @@ def _serve_superlink(socket_path: str, about: Mapping[str, object], folder: str,
     from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
     from flwr.superlink.main import create_app
 
+    from sase.federated.flower.garbage import make_collections_cheap
     from sase.federated.flower.listener import PublicPort, Server, private_socket
 
     config = lifespan_config
@@ -171,8 +172,8 @@ def _serve_superlink(socket_path: str, about: Mapping[str, object], folder: str,
     public = None
     if not config.simulation:
         public = PublicPort(config.host, config.port, config.ssl_certfile, config.ssl_keyfile, name_of, about)
-    server = Server(app, public, folder, log_config=get_uvicorn_log_config(console_handler.level))
     make_collections_cheap()
+    server = Server(app, public, folder, log_config=get_uvicorn_log_config(console_handler.level))
     server.run([private_socket(socket_path)])
 
 

@@ -16,6 +16,7 @@ from sase.config import from_mapping
 from sase.errors import InputError, one_line
 from sase.federated.exchange import Exchange, Instruction, Reply
 from sase.federated.flower.app import SCORES_FILE
+from sase.federated.flower.garbage import make_collections_cheap
 from sase.federated.flower.messages import pack_instruction, unpack_reply, unpack_scores
 from sase.federated.flower.progress import Status
 from sase.federated.flower.secure import MESSAGE, pack_request, unpack_answer
@@ -69,6 +70,7 @@ def _run(grid: Grid, settings: dict[str, Any]) -> None:
     from sase.federated.secure.rounds import secure_exchange
 
     server = _make_server(settings)
+    make_collections_cheap()
     config = server.config
     status = Status(settings["home"])
     status.write("")

@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 
 from sase.errors import one_line
 from sase.federated.exchange import Reply
+from sase.federated.flower.garbage import Garbage
 from sase.federated.flower.messages import Scores
 from sase.federated.flower.packing import is_packed, offer, pack, unpack
 from sase.federated.flower.patches import bounded_pull
@@ -86,6 +87,7 @@ class SiloGrid:
         self._waited = False
         self._late: dict[str, _Late] = {}
         self._read_packed = set[int]()  # nodes that read joined arrays
+        self._garbage = Garbage()
 
     def wait_for_silos(self, needed: int, silos: Collection[int] | None = None) -> None:
         """Wait for silos to connect: the first time for all of them, later for the ``needed`` ones of a round.
@@ -148,11 +150,9 @@ class SiloGrid:
             polled = time.monotonic()
             for message_id, node in list(pending.items()):
                 with bounded_pull(max_bytes, max(_LEAST_PULL_S, deadline - time.monotonic())):
-                    message = self._pull(message_id, _label(node, nodes[node]), failures)
-                if message is not None:
-                    del pending[message_id]
-                if isinstance(message, Message):
-                    self._receive(message, node, nodes[node], read, replies, failures)
+                    if self._take(message_id, node, nodes[node], read, replies, failures):
+                        del pending[message_id]
+                self._garbage.collect()
             if end:
                 self._receive_late(end, group_id, max_bytes, read, replies, failures)
                 valid += sum(map(end.counts, replies[seen:]))
@@ -212,12 +212,11 @@ class SiloGrid:
         failures: list[str],
     ) -> None:
         for message_id, late in list(self._late.items()):
+            counts = end.keep_late and late.round != group_id
             with bounded_pull(max_bytes, _LEAST_PULL_S):
-                message = self._pull(message_id, _label(late.node, late.silo), failures)
-            if message is not None:
-                del self._late[message_id]
-            if isinstance(message, Message) and end.keep_late and late.round != group_id:
-                self._receive(message, late.node, late.silo, read, replies, failures)
+                if self._take(message_id, late.node, late.silo, read if counts else None, replies, failures):
+                    del self._late[message_id]
+            self._garbage.collect()
 
     def announce(self, content: RecordDict, message_type: str, timeout_s: float, group_id: str) -> None:
         """Send a message after which silos disconnect, and wait until they have.
@@ -256,6 +255,23 @@ class SiloGrid:
             else:
                 pending[message_id] = node
         return pending
+
+    def _take(
+        self,
+        message_id: str,
+        node: int,
+        silo: int | None,
+        read: Callable[[RecordDict], R] | None,
+        replies: list[R],
+        failures: list[str],
+    ) -> bool:
+        """Read the reply to a message, or discard it without ``read``; return False as long as there is none."""
+        message = self._pull(message_id, _label(node, silo), failures)
+        if isinstance(message, Message):
+            self._garbage.add(_bytes(message.content) if message.has_content() else 0)
+            if read is not None:
+                self._receive(message, node, silo, read, replies, failures)
+        return message is not None
 
     def _pull(self, message_id: str, label: str, failures: list[str]) -> Message | str | None:
         """Return the reply to a message, None as long as there is none, or why it cannot be read.
@@ -347,8 +363,12 @@ class SiloGrid:
 
 def _max_reply_bytes(content: RecordDict) -> int:
     """Return the largest size of a reply's arrays: weights and control variates in float32, and some to spare."""
-    arrays = [array for record in content.array_records.values() for array in record.values()]
-    return _MAX_REPLY_RATIO * sum(len(array.data) for array in arrays) + _LEAST_REPLY_BYTES
+    return _MAX_REPLY_RATIO * _bytes(content) + _LEAST_REPLY_BYTES
+
+
+def _bytes(content: RecordDict) -> int:
+    """Return the size of a message's arrays."""
+    return sum(len(array.data) for record in content.array_records.values() for array in record.values())
 
 
 def _label(node: int, silo: int | None) -> str:
