@@ -103,14 +103,15 @@ def test_a_release_has_the_best_weights_and_a_card_with_their_training(tmp_path)
     assert "Then" not in text
     first = tmp_path / "first"
     first.mkdir()
-    (first / "config.yaml").write_text("data: {batch_size: 6, segment_s: 1.0}\nseed: 9\n")
+    (first / "config.yaml").write_text("data: {batch_size: 6, segment_s: 1.0, clean: 0.1}\nmodel: {hop: 64}\nseed: 9\n")
     (first / "history.jsonl").write_text(json.dumps({"epoch": 1, "steps": 600, "best": True, "dev_SI_SNR": 1.5}) + "\n")
-    (exp / "config.yaml").write_text(f"data: {{batch_size: 12, segment_s: 2.0}}\ninit: {first}\nseed: 7\n")
+    changed = f"data: {{batch_size: 12, segment_s: 2.0, clean: 0.1}}\nmodel: {{hop: 64}}\ninit: {first}\nseed: 7\n"
+    (exp / "config.yaml").write_text(changed)
     text = release(exp, scoring, "tones", tmp_path / "notes.md", tmp_path)[1].read_text()
     before, _, after = text.partition("Then, starting from these weights: 1,500 steps")
     assert "600 steps of 6 segments of 1 s, 1 h" in before
     assert "seed: 9" in before
-    assert "seed: 7" in after
+    assert "```yaml\ndata:\n  batch_size: 12\n  segment_s: 2.0\nseed: 7\n```" in after
 
 
 def _names():

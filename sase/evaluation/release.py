@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from sase import jsonfile, pretrained, yamlfile
 from sase.atomic import write_text
 from sase.config import read_yaml, to_mapping
@@ -27,7 +29,8 @@ def release(
 
     Args:
         exp: the experiment's folder, with best.pt, config.yaml and history.jsonl. If ``init`` of its config names
-            another experiment, relative to the working directory, the card describes both trainings.
+            another experiment, relative to the working directory, the card describes both trainings, the
+            second by what was changed in the configuration.
         scoring_dir: the scores of the test set from stage 5, with summary.json.
         name: of the weights.
         notes: a Markdown file to end the card with: data, licences, limitations.
@@ -144,24 +147,48 @@ def card(
     for kind in kinds:
         lines += [*breakdown_lines(kind, summary["breakdowns"][kind]), ""]
     lines += ["## Training", ""]
-    for number, (config, history) in enumerate(trainings):
-        lines += [*_training_lines(config, history, "" if number == 0 else "Then, starting from these weights: "), ""]
+    previous = None
+    for text, history in trainings:
+        config = yamlfile.parse(text, "config.yaml")
+        lines += [*_training_lines(text, config, previous, history), ""]
+        previous = config
     return "\n".join([*lines, notes.rstrip(), ""])
 
 
-def _training_lines(config: str, history: list[dict[str, Any]], beginning: str) -> list[str]:
-    data, best = yamlfile.parse(config, "config.yaml")["data"], [epoch for epoch in history if epoch["best"]]
+def _training_lines(
+    text: str, config: Mapping[str, Any], previous: Mapping[str, Any] | None, history: list[dict[str, Any]]
+) -> list[str]:
+    """Describe a training: its whole configuration or, if it is not the first, what was changed in the ``previous``."""
+    data, best = config["data"], [epoch for epoch in history if epoch["best"]]
     if not best:
         raise InputError("no epoch of this experiment was selected on the development set: all its scores are NaN")
     chosen = best[-1]
     hours = history[-1]["steps"] * data["batch_size"] * data["segment_s"] / 3600
     development = ", ".join(f"{key[4:]} {value:g}" for key, value in chosen.items() if key.startswith("dev_"))
+    beginning, shown = "", "The whole configuration:"
+    if previous is not None:
+        beginning, shown = "Then, starting from these weights: ", "Changed in its configuration:"
+        text = yaml.safe_dump(_changes(previous, config), sort_keys=False, allow_unicode=True)
     return [
         f"{beginning}{history[-1]['steps']:,} steps of {data['batch_size']} segments of {data['segment_s']:g} s, "
         f"{hours:.0f} h of mixtures. Epoch {chosen['epoch']} of {len(history)} was selected on the development set: "
-        f"{development}. The whole configuration:",
+        f"{development}. {shown}",
         "",
         "```yaml",
-        config.rstrip(),
+        text.rstrip(),
         "```",
     ]
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a configuration that differ from those of another one, without the path ``init``."""
+    changes = {}
+    for key, value in after.items():
+        old = before.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            value = _changes(old, value)
+            if value:
+                changes[key] = value
+        elif value != old and key != "init":
+            changes[key] = value
+    return changes
