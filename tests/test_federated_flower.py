@@ -4,6 +4,7 @@ import json
 import math
 import threading
 import time
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +25,7 @@ from sase.federated.config import FederatedConfig, checked
 from sase.federated.exchange import Instruction, Reply
 from sase.federated.flower.app import write_app
 from sase.federated.flower.client_app import app as client_app
+from sase.federated.flower.garbage import MAX_BYTES
 from sase.federated.flower.messages import (
     pack_instruction,
     pack_reply,
@@ -302,3 +304,27 @@ def test_the_longer_a_round_the_less_often_silos_are_asked_for_replies(monkeypat
     assert all(pause <= 0.13 + 0.06 * at for pause, at in zip(pauses, polls[1:]))
     assert len(polls) < 250
     assert clock[0] < 601
+
+
+def test_nothing_is_left_of_a_large_reply_when_the_next_is_pulled():
+    """Flower's messages leave reference cycles, which Python would collect some replies later."""
+    left = []
+
+    class Pulling(LocalGrid):
+        def pull_messages(self, message_ids):
+            assert not any(earlier() for earlier in left)
+            messages = super().pull_messages(message_ids)
+            if messages:
+                response = type("Response", (), {})()
+                response.content = {"response": response, "messages": messages}
+                left.append(weakref.ref(response))
+            return messages
+
+    arrays = {"w": np.zeros(MAX_BYTES // 4 + 1, np.float32)}
+    grid = Pulling(
+        lambda sent, node: Message(pack_reply(Reply(node - 100, 1, arrays, {})), reply_to=sent), ["", "", ""]
+    )
+    silos = SiloGrid(grid, 3, [0, 1, 2], 0.0, 0.01)
+    arguments = RecordDict({}), MessageType.TRAIN, 10.0, "1", lambda content: replace(unpack_reply(content), arrays={})
+    replies, failures = silos.send_and_receive(*arguments)
+    assert (len(replies), len(left), failures) == (3, 3, [])

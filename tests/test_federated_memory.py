@@ -149,6 +149,18 @@ def test_memory_of_a_round_does_not_grow_with_the_number_of_silos(tmp_path, name
     assert peak(40) - peak(4) < 64 * 4096 * 4
 
 
+def test_replies_of_one_layout_share_it(tmp_path):
+    """With hundreds of silos, layouts would take as much memory as an update."""
+    spool = Spool(tmp_path)
+    first, second = (
+        spool.keep(Reply(silo, 1, {"a": np.full(3, silo), "b": np.ones((2, 2))})).arrays for silo in (1, 2)
+    )
+    other = spool.keep(Reply(3, 1, {"a": np.full(4, 3), "b": np.ones((2, 2))})).arrays
+    assert second.places is first.places
+    assert [list(arrays["a"]) for arrays in (first, second, other)] == [[1] * 3, [2] * 3, [3] * 4]
+    np.testing.assert_array_equal(other["b"], np.ones((2, 2)))
+
+
 @pytest.mark.recipe
 def test_a_round_of_stored_replies_equals_one_in_memory(silos_dir, dev_set, tmp_path):
     """With SCAFFOLD, whose control variates are stored as well, and FedNova."""

@@ -20,28 +20,31 @@ from sase.federated.exchange import Reply
 
 _ALIGNMENT = 64  # bytes
 
+Places = Mapping[str, tuple[int, np.dtype, tuple[int, ...]]]
+
 
 class StoredArrays(Mapping[str, np.ndarray]):
     """Arrays in one file, each of which is read from it on every access.
 
     Args:
         path: of the file.
-        places: name to (offset in bytes, type, shape).
+        places: name to (offset in bytes, type, shape), the same object for all files of a layout: with hundreds of
+            files, it would take as much memory as an update.
     """
 
-    def __init__(self, path: Path, places: Mapping[str, tuple[int, np.dtype, tuple[int, ...]]]) -> None:
-        self.path, self._places = path, dict(places)
+    def __init__(self, path: Path, places: Places) -> None:
+        self.path, self.places = path, places
 
     def __getitem__(self, name: str) -> np.ndarray:
-        offset, dtype, shape = self._places[name]
+        offset, dtype, shape = self.places[name]
         size = int(np.prod(shape, dtype=np.int64))
         return np.fromfile(self.path, dtype, size, offset=offset).reshape(shape)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self.places)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.places)
 
 
 def store(path: Path, arrays: Mapping[str, np.ndarray]) -> StoredArrays:
@@ -70,6 +73,7 @@ class Spool:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._numbers = count()
+        self._places: Places = {}  # of the last reply
 
     def keep(self, reply: Reply) -> Reply:
         """Return a reply whose arrays are in a file of the folder.
@@ -77,7 +81,11 @@ class Spool:
         Raises:
             OSError: the file cannot be written, for example because the disk is full.
         """
-        return replace(reply, arrays=store(self.scratch() / f"reply-{next(self._numbers)}", reply.arrays))
+        arrays = store(self.scratch() / f"reply-{next(self._numbers)}", reply.arrays)
+        if arrays.places == self._places:
+            arrays.places = self._places
+        self._places = arrays.places
+        return replace(reply, arrays=arrays)
 
     def scratch(self) -> Path:
         """Return the folder, which exists."""

@@ -243,7 +243,9 @@ class SiloGrid:
         failures: list[str],
     ) -> dict[str, int]:
         """Send the message to every node; return message id to node."""
-        pending = {}
+        pending, size = {}, _bytes(content)
+        self._garbage.add(size)  # of what was computed since the last message
+        self._garbage.collect()
         plain = offer(content)
         packed = pack(plain)
         for node, silo in sorted(nodes.items(), key=lambda item: self._send_order(item[1])):
@@ -254,6 +256,8 @@ class SiloGrid:
                 failures.append(f"{_label(node, silo)}: Flower did not accept the message")
             else:
                 pending[message_id] = node
+            self._garbage.add(size)
+            self._garbage.collect()
         return pending
 
     def _take(
