@@ -9,7 +9,7 @@ import pytest
 
 LAYERS = [  # a module imports from its own layer or the ones before it
     "__version__ errors",
-    "atomic audio batch completion config containers endpoints extras filetree hops jsonfile "
+    "allocator atomic audio batch completion config containers endpoints extras filetree hops jsonfile "
     "locking machine markdown plotting private processes progress textfile waiting workers yamlfile zipfiles",
     "nn metrics native",
     "model losses data pretrained weightfile inspection profiling",
