@@ -274,7 +274,7 @@ def test_large_answers_arrive_whole(certificates, tmp_path, size):
 
 
 def test_a_body_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
-    """A full disk: the silo is told, and the application is not called."""
+    """A full disk: the request is refused before it reaches the application."""
 
     class FullDisk:
         def write(self, data):

@@ -29,8 +29,8 @@ def release(
 
     Args:
         exp: the experiment's folder, with best.pt, config.yaml and history.jsonl. If ``init`` of its config names
-            another experiment, relative to the working directory, the card describes both trainings, the
-            second by what was changed in the configuration.
+            another experiment, relative to the working directory, the card describes both trainings, the second
+            by what was changed in the configuration.
         scoring_dir: the scores of the test set from stage 5, with summary.json.
         name: of the weights.
         notes: a Markdown file to end the card with: data, licences, limitations.

@@ -67,14 +67,7 @@ def socket_path(env: Mapping[str, str] = os.environ) -> str:
 
 
 def home_path(env: Mapping[str, str] = os.environ) -> str:
-    """Return the path of a federation's folder.
-
-    Args:
-        env: environment of one of its processes, by default of this one.
-
-    Raises:
-        InputError: it is not that of a federation.
-    """
+    """Return the path of a federation's folder; argument and error as for :func:`socket_path`."""
     return _variable(_HOME_VARIABLE, env)
 
 
