@@ -9,6 +9,7 @@ from torch import nn
 
 from helpers import commands
 from sase.bench import stages
+from sase.bench.training import bench_train
 from sase.model import build_model
 from sase.nn.complex import ComplexConv2d, ComplexConvTranspose2d
 from sase.profiling import count_macs, count_parameters, macs_per_s, profile, with_unit
@@ -97,12 +98,17 @@ def test_benchmarks_run(tmp_path):
     assert row["× real time"] > 0
     config = tmp_path / "c.yaml"
     config.write_text("model: {preset: mini}\ndata: {batch_size: 2, segment_s: 0.2}\nloss: {si_snr: 1.0}\n")
-    (row,) = stages.bench_train([load_train_config(config)], steps=1)
+    (row,) = bench_train([load_train_config(config)], steps=1)
     assert row["batch s"] == 0.4
     assert row["× real time, median"] > 0
     assert row["switches"] == "as configured"
     assert row["bad steps"] == 0
     assert math.isfinite(row["last loss"])
+    parts = list(map(int, row["draw, forward, loss, backward, update %"].split(",")))
+    assert len(parts) == 5
+    assert min(parts) >= 0
+    assert 97 <= sum(parts) <= 103
+    assert parts[1] + parts[3] > 50  # forward and backward
     assert "cores" in stages.machine()
 
 

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from sase.bench import stages
+from sase.bench.training import bench_train
 from sase.data.dataset import MAX_CACHED_BYTES
 from sase.errors import InputError
 from sase.markdown import table_of_mappings
@@ -127,7 +128,7 @@ def measure(config: TrainConfig, use_gpu: bool = False, steps: int = 5, exchange
     batch_s = config.data.batch_size * config.data.segment_s
     [dump] = stages.bench_dump(10)
     with stages.threads(1):
-        [train] = stages.bench_train([config], steps=steps, device="cuda" if use_gpu else "cpu")
+        [train] = bench_train([config], steps=steps, device="cuda" if use_gpu else "cpu")
     step_s = batch_s / train["× real time, median"] if use_gpu else train["CPU s per step"]
     [decode] = stages.bench_enhance({"model": model.eval()}, durations_s=(4.0,), repeats=3)
     [score] = stages.bench_score(8, 1)

@@ -1,4 +1,4 @@
-"""Speed of enhancement, training, dumping and scoring on this machine.
+"""Speed of enhancement, dumping and scoring on this machine.
 
 Every function returns rows for a table. Times are wall-clock times; for single-threaded work CPU time is given as well,
 which other programs on the machine hardly affect.
@@ -7,7 +7,6 @@ which other programs on the machine hardly affect.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import statistics
 import tempfile
@@ -20,22 +19,13 @@ import numpy as np
 import torch
 
 from sase import audio
-from sase.allocator import keep_freed_memory
 from sase.data import dump
 from sase.data.datadir import Tables, read_data_dir, write_data_dir
-from sase.data.dataset import PairSet
-from sase.data.remix import Mixtures
 from sase.enhancer import Enhancer
-from sase.losses.loss import build_loss
 from sase.machine import cpu_name
-from sase.model import build_model
-from sase.profiling import macs_per_s, with_unit
-from sase.training.loop import EpochStats, GradientGuard, TrainingStep, train_epoch
-from sase.training.performance import autocast, compile_network, training_precision
 
 if TYPE_CHECKING:
     from sase.model import SASE
-    from sase.training.config import TrainConfig
 
 _REFERENCE_SIZE, _REFERENCE_COUNT = 512, 8  # size of matrices and number of products: 1.07 GMAC
 _TEST_UTTERANCES = 824  # of VoiceBank+DEMAND
@@ -88,78 +78,6 @@ def bench_enhance(
                     }
                 )
     return rows
-
-
-def bench_train(
-    configs: Sequence[TrainConfig], switches: bool = False, steps: int = 10, device: str = "cpu"
-) -> list[dict[str, Any]]:
-    """Measure training with given configs on a synthetic corpus and all cores: batches and steps, without validation.
-
-    Args:
-        configs: of one sample rate.
-        switches: measure each without kept memory, bfloat16 and compilation, and with each added in turn.
-        steps: number measured, after two of warm-up.
-        device: ``cpu`` or a GPU.
-
-    Returns:
-        A row each: median and best speed relative to real time, in seconds of sound per second; median CPU time of a
-        step, all threads together; steps with gradients that are not finite, and the loss of the last step.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        rate, dump_dir = configs[0].model.sample_rate, Path(folder) / "dump"
-        _dump(make_corpus(folder, 24, 5.0, rate), dump_dir)
-        pairs = PairSet(dump_dir, rate, device)
-    rows = []
-    if switches:  # kept memory cannot be released, so measure without it first
-        rows += [_bench_train(config, pairs, "none", "float32", False, steps) for config in configs]
-        keep_freed_memory()
-        for name, precision, compiled in (
-            ("kept memory", "float32", False),
-            ("kept memory, bfloat16", "bfloat16", False),
-            ("kept memory, bfloat16, compiled", "bfloat16", True),
-        ):
-            rows += [_bench_train(config, pairs, name, precision, compiled, steps) for config in configs]
-        return rows
-    keep_freed_memory()
-    return [_bench_train(c, pairs, "as configured", c.train.precision, c.train.compile, steps) for c in configs]
-
-
-def _bench_train(
-    config: TrainConfig, pairs: PairSet, switches: str, precision: str, compiled: bool, steps: int
-) -> dict[str, Any]:
-    mixtures = Mixtures(pairs, config.data, config.seed)
-    model, train = build_model(config.model).to(pairs.device), config.train
-    if compiled:
-        torch.compiler.reset()  # code compiled for another network would make this one's shapes dynamic
-        compile_network(model.network, pairs.device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay)
-    guard = GradientGuard(train.clip_norm, train.max_bad_steps)
-    training_step = TrainingStep(
-        model, build_loss(config.loss), optimizer, guard, autocast=lambda: autocast(precision, pairs.device)
-    )
-    times, stats = list[tuple[float, float]](), list[EpochStats]()
-
-    def train_one(number: int) -> None:
-        stats.append(train_epoch(training_step, (mixtures.batch(step) for step in [number])))
-
-    with training_precision(precision, pairs.device):
-        for step in range(steps + 2):
-            times.append(_time(train_one, step))
-    seconds, processor = zip(*times)
-    batch_s = config.data.batch_size * config.data.segment_s
-    return {
-        "network": config.model.network,
-        "MACs per second": with_unit(macs_per_s(build_model(config.model).eval())),
-        "batch s": batch_s,
-        "loss": " ".join(config.loss),
-        "switches": switches,
-        "threads": torch.get_num_threads(),
-        "× real time, median": batch_s / statistics.median(seconds[2:]),
-        "× real time, best": batch_s / min(seconds[2:]),
-        "CPU s per step": statistics.median(processor[2:]),
-        "bad steps": sum(each.bad_steps for each in stats),
-        "last loss": stats[-1].means().get("loss", math.nan),
-    }
 
 
 def bench_dump(pairs: int = 60, duration_s: float = 5.0, sample_rate: int = 48000) -> list[dict[str, Any]]:

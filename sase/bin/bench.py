@@ -38,7 +38,8 @@ def main() -> None:
     train.add_argument("--config", nargs="+", default=[standard], help=f"of one sample rate ({standard})")
     train.add_argument("--preset", nargs="+", help="networks instead of that of the first config")
     train.add_argument("--ngpu", type=int, default=0, choices=(0, 1), help="train on a GPU")
-    train.add_argument("--switches", action="store_true", help="also without kept memory, bfloat16 and compilation")
+    train.add_argument("--switches", action="store_true", help="with each option for speed in turn")
+    train.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change a key of the configs")
     train.add_argument("--steps", type=int, default=10, help="(%(default)s)")
     dump = subjects.add_parser("dump", help="× real time of stage 2, one core")
     dump.add_argument("--pairs", type=int, default=60, help="noisy and clean files of 5 s (%(default)s)")
@@ -76,6 +77,7 @@ def main() -> None:
     from sase.bench.native import bench_native
     from sase.bench.secure import bench_secure
     from sase.bench.stream import bench_stream
+    from sase.bench.training import bench_train
     from sase.markdown import table_of_mappings
     from sase.model import build_model
     from sase.pretrained import load
@@ -93,9 +95,9 @@ def main() -> None:
         "levels": lambda: enhancing.bench_levels(args.model, args.clean, args.noisy, args.gains, args.limit),
         "highs": lambda: enhancing.bench_highs(args.model, args.clean, args.limit),
         "files": lambda: enhancing.bench_files(args.minutes, args.count, args.model),
-        "train": lambda: stages.bench_train(
-            [load_train_config(args.config[0], [f"model={{preset: {name}}}"]) for name in args.preset or ()]
-            or [load_train_config(path) for path in args.config],
+        "train": lambda: bench_train(
+            [load_train_config(args.config[0], [f"model={{preset: {name}}}", *args.set]) for name in args.preset or ()]
+            or [load_train_config(path, args.set) for path in args.config],
             args.switches,
             args.steps,
             "cuda" if args.ngpu else "cpu",
