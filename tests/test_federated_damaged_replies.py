@@ -32,7 +32,8 @@ from sase.federated.flower.messages import (
     unpack_scores,
 )
 from sase.federated.flower.packing import pack
-from sase.federated.flower.patches import bound_replies, bounded_pull
+from sase.federated.flower.patches import bound_replies
+from sase.federated.flower.patches_pull import bounded_pull
 
 
 def npy(header, data=b""):

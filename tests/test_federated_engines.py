@@ -116,6 +116,18 @@ def test_a_run_that_flower_does_not_start_is_given_up(tmp_path, monkeypatch, cap
     assert "waiting for Flower to start the server" in capsys.readouterr().err
 
 
+def test_the_processes_of_a_federation_send_arrays_in_small_objects(tmp_path):
+    """The setting is a private one of Flower, which may rename it."""
+    script = (
+        "import numpy as np; from flwr.app import Array;"
+        "print(*(len(part.deflate()) for _, part in Array(np.arange(900_000)).slice_array()))"
+    )
+    env = federation_environment(tmp_path, tmp_path, 1)
+    sizes = list(map(int, subprocess.check_output([sys.executable, "-c", script], env=env, text=True).split()))
+    assert len(sizes) == 4
+    assert max(sizes) < 1.1 * 2**21
+
+
 def test_processes_of_a_federation_are_found_and_terminated(tmp_path):
     env = federation_environment(tmp_path, tmp_path, 1)
     assert env["FLWR_TELEMETRY_ENABLED"] == "0"

@@ -22,6 +22,7 @@ from sase.endpoints import free_port
 from sase.errors import InputError
 from sase.federated.certificates import make_certificates
 from sase.federated.config import FederatedConfig
+from sase.federated.flower.processes import OBJECT_SIZE
 from sase.jsonfile import read_jsonl
 from sase.model import model_config
 from sase.processes import last_line, start
@@ -114,7 +115,8 @@ def _run(
     exp = home / "exp"
     federation, *silos = _commands(home, dev_set, engine, count)
     logs = [home / "log", *(home / "silos.log" for _ in silos)]
-    children = [start(command, os.environ, log) for command, log in zip([[*federation, *options], *silos], logs)]
+    env = {**os.environ, **OBJECT_SIZE}  # as silos have it
+    children = [start(command, env, log) for command, log in zip([[*federation, *options], *silos], logs)]
     computing = "server" if engine == "deployed-server" else ""
     try:
         cpu, peaks = _watch(children, exp, _processes(engine), computing, report)

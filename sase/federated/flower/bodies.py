@@ -1,7 +1,7 @@
 """Bodies of requests and answers in files while they are received and sent, and few of them in memory at once.
 
-A silo sends and receives arrays as objects of 5 MiB, each of which takes several times that while the SuperLink handles
-it. How many are on their way depends on the number of silos, and for how long on their networks: those are in files.
+A silo sends and receives arrays as objects of up to 5 MiB, which take several times that while the SuperLink handles
+them. How many are on their way depends on the number of silos, and for how long on their networks: those are in files.
 """
 
 import asyncio

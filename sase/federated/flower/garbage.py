@@ -4,7 +4,7 @@ import gc
 
 from sase.allocator import return_freed_memory
 
-MAX_BYTES = 4_000_000  # of messages, after which there is a collection
+MAX_BYTES = 2_000_000  # of messages, after which there is a collection
 
 
 def make_collections_cheap() -> None:

@@ -30,7 +30,7 @@ from sase.federated.versions import installed_versions
 KEY_TIMEOUT_S = 10.0  # from accepting a connection to a request signed with a known key, the TLS handshake included
 MAX_UNKNOWN_CONNECTIONS = 256  # connections that have not presented a known key yet
 MAX_UNKNOWN_BODY = 64 * 1024  # bytes; without a known key, only keys are sent
-MAX_BODY = 16 * 1024 * 1024  # bytes; Flower splits arrays into objects of 5 MiB
+MAX_BODY = 16 * 1024 * 1024  # bytes; Flower by itself splits arrays into objects of 5 MiB
 BODY_TIMEOUT_S = 300.0
 MAX_THREADS = 4  # requests that are handled at once; the others wait: they share a database
 _FLEET = "/v1/fleet/"

@@ -5,7 +5,6 @@ They hold for one version of Flower, which is checked on import.
 
 import importlib
 import importlib.metadata
-import json
 import logging
 import os
 import re
@@ -209,40 +208,6 @@ def bound_replies(handlers: Any) -> None:
 
     replace(handlers, "push_messages", bounded_messages)
     replace(handlers, "push_object", bounded_object)
-
-
-@contextmanager
-def bounded_pull(max_bytes: int, max_time_s: float) -> Iterator[None]:
-    """Bound what Flower's grid pulls in this block: the bytes of all arrays together, and the time to wait for objects.
-
-    Flower joins an array from chunks by a list of their numbers, which may name one chunk any number of times; and it
-    waits for the objects of a reply for up to two hours. Beyond the bounds, it raises or returns an error message.
-    """
-    from flwr.app import Array
-    from flwr.supercore.inflatable.inflatable_object import (
-        get_object_body,
-        get_object_children_ids_from_object_content,
-    )
-
-    http_grid = importlib.import_module("flwr.superlink.grid.http_grid")
-    inflate, pull_objects, left = Array.inflate, http_grid.pull_objects, max_bytes
-
-    def bounded_inflate(object_content: bytes, children: Any = None) -> Any:
-        nonlocal left
-        ids = get_object_children_ids_from_object_content(object_content)
-        sizes = [len(children[name].data) for name in ids] if children else []
-        left -= sum(sizes[index] for index in json.loads(get_object_body(object_content, Array))["arraychunk_ids"])
-        if left < 0:
-            raise ValueError(f"its arrays have more than {max_bytes} bytes")
-        return inflate(object_content, children=children)
-
-    replace(Array, "inflate", staticmethod(bounded_inflate))
-    replace(http_grid, "pull_objects", partial(pull_objects, max_time=max_time_s))
-    try:
-        yield
-    finally:
-        replace(Array, "inflate", inflate)
-        replace(http_grid, "pull_objects", pull_objects)
 
 
 def name_of_signer(app: Any, headers: Mapping[str, str]) -> str | None:

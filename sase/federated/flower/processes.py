@@ -26,6 +26,9 @@ _HOME_VARIABLE = "SASE_FEDERATION"
 _SOCKET_VARIABLE = "SASE_FEDERATION_SOCKET"
 _FOLDER_PREFIX = f"{tempfile.gettempdir()}/sase-"
 _MAX_PREFIX = 90  # bytes; a socket's path has at most 107
+# Flower's setting of how many bytes of an array are sent as one object. The SuperLink takes several times as many to
+# handle one; smaller ones take less memory but more requests, of which each takes tens of milliseconds.
+OBJECT_SIZE = {"FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE": str(2 << 20)}
 
 
 def federation_environment(home: Path, folder: Path, threads: int, task_poll_s: float = 0.5) -> dict[str, str]:
@@ -47,6 +50,7 @@ def federation_environment(home: Path, folder: Path, threads: int, task_poll_s: 
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # else Flower installs, and then runs, another torch
+        **OBJECT_SIZE,
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": str(task_poll_s),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

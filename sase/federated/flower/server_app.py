@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import ConfigRecord, Context, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
+from sase.allocator import return_large_blocks
 from sase.atomic import write_text
 from sase.config import from_mapping
 from sase.errors import InputError, one_line
@@ -69,6 +70,7 @@ def _run(grid: Grid, settings: dict[str, Any]) -> None:
     from sase.federated.secure.local import kept
     from sase.federated.secure.rounds import secure_exchange
 
+    return_large_blocks()
     server = _make_server(settings)
     make_collections_cheap()
     config = server.config

@@ -15,7 +15,7 @@ from sase.federated.exchange import Reply
 from sase.federated.flower.garbage import Garbage
 from sase.federated.flower.messages import Scores
 from sase.federated.flower.packing import is_packed, offer, pack, unpack
-from sase.federated.flower.patches import bounded_pull
+from sase.federated.flower.patches_pull import bounded_pull
 from sase.federated.secure.messages import Answer
 
 _POLL_SHARE, _MAX_POLL_S = 0.05, 5.0  # of the time since the message was sent
