@@ -1,7 +1,9 @@
 """Replies that Flower carries and that are damaged, or larger than they may be: each is its silo's failure alone."""
 
+import gc
 import json
 import time
+import weakref
 from types import SimpleNamespace
 
 import httpx
@@ -182,6 +184,29 @@ def test_a_reply_that_stays_incomplete_is_waited_for_until_the_round_ends():
     with bounded_pull(1, 0.2), pytest.raises(ObjectPullError, match="timeout"):
         http_grid.pull_objects(["a"], never, initial_backoff=0.05)
     assert time.monotonic() - began < 30.0
+
+
+def test_what_requests_for_a_reply_leave_in_memory_is_freed_before_the_next():
+    class Response:
+        def __init__(self):
+            self.content, self.request = bytes(3_000_000), self  # a reference cycle, as in httpx
+
+    left, most = [], []
+
+    def pull(name):
+        most.append(sum(reference() is not None for reference in left))
+        response = Response()
+        left.append(weakref.ref(response))
+        return response.content
+
+    gc.disable()  # so that nobody else collects
+    try:
+        with bounded_pull(1, 10.0):
+            pulled = http_grid.pull_objects(list("abcdefgh"), pull, max_concurrent_pulls=1)
+    finally:
+        gc.enable()
+    assert [len(content) for content in pulled.values()] == [3_000_000] * 8
+    assert max(most) <= 1
 
 
 def test_what_a_silo_stores_with_its_reply_is_bounded(monkeypatch):

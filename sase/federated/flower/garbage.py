@@ -16,7 +16,8 @@ def make_collections_cheap() -> None:
 class Garbage:
     """Collects what is left of messages, which is in reference cycles, as soon as it may be large.
 
-    Python collects when there are many objects, and these are few, of up to 5 MiB each.
+    Python collects when there are many objects, and these are few, of up to 5 MiB each. Threads may share one: at worst
+    they collect twice.
     """
 
     def __init__(self) -> None:

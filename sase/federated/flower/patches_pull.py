@@ -15,7 +15,8 @@ def bounded_pull(max_bytes: int, max_time_s: float) -> Iterator[None]:
     """Bound what Flower's grid pulls in this block: the bytes of all arrays together, and the time to wait for objects.
 
     Flower joins an array from chunks by a list of their numbers, which may name one chunk any number of times; and it
-    waits for the objects of a reply for up to two hours. Beyond the bounds, it raises or returns an error message.
+    waits for the objects of a reply for up to two hours. Beyond the bounds, it raises or returns an error message. What
+    it leaves in memory of each request is freed before the next.
     """
     from flwr.app import Array
     from flwr.supercore.inflatable.inflatable_object import (
