@@ -70,7 +70,7 @@ def float32_mb():
 @pytest.mark.parametrize("engine", ["inproc", "server"])
 def test_rounds_of_federations_are_measured_by_number_of_silos(root, engine):
     """All rounds but the first, of federations that the command runs itself."""
-    rows = bench(root, "--engine", engine, "--silos", "2", "5", "--clients-per-round", "2", "--rounds", "2")
+    rows = bench(root, "--engine", engine, "--silos", "2", "5", "--clients-per-round", "2", "--rounds", "6")
     assert [(row["engine"], row["silos"], row["a round"]) for row in rows] == [(engine, 2, 2), (engine, 5, 2)]
     for row in rows:
         assert row["up MB"] == row["down MB"] == pytest.approx(2 * float32_mb())
