@@ -27,7 +27,7 @@ _SOCKET_VARIABLE = "SASE_FEDERATION_SOCKET"
 _FOLDER_PREFIX = f"{tempfile.gettempdir()}/sase-"
 _MAX_PREFIX = 90  # bytes; a socket's path has at most 107
 # Flower's setting of how many bytes of an array are sent as one object. The SuperLink takes several times as many to
-# handle one; smaller ones take less memory but more requests, of which each takes tens of milliseconds.
+# handle one; smaller ones take less memory, but more requests and with them more CPU time.
 OBJECT_SIZE = {"FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE": str(2 << 20)}
 
 
